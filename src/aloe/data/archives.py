@@ -1,0 +1,181 @@
+"""Zip and tar archives read in place: an index of members once, then any member by name.
+
+Nothing is ever extracted to disk. A compressed tar cannot be read at random, so it is decompressed once into the cache
+(`$ALOE_CACHE`, else `~/.cache/aloe/archives`), whole or not at all.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import hashlib
+import lzma
+import mmap
+import os
+import re
+import shutil
+import stat
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from aloe.data.decode import UnreadableImage
+from aloe.errors import UserError
+
+
+class Store(Protocol):
+    """Named files with their sizes in bytes, readable by name in any order and from any process."""
+
+    def names(self) -> list[str]: ...
+
+    def size(self, name: str) -> int: ...
+
+    def read(self, name: str) -> bytes: ...
+
+
+class TarStore:
+    """The regular files of an uncompressed tar, indexed by offset; of members with one name the last counts."""
+
+    def __init__(self, path: Path, shown: Path | None = None) -> None:
+        self.path = path
+        self._members: dict[str, tuple[int, int]] = {}
+        self._map: mmap.mmap | None = None
+        shown = shown or path
+        try:
+            with tarfile.open(path, "r:") as archive:
+                for member in archive:
+                    if member.isdir():
+                        continue
+                    kind = "" if member.isreg() and not member.issparse() else "a link or a device"
+                    name = _checked(member.name, shown, kind)
+                    self._members[name] = (member.offset_data, member.size)
+                    archive.members = []  # type: ignore[attr-defined]  # keeps memory flat
+        except (tarfile.TarError, EOFError) as error:
+            raise UserError(f"{shown} is not a complete tar archive ({error}).") from error
+        end = path.stat().st_size
+        if any(offset + size > end for offset, size in self._members.values()):
+            raise UserError(f"{shown} is truncated; copy or download it again.")
+
+    def names(self) -> list[str]:
+        return list(self._members)
+
+    def size(self, name: str) -> int:
+        return self._members[name][1]
+
+    def read(self, name: str) -> bytes:
+        offset, size = self._members[name]
+        if self._map is None:
+            with self.path.open("rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return self._map[offset : offset + size]  # a map has no file position: forks and threads may share it
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_map": None}
+
+
+class ZipStore:
+    """The files of a zip archive."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._sizes: dict[str, tuple[str, int]] = {}
+        self._zip: zipfile.ZipFile | None = None
+        self._owner = 0
+        try:
+            with zipfile.ZipFile(path) as archive:
+                for info in archive.infolist():
+                    if info.is_dir():
+                        continue
+                    mode = info.external_attr >> 16
+                    kind = "" if stat.S_IFMT(mode) in (0, stat.S_IFREG) else "a link or a device"
+                    if info.flag_bits & 1:
+                        raise UserError(f"{path} is encrypted; unpack it and give the folder.")
+                    name = _checked(info.filename, path, kind)
+                    self._sizes[name] = (info.filename, info.file_size)
+        except (zipfile.BadZipFile, EOFError) as error:
+            raise UserError(f"{path} is not a complete zip archive ({error}).") from error
+
+    def names(self) -> list[str]:
+        return list(self._sizes)
+
+    def size(self, name: str) -> int:
+        return self._sizes[name][1]
+
+    def read(self, name: str) -> bytes:
+        if self._zip is None or self._owner != os.getpid():  # a fork must not share the file position
+            self._zip, self._owner = zipfile.ZipFile(self.path), os.getpid()
+        try:
+            return self._zip.read(self._sizes[name][0])
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
+            raise UnreadableImage(name, str(error) or "damaged in the archive") from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_zip": None, "_owner": 0}
+
+
+def open_archive(path: Path) -> Store | None:
+    """The archive at `path`, recognised by content, or None when it is neither a zip nor a tar.
+
+    Raises:
+        UserError: Damaged or encrypted, or a member is a link, a device, or lies outside (absolute or `..`).
+    """
+    with path.open("rb") as file:
+        head = file.read(6)
+    for magic, opener in _COMPRESSED.items():
+        if head.startswith(magic):
+            return TarStore(_decompressed(path, opener), shown=path)
+    if zipfile.is_zipfile(path):
+        return ZipStore(path)
+    return TarStore(path) if tarfile.is_tarfile(path) else None
+
+
+def cache_folder() -> Path:
+    """Where decompressed archives are kept."""
+    root = os.environ.get("ALOE_CACHE")
+    return Path(root) if root else Path.home() / ".cache" / "aloe" / "archives"
+
+
+_COMPRESSED = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ\x00": lzma.open, b"BZh": bz2.open}
+
+
+def _decompressed(path: Path, opener: Any) -> Path:
+    """The decompressed copy in the cache, keyed by path, size and modification time; made if missing."""
+    facts = path.stat()
+    key = f"{path.resolve()}\0{facts.st_size}\0{facts.st_mtime_ns}"
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    target = cache_folder() / f"{path.name.split('.')[0]}-{digest}.tar"
+    if target.exists():
+        return target
+    temporary = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".part", delete=False) as copy:
+            temporary = Path(copy.name)
+            stream: IO[bytes]
+            with opener(path, "rb") as stream:
+                shutil.copyfileobj(stream, copy, 1 << 20)
+        os.replace(temporary, target)
+    except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{path} is damaged or incomplete ({error}).") from error
+    except OSError as error:
+        raise UserError(
+            f"{path} could not be decompressed into {target.parent} ({error.strerror or error});"
+            " set ALOE_CACHE to a folder with room."
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+    return target
+
+
+def _checked(name: str, archive: Path, kind: str) -> str:
+    """The member's name without leading `./`; refuses what an honest archive of images does not hold."""
+    parts = name.replace("\\", "/").split("/")
+    if parts[0] == "" or ".." in parts or re.match("[A-Za-z]:", parts[0]):
+        kind = "outside the archive"
+    if kind:
+        raise UserError(f"{archive} is refused: its member {name!r} is {kind}.")
+    return "/".join(part for part in parts if part not in ("", "."))

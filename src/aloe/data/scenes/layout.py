@@ -1,0 +1,146 @@
+"""Draws the content of one scene from its seed: an object, clutter around it, ground, walls or sky, sun, and a camera whose
+distance gives the object its share of the frame. Nothing here depends on resolution or view."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .geometry import Array, Primitive
+from .materials import FLAT_PATTERNS, random_colour, random_material
+from .objects import Rng, build, distractor, rotation
+from .tracing import Tracer, World, pixel_rays
+
+VIEW_STEP = np.deg2rad(12.0)
+_PROBE = 28  # side of the coarse grid on which the object's share of the frame is measured
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """A world, and the camera of its view 0: pose (4,4), focal length in frame widths, signed arc step in radians."""
+
+    world: World
+    camera_to_world: Array
+    focal: float
+    arc: float
+
+    def pose(self, view: int) -> Array:
+        """Camera to world (4,4) after `view` steps of the arc round the object's vertical axis."""
+        turn = np.eye(4)
+        turn[:3, :3] = rotation("z", self.arc * view)
+        return turn @ self.camera_to_world
+
+    def intrinsics(self, resolution: int) -> Array:
+        """Pinhole matrix (3,3) in pixels; pixel (row, column) has its centre at (column + 0.5, row + 0.5)."""
+        f, c = self.focal * resolution, resolution / 2
+        return np.array([[f, 0, c], [0, f, c], [0, 0, 1.0]])
+
+
+def compose(name: str, rng: Rng) -> Layout:
+    """Draw a scene that shows the labelled object `name`."""
+    size = rng.uniform(0.8, 1.25)
+    parts = [replace(part, labelled=True) for part in build(name, rng)]
+    parts = [part.moved(np.eye(3), size, np.zeros(3)) for part in parts]
+    focal, pitch = 0.5 / np.tan(rng.uniform(0.34, 0.5)), rng.uniform(0.14, 0.6)
+    camera = _frame_object(parts, focal, pitch, rng)
+    arc = VIEW_STEP * rng.choice([-1.0, 1.0])
+    backdrop = _backdrop(size, rng)
+    world = World(
+        primitives=[*parts, *_clutter(parts, backdrop, size, camera, rng), *backdrop],
+        suns=_suns(rng),
+        ambient=float(rng.uniform(0.4, 0.6)),
+        sky=np.stack([random_colour(rng), random_colour(rng)]),
+    )
+    return Layout(world, camera, focal, arc)
+
+
+def _look(eye: Array, target: Array) -> Array:
+    """Camera to world (4,4) at `eye` with z towards `target`, x to the right, y down."""
+    forward = (target - eye) / np.linalg.norm(target - eye)
+    right = np.cross(forward, (0.0, 0.0, 1.0))
+    right /= np.linalg.norm(right)
+    pose = np.eye(4)
+    pose[:3, :3] = np.stack([right, np.cross(forward, right), forward], axis=1)
+    pose[:3, 3] = eye
+    return pose
+
+
+def _frame_object(parts: list[Primitive], focal: float, pitch: float, rng: Rng) -> Array:
+    """A camera on the -y side that gives the object a random share of the frame and a random place in it."""
+    spheres = [part.bounding_sphere() for part in parts]
+    top = max(centre[2] + radius for centre, radius in spheres)
+    middle = np.array([0.0, 0.0, 0.45 * min(top, 2.0)])
+    towards = np.array([0.0, -np.cos(pitch), np.sin(pitch)])
+    share, shift = rng.uniform(0.12, 0.34), rng.uniform(-1, 1, size=2)
+    world = World(parts, np.zeros((0, 3)), 1.0, np.zeros((2, 3)))
+    grid = (np.arange(_PROBE) + 0.5) / _PROBE - 0.5
+    x, y = (axis.ravel() for axis in np.meshgrid(grid, grid))
+    lens = np.diag([focal, focal, 1.0])
+    distance = 2.6 * focal * top
+    pose = _look(middle + distance * towards, middle)
+    seen = _covered(world, pose, lens, x, y)
+    width = np.array([np.ptp(x[seen]), np.ptp(y[seen])]) + 1 / _PROBE
+    centre = np.array([x[seen].mean(), y[seen].mean()])
+    zoom = min(np.sqrt(share / seen.mean()), 0.9 / width.max())
+    distance /= zoom
+    room = np.clip(0.5 - 0.5 * zoom * width, 0, 0.22)
+    offset = (zoom * centre - shift * room) * distance / focal
+    eye_shift = offset[0] * pose[:3, 0] + offset[1] * pose[:3, 1]
+    return _look(middle + distance * towards + eye_shift, middle + eye_shift)
+
+
+def _covered(world: World, pose: Array, lens: Array, x: Array, y: Array) -> np.ndarray:
+    """Which of the rays through image points x, y (n,) meet the world, bool (n,)."""
+    rays = pixel_rays(lens, pose[:3, :3], x, y)
+    return Tracer(world, pose[:3, 3]).hits(rays).which >= 0
+
+
+def _backdrop(size: float, rng: Rng) -> list[Primitive]:
+    """Textured ground, and no wall, one wall or a corner behind the object."""
+    flat = np.ones(3)
+    ground = random_material(rng, FLAT_PATTERNS, cell=0.6, contrast=0.8)
+    planes = [Primitive("plane", np.eye(3), flat, np.zeros(3), ground, k=12.0)]
+    style = rng.uniform()
+    headings = [] if style < 0.3 else [0.0] if style < 0.65 else [-0.8, 0.8]
+    heading = rng.uniform(-0.35, 0.35)
+    for angle in headings:
+        turn = rotation("z", heading + angle) @ rotation("x", np.pi / 2)
+        away = -turn[:, 2] * size * rng.uniform(1.3, 2.6)
+        paper = random_material(rng, FLAT_PATTERNS, cell=0.7, contrast=0.8)
+        planes.append(Primitive("plane", turn, flat, away, paper, k=40.0))
+    return planes
+
+
+def _clutter(
+    parts: list[Primitive], backdrop: list[Primitive], size: float, camera: Array, rng: Rng
+) -> list[Primitive]:
+    """Distractors on the ground, clear of the object, the walls, each other and the view of the object."""
+    spheres = [part.bounding_sphere() for part in parts]
+    own = max(float(np.hypot(c[0], c[1])) + r for c, r in spheres)
+    taken, placed = [(np.zeros(2), min(own, 0.75 * size))], []
+    wanted, walls = rng.integers(4, 10), backdrop[1:]
+    for _ in range(24):
+        solid = distractor(rng)
+        angle, reach = rng.uniform(-np.pi, np.pi), size * rng.uniform(0.6, 2.6)
+        place = reach * np.array([np.sin(angle), np.cos(angle)])
+        solid = solid.moved(np.eye(3), size, np.array([*place, 0.0]))
+        centre, radius = solid.bounding_sphere()
+        in_front = place[1] < 0 and abs(place[0]) < 0.45 * size + radius
+        clear = all(np.linalg.norm(centre[:2] - at) > radius + r for at, r in taken)
+        inside = all((centre - wall.origin) @ wall.rotation[:, 2] > radius for wall in walls)
+        far = np.linalg.norm(centre - camera[:3, 3]) > radius + 1.2 * size
+        if clear and inside and far and not in_front:
+            placed.append(solid)
+            taken.append((centre[:2], radius))
+        if len(placed) == wanted:
+            break
+    return placed
+
+
+def _suns(rng: Rng) -> Array:
+    """Three directions (3,3) close together, above and on the camera's side of the scene: one soft light."""
+    side, height = rng.uniform(-1.2, 1.2), rng.uniform(0.6, 1.2)
+    aim = np.array([np.sin(side) * np.cos(height), -np.cos(side) * np.cos(height), np.sin(height)])
+    spread = aim + 0.06 * rng.normal(size=(3, 3))
+    return spread / np.linalg.norm(spread, axis=1, keepdims=True)

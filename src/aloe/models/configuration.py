@@ -1,0 +1,140 @@
+"""`BcosViTConfig`: one student architecture for every teacher family, described by a few named switches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+STEMS = ("patch", "conv")
+POSITIONS = ("learned", "rope")
+POOLINGS = ("cls", "mean", "attention")
+MLPS = ("mlp", "swiglu")
+CONV_STEM_WIDTHS = (64, 128, 128, 256, 256, 512)  # stride 2 where the width grows: total stride 16 (METHOD.md section 4)
+
+
+class BcosViTConfig(PreTrainedConfig):
+    """Configuration of a B-cos ViT.
+
+    Args:
+        hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, hidden_act, layer_norm_eps:
+            as in transformers' ViT; `hidden_act` is `gelu`, `gelu_pytorch_tanh`, `silu` or `relu`.
+        image_size, patch_size: pixels, square; the native token grid is image_size // patch_size on a side.
+        b: exponent B >= 1 of every B-cos unit; 1 makes the network a plain bias-free ViT.
+        stem: `patch` (one B-cos unit per patch) or `conv` (3x3 B-cos convolutions of `stem_widths`, then a B-cos unit).
+        stem_widths: widths of the convolutional stem, stride 2 wherever the width grows over the one before it.
+        use_cls_token, num_register_tokens: prefix tokens, CLS first.
+        position_embedding: `learned` (interpolated to other grids) or `rope` (recomputed).
+        position_interpolation: `bicubic` (ViT, DINOv2, SigLIP) or `bilinear` with antialiasing (SigLIP2).
+        rope_theta: base period of the rotary embedding (DINOv3).
+        mlp: `mlp` or `swiglu`.
+        layer_scale: whether residual branches carry a constant diagonal.
+        pooling: `cls`, `mean` (of patch tokens) or `attention` (SigLIP's head).
+        logit_bias: constant added to every logit of the classifier.
+        teacher: where the weights came from: name, family, image_size, patch_size, mean, std.
+
+    Raises:
+        ValueError: for a value that no B-cos ViT can have, naming the field.
+    """
+
+    model_type = "bcos_vit"
+
+    def __init__(
+        self,
+        hidden_size: int = 768,
+        num_hidden_layers: int = 12,
+        num_attention_heads: int = 12,
+        intermediate_size: int = 3072,
+        hidden_act: str = "gelu",
+        layer_norm_eps: float = 1e-6,
+        image_size: int = 224,
+        patch_size: int = 16,
+        b: float = 2.0,
+        stem: str = "patch",
+        stem_widths: list[int] | None = None,
+        use_cls_token: bool = True,
+        num_register_tokens: int = 0,
+        position_embedding: str = "learned",
+        position_interpolation: str = "bicubic",
+        rope_theta: float = 100.0,
+        mlp: str = "mlp",
+        layer_scale: bool = False,
+        pooling: str = "cls",
+        logit_bias: float = 0.0,
+        initializer_range: float = 0.02,
+        teacher: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.hidden_size = hidden_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.intermediate_size = intermediate_size
+        self.hidden_act = hidden_act
+        self.layer_norm_eps = layer_norm_eps
+        self.image_size = image_size
+        self.patch_size = patch_size
+        self.b = b
+        self.stem = stem
+        self.stem_widths = (stem_widths or conv_stem_widths(patch_size)) if stem == "conv" else None
+        self.use_cls_token = use_cls_token
+        self.num_register_tokens = num_register_tokens
+        self.position_embedding = position_embedding
+        self.position_interpolation = position_interpolation
+        self.rope_theta = rope_theta
+        self.mlp = mlp
+        self.layer_scale = layer_scale
+        self.pooling = pooling
+        self.logit_bias = logit_bias
+        self.initializer_range = initializer_range
+        self.teacher = teacher or {}
+        super().__init__(**kwargs)
+        self._check()
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of the images the model takes; it appends 1 - x itself."""
+        return 3
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """CLS and register tokens, which come before the patch tokens."""
+        return int(self.use_cls_token) + self.num_register_tokens
+
+    @property
+    def grid_size(self) -> int:
+        """Patch tokens on a side at the native image size."""
+        return self.image_size // self.patch_size
+
+    def _check(self) -> None:
+        choices = {
+            "stem": STEMS,
+            "position_embedding": POSITIONS,
+            "position_interpolation": ("bicubic", "bilinear"),
+            "mlp": MLPS,
+            "pooling": POOLINGS,
+        }
+        for field, allowed in choices.items():
+            if getattr(self, field) not in allowed:
+                raise ValueError(f"{field} must be one of {', '.join(allowed)}, got {getattr(self, field)!r}.")
+        if not self.b >= 1:
+            raise ValueError(f"b must be at least 1, got {self.b}.")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} must be a multiple of num_attention_heads {self.num_attention_heads}."
+            )
+        if self.pooling == "cls" and not self.use_cls_token:
+            raise ValueError("pooling is 'cls' but use_cls_token is false.")
+        if self.image_size < self.patch_size:
+            raise ValueError(f"image_size {self.image_size} is smaller than patch_size {self.patch_size}.")
+
+
+def conv_stem_widths(patch_size: int) -> list[int]:
+    """The stem's widths for a patch size: one stride-2 step per factor of two (patch 16, 8, 4 or 2).
+
+    Raises:
+        ValueError: for a patch size that strides of two cannot reach.
+    """
+    steps = {16: 6, 8: 5, 4: 3, 2: 1}
+    if patch_size not in steps:
+        raise ValueError(f"The conv stem has patch size 16, 8, 4 or 2, not {patch_size}; use stem='patch'.")
+    return list(CONV_STEM_WIDTHS[: steps[patch_size]])

@@ -1,0 +1,356 @@
+"""`BcosViTModel` and `BcosViTForImageClassification`: transformers models whose output is W(x)x plus constants.
+
+The forward pass reads as in any ViT. `hidden_states[k]` is the raw residual stream after block k, entry 0 the embedding
+output. Everything that enters as a constant (CLS, registers, position embeddings) is added in one place,
+`BcosViTEmbeddings.constants`, so that its contribution can be read off the same backward pass as the pixels'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForImageClassification, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils.generic import can_return_tuple
+
+from aloe.bcos.functional import bcos_linear, encode
+from aloe.bcos.dynamic import is_explaining
+from aloe.bcos.layers import (
+    AttentionFunction,
+    BcosAttention,
+    BcosAttentionPooling,
+    BcosConv2d,
+    BcosLinear,
+    BcosMLP,
+    BcosSwiGLU,
+    GatedActivation,
+    LayerNorm,
+    LayerScale,
+    ScaleNorm2d,
+)
+from aloe.models.configuration import BcosViTConfig
+
+
+@dataclass
+class BcosClassifierOutput(ImageClassifierOutput):
+    """Logits with the backbone's last hidden state and pooled output, which explanations and probes read."""
+
+    last_hidden_state: Tensor | None = None
+    pooler_output: Tensor | None = None
+
+
+class BcosPatchEmbedding(nn.Module):
+    """One B-cos unit per patch: (B, C, H, W) -> (B, N, D); the weight keeps the layout of a convolution, (D, C, P, P)."""
+
+    def __init__(self, channels: int, width: int, patch: int, b: float) -> None:
+        super().__init__()
+        self.b, self.patch = b, patch
+        self.weight = nn.Parameter(torch.empty(width, channels, patch, patch))
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        p = self.patch
+        patches = x.view(batch, channels, height // p, p, width // p, p).permute(0, 2, 4, 1, 3, 5)
+        flat = patches.reshape(batch, -1, channels * p * p)
+        return bcos_linear(flat, self.weight.flatten(1), self.b, detach=is_explaining())
+
+
+class BcosConvStem(nn.Sequential):
+    """3x3 B-cos convolutions, each with an uncentred norm and ReLU; stride 2 where the width grows (METHOD.md 4)."""
+
+    def __init__(self, widths: list[int], b: float) -> None:
+        self.stride = 1
+        layers: list[nn.Module] = []
+        before = 6
+        for width in widths:
+            stride = 2 if width > before else 1
+            self.stride *= stride
+            layers.append(
+                nn.Sequential(
+                    BcosConv2d(before, width, 3, stride=stride, padding=1, b=b),
+                    ScaleNorm2d(width),
+                    GatedActivation("relu"),
+                )
+            )
+            before = width
+        super().__init__(*layers)
+
+
+class BcosViTEmbeddings(nn.Module):
+    """Six-channel pixels to tokens: patch tokens from the stem, plus everything constant."""
+
+    def __init__(self, config: BcosViTConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.hidden_size
+        channels, stride = 6, 1
+        self.stem: BcosConvStem | None = None
+        if config.stem_widths:
+            self.stem = BcosConvStem(config.stem_widths, config.b)
+            channels, stride = config.stem_widths[-1], _total_stride(config.stem_widths)
+        self.patch_embedding = BcosPatchEmbedding(channels, width, config.patch_size // stride, config.b)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if config.use_cls_token else None
+        registers = config.num_register_tokens
+        self.register_tokens = nn.Parameter(torch.zeros(1, registers, width)) if registers else None
+        self.position_embeddings: nn.Parameter | None = None
+        if config.position_embedding == "learned":
+            rows = config.grid_size**2 + int(config.use_cls_token)
+            self.position_embeddings = nn.Parameter(torch.zeros(1, rows, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, 6, H, W) -> (B, prefix + patches, D)."""
+        grid = self.grid(x.shape[-2], x.shape[-1])
+        tokens = self.patch_embedding(x if self.stem is None else self.stem(x))
+        prefix = tokens.new_zeros(tokens.shape[0], self.config.num_prefix_tokens, tokens.shape[2])
+        return torch.cat((prefix, tokens), dim=1) + self.constants(*grid).to(tokens.dtype)
+
+    def constants(self, rows: int, columns: int) -> Tensor:
+        """What is added whatever the image: CLS, registers and position embeddings, (1, prefix + rows*columns, D)."""
+        parts: list[Tensor] = []
+        patches = self.patch_embedding.weight.new_zeros(1, rows * columns, self.config.hidden_size)
+        if self.position_embeddings is not None:
+            cls = int(self.config.use_cls_token)
+            patches = self._interpolate(self.position_embeddings[:, cls:], rows, columns)
+        if self.cls_token is not None:
+            learned = self.position_embeddings
+            parts.append(self.cls_token if learned is None else self.cls_token + learned[:, :1])
+        if self.register_tokens is not None:
+            parts.append(self.register_tokens)
+        return torch.cat([*parts, patches], dim=1)
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Token rows and columns of an image of that many pixels.
+
+        Raises:
+            ValueError: if the image is not a whole number of patches.
+        """
+        patch = self.config.patch_size
+        if height % patch or width % patch or not height or not width:
+            raise ValueError(f"Image size {height}x{width} is not a multiple of the patch size {patch}; resize it.")
+        return height // patch, width // patch
+
+    def _interpolate(self, table: Tensor, rows: int, columns: int) -> Tensor:
+        side = self.config.grid_size
+        if (rows, columns) == (side, side):
+            return table
+        image = table.reshape(1, side, side, -1).permute(0, 3, 1, 2).float()
+        mode = self.config.position_interpolation
+        image = nn.functional.interpolate(
+            image, size=(rows, columns), mode=mode, align_corners=False, antialias=mode == "bilinear"
+        )
+        return image.flatten(2).transpose(1, 2).to(table.dtype)
+
+
+class BcosViTLayer(GradientCheckpointingLayer):
+    """Pre-norm block: attention and MLP, each on a residual branch with an optional LayerScale."""
+
+    def __init__(self, config: BcosViTConfig) -> None:
+        super().__init__()
+        width, eps = config.hidden_size, config.layer_norm_eps
+        mlp = BcosSwiGLU if config.mlp == "swiglu" else BcosMLP
+        self.norm1 = LayerNorm(width, eps)
+        self.attention = BcosAttention(width, config.num_attention_heads, config.b)
+        self.layer_scale1 = LayerScale(width) if config.layer_scale else nn.Identity()
+        self.norm2 = LayerNorm(width, eps)
+        self.mlp = mlp(width, config.intermediate_size, config.hidden_act, config.b)
+        self.layer_scale2 = LayerScale(width) if config.layer_scale else nn.Identity()
+
+    def forward(
+        self, x: Tensor, attend: AttentionFunction, rope: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor | None]:
+        mixed, weights = self.attention(self.norm1(x), attend, rope)
+        x = x + self.layer_scale1(mixed)
+        return x + self.layer_scale2(self.mlp(self.norm2(x))), weights
+
+
+class BcosViTPreTrainedModel(PreTrainedModel):
+    config_class = BcosViTConfig
+    base_model_prefix = "vit"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["BcosViTEmbeddings", "BcosViTLayer"]  # noqa: RUF012  (transformers' own convention)
+    _supports_sdpa = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        std = self.config.initializer_range
+        if isinstance(module, BcosLinear | BcosConv2d | BcosPatchEmbedding | nn.Linear):
+            _trunc_normal(module.weight, std)
+        elif isinstance(module, LayerNorm | ScaleNorm2d | LayerScale):
+            nn.init.ones_(module.weight)
+        elif isinstance(module, BcosAttentionPooling):
+            _trunc_normal(module.probe, std)
+        elif isinstance(module, BcosViTEmbeddings):
+            for constant in (module.cls_token, module.register_tokens, module.position_embeddings):
+                if constant is not None:
+                    _trunc_normal(constant, std)
+
+
+class BcosViTModel(BcosViTPreTrainedModel):
+    """B-cos ViT backbone.
+
+    Inputs: `pixel_values` (B, 3, H, W) in [0, 1], encoded to six channels here, or (B, 6, H, W) already encoded.
+    Outputs: `last_hidden_state` (B, N, D) after the final norm, `pooler_output` (B, D), and on request
+    `hidden_states` (num_hidden_layers + 1 tensors, raw residual stream, entry k after block k) and `attentions`.
+
+    Raises:
+        ValueError: for another channel count, an image that is not a whole number of patches, or attentions asked of
+            an attention implementation that does not return them.
+    """
+
+    def __init__(self, config: BcosViTConfig) -> None:
+        super().__init__(config)
+        self.embeddings = BcosViTEmbeddings(config)
+        self.layers = nn.ModuleList([BcosViTLayer(config) for _ in range(config.num_hidden_layers)])
+        self.norm = LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.pooler: BcosAttentionPooling | None = None
+        if config.pooling == "attention":
+            self.pooler = BcosAttentionPooling(
+                config.hidden_size,
+                config.num_attention_heads,
+                config.intermediate_size,
+                config.hidden_act,
+                config.layer_norm_eps,
+                config.b,
+            )
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embeddings.patch_embedding
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        interpolate_pos_encoding: bool = True,
+        **kwargs: object,
+    ) -> BaseModelOutputWithPooling:
+        config = self.config
+        keep_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        keep_weights = config.output_attentions if output_attentions is None else output_attentions
+        attend = self._attention(bool(keep_weights))
+        x = _six_channels(pixel_values).to(self.norm.weight.dtype)
+        if not interpolate_pos_encoding and x.shape[-2:] != (config.image_size, config.image_size):
+            raise ValueError(f"Image size {x.shape[-2]}x{x.shape[-1]} is not the native {config.image_size}.")
+        hidden = self.embeddings(x)
+        rope = self._rope(*self.embeddings.grid(x.shape[-2], x.shape[-1]), hidden)
+        states, attentions = [hidden], []
+        for layer in self.layers:
+            hidden, weights = layer(hidden, attend, rope)
+            if keep_states:
+                states.append(hidden)
+            if keep_weights:
+                attentions.append(weights)
+        hidden = self.norm(hidden)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=hidden,
+            pooler_output=self.pool(hidden),
+            hidden_states=tuple(states) if keep_states else None,
+            attentions=tuple(attentions) if keep_weights else None,
+        )
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Normed tokens (B, N, D) to the pooled output (B, D)."""
+        if self.config.pooling == "cls":
+            return tokens[:, 0]
+        patches = tokens[:, self.config.num_prefix_tokens :]
+        if self.pooler is not None:
+            return self.pooler(patches, self._attention(False))
+        return patches.mean(dim=1)
+
+    def _attention(self, need_weights: bool) -> AttentionFunction:
+        name = self.config._attn_implementation
+        if need_weights and name != "eager":
+            raise ValueError(
+                f"Attention implementation {name!r} does not return attentions; "
+                "load the model with attn_implementation='eager' or call set_attn_implementation('eager')."
+            )
+        function: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention)
+
+        def attend(
+            module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scaling: float
+        ) -> tuple[Tensor, Tensor | None]:
+            return function(module, q, k, v, None, scaling=scaling, dropout=0.0, is_causal=False)
+
+        return attend
+
+    def _rope(self, rows: int, columns: int, like: Tensor) -> tuple[Tensor, Tensor] | None:
+        """(cos, sin), each (rows*columns, D/heads): angles 2 pi coordinate theta^(-4k/d), as in DINOv3."""
+        config = self.config
+        if config.position_embedding != "rope":
+            return None
+        dim = config.hidden_size // config.num_attention_heads
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        centres = [
+            2 * (torch.arange(n, device=like.device, dtype=dtype) + 0.5) / n - 1 for n in (rows, columns)
+        ]
+        coordinates = torch.stack(torch.meshgrid(*centres, indexing="ij"), dim=-1).flatten(0, 1)
+        periods = config.rope_theta ** torch.arange(0, 1, 4 / dim, device=like.device, dtype=dtype)
+        angles = (2 * torch.pi * coordinates[:, :, None] / periods).flatten(1).tile(2)
+        return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+
+
+class BcosViTForImageClassification(BcosViTPreTrainedModel):
+    """B-cos ViT with a B-cos classifier on its pooled output: logits (B, C) = unit(pooled) + logit_bias."""
+
+    def __init__(self, config: BcosViTConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.vit = BcosViTModel(config)
+        self.classifier = BcosLinear(config.hidden_size, config.num_labels, config.b)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: object
+    ) -> BcosClassifierOutput:
+        outputs = self.vit(pixel_values, **kwargs)
+        logits = self.classifier(outputs.pooler_output) + self.config.logit_bias
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return BcosClassifierOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            last_hidden_state=outputs.last_hidden_state,
+            pooler_output=outputs.pooler_output,
+        )
+
+
+def eager_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, **_: object
+) -> tuple[Tensor, Tensor]:
+    """Attention with its matrix at hand: (B, heads, N, d) -> (B, N, heads, d) and weights (B, heads, N, N)."""
+    scores = query @ key.transpose(-1, -2) * scaling
+    weights = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(query.dtype)
+    return (weights @ value).transpose(1, 2), weights
+
+
+def _six_channels(pixels: Tensor) -> Tensor:
+    if pixels.ndim == 4 and pixels.shape[1] == 6:
+        return pixels
+    if pixels.ndim == 4 and pixels.shape[1] == 3:
+        return encode(pixels)
+    raise ValueError(f"pixel_values must be (B, 3, H, W) in [0, 1] or (B, 6, H, W) encoded, got {tuple(pixels.shape)}.")
+
+
+def _total_stride(widths: list[int]) -> int:
+    return 2 ** sum(now > before for before, now in zip([6, *widths], widths, strict=False))
+
+
+def _trunc_normal(tensor: Tensor, std: float) -> None:
+    nn.init.trunc_normal_(tensor, std=std, a=-2 * std, b=2 * std)
+
+
+AutoConfig.register(BcosViTConfig.model_type, BcosViTConfig)
+AutoModel.register(BcosViTConfig, BcosViTModel)
+AutoModelForImageClassification.register(BcosViTConfig, BcosViTForImageClassification)
