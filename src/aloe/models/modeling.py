@@ -139,9 +139,9 @@ class BcosViTEmbeddings(nn.Module):
         if (rows, columns) == (side, side):
             return table
         image = table.reshape(1, side, side, -1).permute(0, 3, 1, 2).float()
-        mode = self.config.position_interpolation
+        mode, _, antialias = self.config.position_interpolation.partition("-")
         image = nn.functional.interpolate(
-            image, size=(rows, columns), mode=mode, align_corners=False, antialias=mode == "bilinear"
+            image, size=(rows, columns), mode=mode, align_corners=False, antialias=bool(antialias)
         )
         return image.flatten(2).transpose(1, 2).to(table.dtype)
 

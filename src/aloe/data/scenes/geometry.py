@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from .materials import Material
 
 Array = NDArray[np.float64]
+_TORUS_NEAR = 2e-3
 EPSILON = 1e-6  # hits nearer than this are the surface that the ray leaves
 
 
@@ -188,34 +189,43 @@ def _polyhedron(p: Primitive, o: Array, d: Array) -> Array:
 
 
 def _torus(p: Primitive, o: Array, d: Array) -> Array:
-    """March the exact distance field (it never overshoots), then two Newton steps to rounding error."""
-    speed2, inward = _dot(d, d), _dot(o, d)
-    enter, leave = _quadratic(speed2, inward, _dot(o, o) - (1 + p.k) ** 2)
-    best = np.full(d.shape[1], np.inf)
+    """March the exact distance field, which cannot overshoot, until close; then Newton steps to rounding error."""
+    speed2 = _dot(d, d)
+    enter, leave = _quadratic(speed2, _dot(o, d), _dot(o, o) - (1 + p.k) ** 2)
     live = np.flatnonzero(leave > EPSILON)
-    origin = np.broadcast_to(o, d.shape)[:, live]
-    ray, speed = d[:, live], np.sqrt(speed2[live])
-    t, end = np.maximum(enter[live], EPSILON), leave[live]
-    for _ in range(40):
-        x, y, z = origin + t * ray
-        gap = np.hypot(np.hypot(x, y) - 1, z) - p.k
-        going = (gap > 1e-5) & (t < end)
-        arrived = gap <= 1e-5
-        best[live[arrived]] = t[arrived]
+    origin, ray = np.broadcast_to(o, d.shape)[:, live], d[:, live]
+    step, t, end = 1 / np.sqrt(speed2[live]), np.maximum(enter[live], EPSILON), leave[live]
+    best = np.full(d.shape[1], np.inf)
+    for _ in range(32):
+        gap, _ = _torus_gap(p, origin + t * ray)
+        near, going = gap < _TORUS_NEAR, t < end
+        best[live[near & going]] = t[near & going]
+        t = t + gap * step
+        going &= ~near
         if not going.any():
             break
-        t = (t + gap / speed)[going]
-        live, end, origin, ray, speed = (a[..., going] for a in (live, end, origin, ray, speed))
+        if 2 * going.sum() < going.size:  # compacting costs as much as a step
+            live, origin, ray = live[going], origin[:, going], ray[:, going]
+            t, end, step = t[going], end[going], step[going]
+        else:
+            end = np.where(going, end, -np.inf)
     found = np.flatnonzero(np.isfinite(best))
     origin, ray, t = np.broadcast_to(o, d.shape)[:, found], d[:, found], best[found]
-    for _ in range(2):
-        point = origin + t * ray
-        ring = np.hypot(point[0], point[1])
-        gap = np.hypot(ring - 1, point[2]) - p.k
-        slope = _dot(_normal_torus(p, point), ray) / (gap + p.k)
-        t = t - np.where(slope < -0.05, gap / slope, 0.0)
-    best[found] = t
-    return _first(best == best, best)
+    for _ in range(5):
+        gap, gradient = _torus_gap(p, origin + t * ray)
+        t = t - gap / _dot(gradient, ray)
+    gap, _ = _torus_gap(p, origin + t * ray)
+    best[found] = np.where(np.abs(gap) < 1e-9, t, np.inf)
+    return _first(np.isfinite(best), best)
+
+
+def _torus_gap(p: Primitive, x: Array) -> tuple[Array, Array]:
+    """Distance (n,) of points (3,n) from the torus, and its gradient (3,n)."""
+    ring = np.sqrt(x[0] * x[0] + x[1] * x[1])
+    across = ring - 1
+    centre = np.sqrt(across * across + x[2] * x[2])
+    pull = across / (centre * ring)
+    return centre - p.k, np.stack([x[0] * pull, x[1] * pull, x[2] / centre])
 
 
 def _normal_plane(p: Primitive, x: Array) -> Array:
@@ -243,8 +253,7 @@ def _normal_capsule(p: Primitive, x: Array) -> Array:
 
 
 def _normal_torus(p: Primitive, x: Array) -> Array:
-    pull = 1 - 1 / np.maximum(np.hypot(x[0], x[1]), 1e-12)
-    return np.stack([x[0] * pull, x[1] * pull, x[2]])
+    return _torus_gap(p, x)[1]
 
 
 def _normal_polyhedron(p: Primitive, x: Array) -> Array:

@@ -73,7 +73,7 @@ def _frame_object(parts: list[Primitive], focal: float, pitch: float, rng: Rng) 
     middle = np.array([0.0, 0.0, 0.45 * min(top, 2.0)])
     towards = np.array([0.0, -np.cos(pitch), np.sin(pitch)])
     share, shift = rng.uniform(0.12, 0.34), rng.uniform(-1, 1, size=2)
-    world = World(parts, np.zeros((0, 3)), 1.0, np.zeros((2, 3)))
+    world = World(parts, np.zeros((4, 3)), 1.0, np.zeros((2, 3)))
     grid = (np.arange(_PROBE) + 0.5) / _PROBE - 0.5
     x, y = (axis.ravel() for axis in np.meshgrid(grid, grid))
     lens = np.diag([focal, focal, 1.0])
@@ -118,29 +118,26 @@ def _clutter(
     """Distractors on the ground, clear of the object, the walls, each other and the view of the object."""
     spheres = [part.bounding_sphere() for part in parts]
     own = max(float(np.hypot(c[0], c[1])) + r for c, r in spheres)
-    taken, placed = [(np.zeros(2), min(own, 0.75 * size))], []
+    placed, taken = [], [(np.zeros(2), min(own, 0.75 * size))]
     wanted, walls = rng.integers(4, 10), backdrop[1:]
     for _ in range(24):
-        solid = distractor(rng)
-        angle, reach = rng.uniform(-np.pi, np.pi), size * rng.uniform(0.6, 2.6)
-        place = reach * np.array([np.sin(angle), np.cos(angle)])
-        solid = solid.moved(np.eye(3), size, np.array([*place, 0.0]))
-        centre, radius = solid.bounding_sphere()
+        scale, angle, reach = rng.uniform((0.1, -np.pi, 0.6), (0.26, np.pi, 2.6)) * (size, 1, size)
+        place, radius = reach * np.array([np.sin(angle), np.cos(angle)]), 1.5 * scale
         in_front = place[1] < 0 and abs(place[0]) < 0.45 * size + radius
-        clear = all(np.linalg.norm(centre[:2] - at) > radius + r for at, r in taken)
-        inside = all((centre - wall.origin) @ wall.rotation[:, 2] > radius for wall in walls)
-        far = np.linalg.norm(centre - camera[:3, 3]) > radius + 1.2 * size
+        clear = all(np.hypot(*(place - at)) > radius + r for at, r in taken)
+        inside = all((place - w.origin[:2]) @ w.rotation[:2, 2] > radius for w in walls)
+        far = np.hypot(*(place - camera[:2, 3])) > radius + 1.2 * size
         if clear and inside and far and not in_front:
-            placed.append(solid)
-            taken.append((centre[:2], radius))
+            placed.append(distractor(rng, scale).moved(np.eye(3), 1.0, np.array([*place, 0.0])))
+            taken.append((place, radius))
         if len(placed) == wanted:
             break
     return placed
 
 
 def _suns(rng: Rng) -> Array:
-    """Three directions (3,3) close together, above and on the camera's side of the scene: one soft light."""
+    """Four directions (4,3) close together, above and on the camera's side of the scene: one soft light."""
     side, height = rng.uniform(-1.2, 1.2), rng.uniform(0.6, 1.2)
     aim = np.array([np.sin(side) * np.cos(height), -np.cos(side) * np.cos(height), np.sin(height)])
-    spread = aim + 0.06 * rng.normal(size=(3, 3))
+    spread = aim + 0.06 * rng.normal(size=(4, 3))
     return spread / np.linalg.norm(spread, axis=1, keepdims=True)

@@ -52,62 +52,70 @@ def random_colour(rng: np.random.Generator) -> Array:
     return np.array(colorsys.hsv_to_rgb(hue, saturation, value))
 
 
-def albedo(material: Material, point: Array, distance: Array) -> Array:
-    """Colours (3,n) in [0,1] at points (3,n) (metres, primitive frame); patterns fade with `distance` (n,) to avoid aliasing."""
-    first, second = material.colours
+def albedo(material: Material, point: Array, blur: Array) -> Array:
+    """Colours (3,n) in [0,1] at points (3,n) (metres, primitive frame), filtered over `blur` (n,) metres of surface."""
+    first, second = (colour[:, None] for colour in material.colours)
     if material.pattern == "plain":
-        return np.repeat(first[:, None], point.shape[1], axis=1)
-    mix = PATTERNS[material.pattern](material, point)
-    fade = 1 / (1 + (0.012 * material.frequency * distance) ** 4)
-    mix = 0.5 + (mix - 0.5) * fade
-    return first[:, None] + mix * (second - first)[:, None]
+        return np.repeat(first, point.shape[1], axis=1)
+    sharpness = 1 / np.maximum(material.frequency * blur, 0.02)
+    return first + PATTERNS[material.pattern](material, point, sharpness) * (second - first)
+
+
+def _step(x: Array, sharpness: Array) -> Array:
+    """A step from 0 to 1 at x = 0 that is 1 / sharpness wide."""
+    return np.clip(0.5 + sharpness * x, 0, 1)
 
 
 def _cells(m: Material, x: Array) -> Array:
     return m.frequency * x + m.phases[:3, None]
 
 
-def _checks(m: Material, x: Array) -> Array:
-    return np.floor(_cells(m, x)).sum(0) % 2
+def _checks(m: Material, x: Array, sharpness: Array) -> Array:
+    signs = np.clip(np.sin(np.pi * _cells(m, x)) * sharpness, -1, 1)
+    return 0.5 + 0.5 * signs[0] * signs[1] * signs[2]
 
 
-def _bricks(m: Material, x: Array) -> Array:
+def _bricks(m: Material, x: Array, sharpness: Array) -> Array:
     u, v, _ = _cells(m, x)
     row = np.floor(2 * v)
-    mortar = ((u + 0.5 * (row % 2)) % 1 < 0.08) | ((2 * v) % 1 < 0.16)
-    return mortar.astype(float)
+    side = np.abs((u + 0.5 * (row % 2)) % 1 - 0.5)
+    bed = 0.5 * np.abs((2 * v) % 1 - 0.5)
+    near = np.maximum(side - 0.46, bed - 0.21) * np.minimum(sharpness, 12)
+    return np.clip(0.5 + near, 0, 1)
 
 
-def _stripes(m: Material, x: Array) -> Array:
+def _stripes(m: Material, x: Array, sharpness: Array) -> Array:
     wave = np.sin(2 * np.pi * (m.frequency * (m.axes[0] @ x) + m.phases[0]))
-    return np.clip(0.5 + 3 * wave, 0, 1)
+    return 0.5 + 0.5 * np.clip(wave * 0.5 * sharpness, -1, 1)
 
 
-def _dots(m: Material, x: Array) -> Array:
+def _dots(m: Material, x: Array, sharpness: Array) -> Array:
     offset = _cells(m, x) % 1 - 0.5
-    return np.clip(6 * (0.42 - np.sqrt((offset * offset).sum(0))), 0, 1)
+    return _step(0.42 - np.sqrt((offset * offset).sum(0)), sharpness)
 
 
-def _waves(m: Material, x: Array) -> Array:
-    """Smooth noise (n,) about in [-1, 1]: six plane waves over two octaves."""
+def _waves(m: Material, x: Array, sharpness: Array) -> Array:
+    """Smooth noise (n,) about in [-1, 1]: six plane waves over two octaves, flattened where a pixel spans a period."""
     octave = np.array([0.7, 0.9, 1.2, 1.6, 2.1, 2.8])
     angle = 2 * np.pi * ((m.axes * (m.frequency * octave)[:, None]) @ x + m.phases[:, None])
-    return (0.55 / octave) @ np.sin(angle)
+    return (0.55 / octave) @ np.sin(angle) * np.minimum(0.5 * sharpness, 1)
 
 
-def _noise(m: Material, x: Array) -> Array:
-    return np.clip(0.5 + 0.8 * _waves(m, x), 0, 1)
+def _noise(m: Material, x: Array, sharpness: Array) -> Array:
+    return np.clip(0.5 + 0.8 * _waves(m, x, sharpness), 0, 1)
 
 
-def _marble(m: Material, x: Array) -> Array:
-    return 0.5 + 0.5 * np.sin(2 * np.pi * m.frequency * (m.axes[0] @ x) + 4 * _waves(m, x))
+def _marble(m: Material, x: Array, sharpness: Array) -> Array:
+    bend = 4 * _waves(m, x, sharpness)
+    wave = np.sin(2 * np.pi * m.frequency * (m.axes[0] @ x) + bend)
+    return 0.5 + 0.5 * wave * np.minimum(0.3 * sharpness, 1)
 
 
-def _gradient(m: Material, x: Array) -> Array:
+def _gradient(m: Material, x: Array, sharpness: Array) -> Array:
     return np.clip(0.5 + 0.6 * m.frequency * (m.axes[0] @ x), 0, 1)
 
 
-PATTERNS: dict[str, Callable[[Material, Array], Array]] = {
+PATTERNS: dict[str, Callable[[Material, Array, Array], Array]] = {
     "checks": _checks,
     "bricks": _bricks,
     "stripes": _stripes,

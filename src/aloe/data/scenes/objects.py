@@ -19,14 +19,15 @@ def build(name: str, rng: Rng) -> list[Primitive]:
     """The labelled object `name` (a key of BUILDERS) with random proportions, materials and heading."""
     materials = [random_material(rng, SOLID_PATTERNS, cell=0.3) for _ in range(3)]
     parts = BUILDERS[name](rng, materials)
-    turn = rotation("z", rng.uniform(-np.pi, np.pi))
+    spread = _TURN.get(name, np.pi)
+    turn = rotation("z", rng.uniform(-spread, spread))
     return [part.moved(turn, 1.0, np.zeros(3)) for part in parts]
 
 
-def distractor(rng: Rng) -> Primitive:
-    """One primitive of about half a metre that stands or lies on the ground at the origin."""
+def distractor(rng: Rng, size: float) -> Primitive:
+    """One primitive that stands or lies on the ground, within 1.5 `size` of the vertical axis through the origin."""
     kind = ("ball", "box", "cylinder", "cone", "pill", "wedge")[rng.integers(6)]
-    size, tall = rng.uniform(0.1, 0.26), rng.uniform(0.5, 1.7)
+    tall = rng.uniform(0.5, 1.7)
     paint = random_material(rng, SOLID_PATTERNS, cell=0.25)
     if kind == "ball":
         solid = ball((0, 0, size * tall), (size, size, size * tall), paint)
@@ -35,7 +36,7 @@ def distractor(rng: Rng) -> Primitive:
     elif kind == "wedge":
         solid = solid_of(roof_planes(), (0, 0, size * 0.7), (size, size, size * 0.7), paint)
     elif kind == "pill":
-        solid = pill((0, 0, 0.6 * size), (1, 0, 0), 0.6 * size, size * tall, paint)
+        solid = pill((-0.4 * size, 0, 0.6 * size), (1, 0, 0), 0.6 * size, 0.8 * size, paint)
     else:
         top = rng.uniform(0.6, 1.0) if kind == "cylinder" else 0.0
         solid = tube((0, 0, 0), (0, 0, 1), size, 2 * size * tall, paint, top)
@@ -98,6 +99,8 @@ def ring(at: Point, axis: Point, radius: float, thickness: float, paint: Materia
 
 def _frame(axis: Point) -> Array:
     """A rotation (3,3) whose third column is along `axis`."""
+    if axis == _UP:
+        return np.eye(3)
     z = np.array(axis, float) / np.linalg.norm(axis)
     helper = np.array([1.0, 0.0, 0.0]) if abs(z[0]) < 0.9 else np.array([0.0, 1.0, 0.0])
     y = np.cross(z, helper)
@@ -106,6 +109,7 @@ def _frame(axis: Point) -> Array:
 
 
 _UP: Point = (0, 0, 1)
+_TURN = {"cup": 1.1, "donut": 0.9}  # radians either way; others turn freely. Keeps handle and hole in sight.
 
 
 def _cactus(rng: Rng, paint: list[Material]) -> list[Primitive]:
@@ -114,11 +118,13 @@ def _cactus(rng: Rng, paint: list[Material]) -> list[Primitive]:
         tube((0, 0, 0), _UP, 0.22, 0.24, paint[1], top=1.35),
         pill((0, 0, 0.2), _UP, thick, rng.uniform(0.65, 0.8), body),
     ]
-    for side in (-1, 1):
-        height, reach = rng.uniform(0.42, 0.65), rng.uniform(0.3, 0.38)
-        parts.append(pill((0, 0, height), (side, 0, 0), 0.085, reach, body))
-        length = rng.uniform(0.16, 0.32)
-        parts.append(pill((side * reach, 0, height), _UP, 0.085, length, body))
+    start = rng.uniform(-np.pi, np.pi)
+    for arm in range(3):
+        angle, height = start + 2.1 * arm, rng.uniform(0.42, 0.65)
+        x, y, reach = np.cos(angle), np.sin(angle), rng.uniform(0.3, 0.36)
+        parts.append(pill((0, 0, height), (x, y, 0), 0.085, reach, body))
+        elbow = (reach * x, reach * y, height)
+        parts.append(pill(elbow, _UP, 0.085, rng.uniform(0.16, 0.32), body))
     return parts
 
 
@@ -141,7 +147,7 @@ def _car(rng: Rng, paint: list[Material]) -> list[Primitive]:
 
 def _cup(rng: Rng, paint: list[Material]) -> list[Primitive]:
     foot, mouth, height = rng.uniform(0.25, 0.33), rng.uniform(1.05, 1.35), rng.uniform(0.6, 0.75)
-    reach = foot * (1 + mouth) / 2 + 0.12
+    reach = rng.choice([-1, 1]) * (foot * (1 + mouth) / 2 + 0.12)
     return [
         tube((0, 0, 0), _UP, foot, height, paint[0], top=mouth, kind="shell"),
         tube((0, 0, 0), _UP, foot, 0.8 * height, paint[1], top=0.2 + 0.8 * mouth - 0.03),
@@ -150,9 +156,9 @@ def _cup(rng: Rng, paint: list[Material]) -> list[Primitive]:
 
 
 def _donut(rng: Rng, paint: list[Material]) -> list[Primitive]:
-    thick, lean = rng.uniform(0.15, 0.2), rng.uniform(0.2, 1.45)
+    thick, lean = rng.uniform(0.13, 0.19), rng.uniform(0.4, 1.45)
     height = 0.4 * np.sin(lean) + thick
-    return [ring((0, 0, height), (np.sin(lean), 0, np.cos(lean)), 0.4, thick, paint[0])]
+    return [ring((0, 0, height), (0, -np.sin(lean), np.cos(lean)), 0.4, thick, paint[0])]
 
 
 def _house(rng: Rng, paint: list[Material]) -> list[Primitive]:

@@ -13,13 +13,13 @@ from .geometry import Array, Primitive, intersect, local_normal
 from .materials import albedo
 
 Index = NDArray[np.intp]
-_SUBPIXELS = ((-0.125, -0.375), (0.375, -0.125), (0.125, 0.375), (-0.375, 0.125))
-_EDGE_CONTRAST = 0.08
+_SUBPIXELS = np.array([(-0.125, -0.375), (0.375, -0.125), (0.125, 0.375), (-0.375, 0.125)])
 
 
 @dataclass(frozen=True, eq=False)
 class World:
-    """All that a ray can meet: primitives, sun directions (S,3) towards the light, ambient share, sky colours (2,3)."""
+    """All that a ray can meet: primitives, four sun directions (4,3) that spread over one soft light, its ambient share,
+    and the colours (2,3) of the sky at the horizon and above."""
 
     primitives: list[Primitive]
     suns: Array
@@ -29,11 +29,13 @@ class World:
 
 @dataclass(frozen=True, eq=False)
 class Hits:
-    """Nearest hits of n rays: depth along the unnormalised direction (inf: none), primitive index (-1: none), unit normal."""
+    """Nearest hits of n rays: depth along the unnormalised direction (inf: none), primitive index (-1: none), unit normal
+    (3,n) towards the eye (zero: none), and the same indices grouped as (primitive, rays)."""
 
     depth: Array
     which: Index
     normal: Array
+    groups: list[tuple[int, Index]]
 
 
 class Tracer:
@@ -50,11 +52,7 @@ class Tracer:
         """Nearest hits of the rays eye + t * rays, rays (3,n)."""
         n = rays.shape[1]
         depth, which = np.full(n, np.inf), np.full(n, -1)
-        offset = self._centres - self.eye
-        along = offset @ rays
-        reach = (offset * offset).sum(1) - self._radii**2
-        near = (along > 0) & (along * along >= reach[:, None] * (rays * rays).sum(0))
-        near[~np.isfinite(self._radii) | (reach <= 0)] = True
+        near = self._near_rays(rays)
         for i, primitive in enumerate(self.world.primitives):
             index = np.flatnonzero(near[i])
             if not index.size:
@@ -62,63 +60,80 @@ class Tracer:
             inverse = self._inverses[i]
             origin = inverse @ (self.eye - primitive.origin)[:, None]
             t = intersect(primitive, origin, inverse @ rays[:, index])
-            closer = t < depth[index]
-            depth[index[closer]], which[index[closer]] = t[closer], i
-        return Hits(depth, which, self._normals(rays, depth, which))
+            closer = np.flatnonzero(t < depth[index])
+            index = index[closer]
+            depth[index], which[index] = t[closer], i
+        groups = _grouped(which)
+        return Hits(depth, which, self._normals(rays, depth, groups), groups)
 
-    def colours(self, rays: Array, hits: Hits) -> Array:
-        """Shaded colours (3,n) in [0,1] of the rays and their hits."""
-        up = rays[2] / np.sqrt((rays * rays).sum(0))
-        colour = self.world.sky[0][:, None] + np.clip(2.5 * up, 0, 1) * self._sky_change()
+    def colours(self, rays: Array, hits: Hits, sun: Index, pixel: float) -> tuple[Array, Array]:
+        """Shaded colours (3,n) in [0,1] of rays and their hits, and a signature (n,) that jumps by more than 1 across
+        outlines, shadow borders and creases. Ray j is shadowed from sun direction sun[j]; `pixel` is the width of a pixel
+        at depth 1, over which textures are filtered."""
+        up = np.clip(2.5 * rays[2] / np.sqrt((rays * rays).sum(0)), 0, 1)
+        low, high = self.world.sky[:, :, None]
+        colour, signature = low + up * (high - low), np.full(len(up), -10.0)
         found = np.flatnonzero(hits.which >= 0)
-        point = self.eye[:, None] + hits.depth[found] * rays[:, found]
-        normal = hits.normal[:, found]
-        base = np.empty_like(point)
-        for i in np.unique(hits.which[found]):
-            mine, primitive = np.flatnonzero(hits.which[found] == i), self.world.primitives[i]
+        if not found.size:
+            return colour, signature
+        distance = np.where(hits.which >= 0, hits.depth, 0)
+        point = self.eye[:, None] + distance * rays
+        slant = np.maximum(-(hits.normal * rays).sum(0), 0.25)
+        blur = pixel * distance / slant
+        for i, mine in hits.groups:
+            primitive = self.world.primitives[i]
             local = primitive.rotation.T @ (point[:, mine] - primitive.origin[:, None])
-            base[:, mine] = albedo(primitive.material, local, hits.depth[found][mine])
-        light = self.world.ambient * (0.75 + 0.25 * normal[2])
-        for sun in self.world.suns:
-            facing = sun @ normal
-            lit = np.flatnonzero(facing > 0)
-            lit = lit[~self._shadowed(point[:, lit] + 1e-4 * normal[:, lit], sun)]
-            light[lit] += (1 - self.world.ambient) / len(self.world.suns) * facing[lit]
-        colour[:, found] = np.clip(base * (1.15 * light), 0, 1)
-        return colour
+            colour[:, mine] = albedo(primitive.material, local, blur[mine])
+        suns = self.world.suns[sun[found]].T
+        light, dark = self._light(point[:, found], hits.normal[:, found], suns)
+        colour[:, found] = np.clip(colour[:, found] * light, 0, 1)
+        signature[found] = 10 * light + 20 * dark + 40 * hits.which[found]
+        return colour, signature
 
-    def _sky_change(self) -> Array:
-        return (self.world.sky[1] - self.world.sky[0])[:, None]
+    def _near_rays(self, rays: Array) -> NDArray[np.bool_]:
+        """Which primitives' bounding spheres each ray meets, (P,n)."""
+        offset = self._centres - self.eye
+        reach = (offset * offset).sum(1) - self._radii**2
+        always = ~np.isfinite(self._radii) | (reach <= 0)
+        cosine = np.sqrt(np.where(always, 0, reach))  # of the cone round the sphere, times its distance
+        length = np.sqrt((rays * rays).sum(0))
+        return (offset @ (rays / length) >= cosine[:, None]) | always[:, None]
 
-    def _normals(self, rays: Array, depth: Array, which: Index) -> Array:
-        """World unit normals (3,n) turned towards the eye; zero where nothing is hit."""
+    def _normals(self, rays: Array, depth: Array, groups: list[tuple[int, Index]]) -> Array:
         normal = np.zeros_like(rays)
-        for i in np.unique(which[which >= 0]):
-            mine, primitive = np.flatnonzero(which == i), self.world.primitives[i]
-            start = self.eye - primitive.origin
-            point = self._inverses[i] @ (start[:, None] + depth[mine] * rays[:, mine])
-            outward = self._inverses[i].T @ local_normal(primitive, point)
-            outward /= np.sqrt((outward * outward).sum(0))
-            away = (outward * rays[:, mine]).sum(0) > 0
-            normal[:, mine] = np.where(away, -outward, outward)
-        return normal
+        for i, mine in groups:
+            inverse, primitive = self._inverses[i], self.world.primitives[i]
+            start = (self.eye - primitive.origin)[:, None]
+            outward = local_normal(primitive, inverse @ (start + depth[mine] * rays[:, mine]))
+            normal[:, mine] = inverse.T @ outward
+        facing = (normal * rays).sum(0)
+        length = np.sqrt((normal * normal).sum(0))
+        return normal * (np.where(facing > 0, -1, 1) / np.where(length > 0, length, 1))
+
+    def _light(self, point: Array, normal: Array, suns: Array) -> tuple[Array, NDArray[np.bool_]]:
+        """Ambient plus direct light (n,) at the points (3,n), and which of them are shadowed towards suns (3,n)."""
+        ambient = self.world.ambient
+        facing = np.maximum(self.world.suns.mean(0) @ normal, 0)
+        dark, lit = np.zeros(len(facing), dtype=bool), np.flatnonzero(facing)
+        dark[lit] = self._shadowed(point[:, lit] + 1e-4 * normal[:, lit], suns[:, lit])
+        direct = np.where(dark, 0, (1 - ambient) * facing)
+        return 1.15 * (ambient * (0.75 + 0.25 * normal[2]) + direct), dark
 
     def _shadowed(self, point: Array, sun: Array) -> NDArray[np.bool_]:
-        """Whether a bounded primitive lies between the points (3,n) and the sun (3,), (n,)."""
-        along = (self._centres @ sun)[:, None] - sun @ point
-        gap = self._centres @ point
-        gap = (self._centres**2).sum(1)[:, None] - 2 * gap + (point * point).sum(0)
-        radius = np.where(np.isfinite(self._radii), self._radii, 0.0)[:, None]
-        near = (along > -radius) & (gap - along * along < radius * radius)
+        """Whether a bounded primitive lies between the points (3,n) and the suns (3,n), (n,)."""
+        solid = np.flatnonzero(np.isfinite(self._radii))
+        centre, radius = self._centres[solid], self._radii[solid, None]
+        along = centre @ sun - (sun * point).sum(0)
+        apart = (centre**2).sum(1)[:, None] - radius**2 - 2 * (centre @ point)
+        near = (apart + (point * point).sum(0) < along * along) & (along > -radius)
         dark = np.zeros(point.shape[1], dtype=bool)
-        for i, primitive in enumerate(self.world.primitives):
-            index = np.flatnonzero(near[i] & ~dark)
-            if not index.size or primitive.kind == "plane":
+        for i, close in zip(solid, near, strict=True):
+            index = np.flatnonzero(close & ~dark)
+            if not index.size:
                 continue
-            inverse = self._inverses[i]
-            origin = inverse @ (point[:, index] - primitive.origin[:, None])
-            ray = np.repeat(inverse @ sun[:, None], index.size, axis=1)
-            dark[index] = np.isfinite(intersect(primitive, origin, ray))
+            inverse, start = self._inverses[i], self.world.primitives[i].origin[:, None]
+            origin, ray = inverse @ (point[:, index] - start), inverse @ sun[:, index]
+            dark[index] = np.isfinite(intersect(self.world.primitives[i], origin, ray))
         return dark
 
 
@@ -131,28 +146,40 @@ def pixel_rays(intrinsics: Array, rotation: Array, x: Array, y: Array) -> Array:
 def draw(
     tracer: Tracer, intrinsics: Array, rotation: Array, resolution: int
 ) -> tuple[NDArray[np.uint8], Hits]:
-    """Image (H,W,3) and the hits of the pixel centres, H = W = resolution."""
-    centre = np.arange(resolution) + 0.5
-    x, y = (grid.ravel() for grid in np.meshgrid(centre, centre))
-    rays = pixel_rays(intrinsics, rotation, x, y)
+    """Image (H,W,3) and the hits of the pixel centres, H = W = resolution.
+
+    Neighbouring pixels look at different suns, so that pixels in half-shadow differ from their neighbours; these pixels, and
+    all others whose signature differs, get four samples, one for each sun, instead of one.
+    """
+    row, column = np.divmod(np.arange(resolution**2), resolution)
+    rays = pixel_rays(intrinsics, rotation, column + 0.5, row + 0.5)
     hits = tracer.hits(rays)
-    colour = tracer.colours(rays, hits)
-    edge = _edges(colour.reshape(3, resolution, resolution)).ravel()
+    pixel = 1 / intrinsics[0, 0]
+    colour, signature = tracer.colours(rays, hits, row % 2 * 2 + column % 2, pixel)
+    edge = _edges(signature.reshape(resolution, resolution))
     if edge.size:
-        extra_x = np.concatenate([x[edge] + dx for dx, _ in _SUBPIXELS])
-        extra_y = np.concatenate([y[edge] + dy for _, dy in _SUBPIXELS])
-        extra = pixel_rays(intrinsics, rotation, extra_x, extra_y)
-        samples = tracer.colours(extra, tracer.hits(extra))
-        colour[:, edge] = samples.reshape(3, len(_SUBPIXELS), -1).mean(1)
+        x, y = (np.stack([column[edge], row[edge]]) + 0.5 + _SUBPIXELS[..., None]).swapaxes(0, 1)
+        extra = pixel_rays(intrinsics, rotation, x.ravel(), y.ravel())
+        sun = np.repeat(np.arange(4), edge.size)
+        samples, _ = tracer.colours(extra, tracer.hits(extra), sun, pixel)
+        colour[:, edge] = samples.reshape(3, 4, -1).mean(1)
     image = (255 * colour + 0.5).astype(np.uint8)
     return image.reshape(3, resolution, resolution).transpose(1, 2, 0).copy(), hits
 
 
-def _edges(colour: Array) -> Index:
-    """Flat indices of the pixels that differ from a neighbour to the right or below, and of those neighbours."""
-    jagged = np.zeros(colour.shape[1:], dtype=bool)
-    down = np.abs(colour[:, 1:] - colour[:, :-1]).max(0) > _EDGE_CONTRAST
-    right = np.abs(colour[:, :, 1:] - colour[:, :, :-1]).max(0) > _EDGE_CONTRAST
+def _grouped(which: Index) -> list[tuple[int, Index]]:
+    """The indices of the rays that hit each primitive, as (primitive, rays)."""
+    order = np.argsort(which, kind="stable")
+    counts = np.bincount(which + 1)
+    parts = np.split(order, np.cumsum(counts)[:-1])
+    return [(i, rays) for i, rays in enumerate(parts, start=-1) if i >= 0 and rays.size]
+
+
+def _edges(signature: Array) -> Index:
+    """Flat indices of the pixels of (H,W) that differ by more than 1 from a neighbour to any of the four sides."""
+    jagged = np.zeros(signature.shape, dtype=bool)
+    down = np.abs(signature[1:] - signature[:-1]) > 1
+    right = np.abs(signature[:, 1:] - signature[:, :-1]) > 1
     jagged[1:] |= down
     jagged[:-1] |= down
     jagged[:, 1:] |= right

@@ -1,0 +1,279 @@
+"""Sources to what a `DataLoader` reads, with every draw reproducible and unreadable files skipped
+and counted.
+
+A sample carries the unreadable files it met under "unreadable" (a list of `name: reason`), because
+workers cannot write to the parent's memory; the parent hands each batch to a `FaultLog`, which
+stops the run past a set fraction.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset, IterableDataset
+
+from aloe.data.decode import DataError, DraftSize, UnreadableImage, decode_image
+from aloe.data.shards import ShardSource
+from aloe.data.sources import ImageSource
+from aloe.data.transforms import Transform, to_tensor
+
+Sample = dict[str, Any]
+
+MAX_SKIPS = 64  # unreadable images in a row after which a draw gives up
+
+
+class AlignmentDraws(Dataset[Sample]):
+    """`total` augmented draws: epoch after epoch of `source`, each a new permutation.
+
+    Draw i is a pure function of (source, transform, seed, i), so neither workers, ranks nor a
+    resumed run change it. Read it in order (a sequential sampler): the permutations are the
+    shuffling. An unreadable image is replaced by the next of the permutation.
+
+    Item: {"pixel_values": float32 (3, H, W) in [0, 1], "unreadable": list of str}. Collate with
+    `collate_draws`.
+
+    Raises:
+        DataError: `MAX_SKIPS` unreadable images in a row.
+    """
+
+    def __init__(self, source: ImageSource, transform: Transform, seed: int, total: int) -> None:
+        if seed < 0 or total < 1:
+            raise ValueError(f"seed {seed} must not be negative and total {total} must be positive")
+        self.source, self.transform, self.seed, self.total = source, transform, seed, total
+        self._orders: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return self.total
+
+    def __getitem__(self, draw: int) -> Sample:
+        if not 0 <= draw < self.total:
+            raise IndexError(f"draw {draw} of {self.total}")
+        images = len(self.source)
+        epoch, position = divmod(draw, images)
+        order = self._order(epoch)
+        fresh = partial(_generator, self.seed, _AUGMENTATION, draw)
+        draft = _draft_size(self.transform, fresh)
+        unreadable: list[str] = []
+        for step in range(min(images, MAX_SKIPS)):
+            try:
+                image = self.source.load(int(order[(position + step) % images]), draft)
+            except UnreadableImage as error:
+                unreadable.append(str(error))
+                continue
+            pixels = to_tensor(self.transform(image, fresh()))
+            return {"pixel_values": pixels, "unreadable": unreadable}
+        raise _too_many(unreadable)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if epoch not in self._orders:
+            order = _generator(self.seed, _ORDER, epoch).permutation(len(self.source))
+            self._orders = {k: v for k, v in self._orders.items() if k == epoch - 1} | {
+                epoch: order
+            }
+        return self._orders[epoch]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_orders": {}}
+
+
+class ShardDraws(IterableDataset[Sample]):
+    """Augmented draws from a stream of shards, split by rank and worker; the samples of
+    `AlignmentDraws`.
+
+    Deterministic for a given seed, number of ranks and number of workers. A resumed run must skip
+    what it has used.
+
+    Args:
+        repeat: Start again after each pass, in a new order, for ever.
+        rank, world_size: Default: torch's distributed settings. Give 0 and 1 where one process
+            reads for all (accelerate's `dispatch_batches`).
+    """
+
+    def __init__(
+        self,
+        source: ShardSource,
+        transform: Transform,
+        seed: int,
+        *,
+        repeat: bool = True,
+        rank: int | None = None,
+        world_size: int | None = None,
+    ) -> None:
+        if seed < 0:
+            raise ValueError(f"seed {seed} must not be negative")
+        self.source, self.transform, self.seed, self.repeat = source, transform, seed, repeat
+        self.rank, self.world_size = rank, world_size
+
+    def __iter__(self) -> Iterator[Sample]:
+        from webdataset.utils import pytorch_worker_info
+
+        rank, world_size, worker, workers = pytorch_worker_info()
+        rank = rank if self.rank is None else self.rank
+        world_size = world_size if self.world_size is None else self.world_size
+        slot, slots = rank * workers + worker, world_size * workers
+        unreadable: list[str] = []
+        stream = self.source.samples(seed=self.seed, slot=slot, slots=slots, repeat=self.repeat)
+        for draw, (name, data) in enumerate(stream):
+            fresh = partial(_generator, self.seed, _AUGMENTATION, slot, draw)
+            draft = _draft_size(self.transform, fresh)
+            try:
+                image = decode_image(data, name=name, draft_size=draft)
+            except UnreadableImage as error:
+                unreadable.append(str(error))
+                if len(unreadable) >= MAX_SKIPS:
+                    raise _too_many(unreadable) from error
+                continue
+            pixels = to_tensor(self.transform(image, fresh()))
+            yield {"pixel_values": pixels, "unreadable": unreadable}
+            unreadable = []
+
+
+class ImageDataset(Dataset[Sample]):
+    """The images of `source` in order, for evaluation, without the indices in `skip`.
+
+    Item: {"pixel_values": float32 (3, H, W), "label": int (-1 if unlabelled), "index": int in the
+    source, "unreadable": list of str}. An unreadable image is white and named under "unreadable";
+    `collate_images` leaves it out of the batch.
+    """
+
+    def __init__(
+        self, source: ImageSource, transform: Transform, skip: Collection[int] = ()
+    ) -> None:
+        self.source, self.transform = source, transform
+        self.skip = sorted(set(skip))
+        self._indices = np.setdiff1d(np.arange(len(source)), np.array(self.skip, dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, item: int) -> Sample:
+        if not 0 <= item < len(self):
+            raise IndexError(f"image {item} of {len(self)}")
+        index, unreadable = int(self._indices[item]), []
+        try:
+            image = self.source.load(index)
+        except UnreadableImage as error:
+            image = Image.new("RGB", (64, 64), "white")
+            unreadable = [str(error)]
+        labels = self.source.labels
+        return {
+            "pixel_values": to_tensor(self.transform(image)),
+            "label": -1 if labels is None else int(labels[index]),
+            "index": index,
+            "unreadable": unreadable,
+        }
+
+
+class FaultLog:
+    """What was unreadable in a run, kept by the parent process.
+
+    Args:
+        images: Number of images in the source; None for shards, whose number is unknown.
+        max_bad_fraction: The fraction of unreadable images past which the run is stopped.
+    """
+
+    def __init__(self, images: int | None = None, max_bad_fraction: float = 0.05) -> None:
+        self.images, self.max_bad_fraction = images, max_bad_fraction
+        self.draws_lost: dict[str, int] = {}
+        self._seen = 0
+
+    def take(self, batch: Sample) -> Sample:
+        """Counts the batch's unreadable files and returns the batch without them.
+
+        Raises:
+            DataError: More than `max_bad_fraction` of the images are unreadable (for shards: of
+                those seen so far, once they are 200).
+        """
+        unreadable = batch.get("unreadable", [])
+        self._seen += len(batch["pixel_values"]) + len(unreadable)
+        for message in unreadable:
+            self.draws_lost[message] = self.draws_lost.get(message, 0) + 1
+        if unreadable and (self.images or self._seen >= 200):
+            _refuse_past(self.max_bad_fraction, list(self.draws_lost), self.images or self._seen)
+        return {key: value for key, value in batch.items() if key != "unreadable"}
+
+    def summary(self) -> str | None:
+        """One line for the end of a run; None when every image was readable."""
+        if not self.draws_lost:
+            return None
+        lost = sum(self.draws_lost.values())
+        return (
+            f"{len(self.draws_lost)} unreadable images were skipped ({lost} draws): "
+            f"{_some(list(self.draws_lost))}"
+        )
+
+
+def check_source(
+    source: ImageSource, sample: int = 64, max_bad_fraction: float = 0.05
+) -> list[str]:
+    """Decodes `sample` evenly spaced images before a run and returns the unreadable ones, as `name:
+    reason`.
+
+    Raises:
+        DataError: More than `max_bad_fraction` of them are unreadable.
+    """
+    count = min(sample, len(source))
+    unreadable = []
+    for index in np.linspace(0, len(source) - 1, count).round().astype(int).tolist():
+        try:
+            source.load(index, draft_size=1)
+        except UnreadableImage as error:
+            unreadable.append(str(error))
+    _refuse_past(max_bad_fraction, unreadable, count)
+    return unreadable
+
+
+def collate_draws(samples: Sequence[Sample]) -> Sample:
+    """{"pixel_values": (B, 3, H, W), "unreadable": the lists joined}."""
+    return {
+        "pixel_values": torch.stack([sample["pixel_values"] for sample in samples]),
+        "unreadable": [name for sample in samples for name in sample["unreadable"]],
+    }
+
+
+def collate_images(samples: Sequence[Sample]) -> Sample:
+    """{"pixel_values": (B, 3, H, W), "label": (B,), "index": (B,), "unreadable": list}; B counts the readable ones."""
+    batch = collate_draws(samples)
+    good = [k for k, sample in enumerate(samples) if not sample["unreadable"]]
+    if len(good) < len(samples):
+        batch["pixel_values"] = batch["pixel_values"][good]
+    for key in ("label", "index"):
+        batch[key] = torch.tensor([samples[k][key] for k in good], dtype=torch.int64)
+    return batch
+
+
+_ORDER, _AUGMENTATION = 0, 1
+
+
+def _generator(seed: int, *key: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key)))
+
+
+def _draft_size(transform: Transform, fresh: partial[np.random.Generator]) -> DraftSize | None:
+    """How much resolution the transform needs, as a function of the image's size; None when it does not say."""
+    enough = getattr(transform, "enough", None)
+    return None if enough is None else partial(enough, fresh=fresh)
+
+
+def _refuse_past(limit: float, unreadable: Sequence[str], images: int) -> None:
+    if len(unreadable) > math.floor(limit * images):
+        raise DataError(
+            f"{len(unreadable)} of {images} images are unreadable, more than the allowed {limit:.1%}; remove them or raise"
+            f" max_bad_fraction: {_some(unreadable)}"
+        )
+
+
+def _too_many(unreadable: Sequence[str]) -> DataError:
+    return DataError(f"{len(unreadable)} images in a row are unreadable: {_some(unreadable)}")
+
+
+def _some(messages: Sequence[str]) -> str:
+    return "; ".join(messages[:5]) + (
+        f"; and {len(messages) - 5} more." if len(messages) > 5 else "."
+    )

@@ -1,0 +1,349 @@
+"""What a user may name as images, behind one small protocol: a length, `load(i)` and names.
+
+`open_source` understands
+
+    photos/   photo.jpg   'photos/**/*.png'   [list of those]     files
+    images.zip   images.tar   images.tar.xz                       archives, read in place
+    cifar10.tar.xz::cifar10/train                                 a part of an archive or folder
+    hf:NAME_OR_PATH[@split][#image_column]                        a Hugging Face dataset, hub or
+    local scenes:LENGTH[@SEED[@RESOLUTION]]                             rendered scenes
+    wds:shards-{000..099}.tar                                     WebDataset shards (a stream, see
+    shards.py)
+
+Images of a source are ordered by name, so the same files give the same source wherever they lie.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from aloe.data.archives import Store, open_archive
+from aloe.data.decode import (
+    EXTENSIONS,
+    MAX_BYTES,
+    DraftSize,
+    UnreadableImage,
+    decode_image,
+    is_image_name,
+)
+from aloe.errors import UserError
+
+if TYPE_CHECKING:
+    from aloe.data.shards import ShardSource
+
+
+class ImageSource(Protocol):
+    """Images that can be loaded in any order, from any process (picklable; files are opened where they are read)."""
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """(N,) int64 class indices, or None when unlabelled."""
+
+    @property
+    def classes(self) -> list[str] | None:
+        """Class names in the order of the labels, or None when unlabelled."""
+
+    def __len__(self) -> int: ...
+
+    def load(self, index: int, draft_size: DraftSize | None = None) -> Image.Image:
+        """Image `index` as upright RGB; raises `UnreadableImage`. For `draft_size` see `decode_image`."""
+
+    def name(self, index: int) -> str: ...
+
+    def fingerprint(self) -> str:
+        """A hash of the names and sizes: equal for equal content, wherever it lies."""
+
+
+def open_source(spec: str | Path | Sequence[str | Path]) -> ImageSource | ShardSource:
+    """The source that `spec` names (see the head of this module).
+
+    Raises:
+        UserError: Nothing there, no images in it, or an archive that is damaged or not safe to
+            read.
+    """
+    if isinstance(spec, str) and spec.startswith("wds:"):
+        from aloe.data.shards import ShardSource
+
+        return ShardSource(spec.removeprefix("wds:"))
+    return open_images(spec)
+
+
+def open_images(spec: str | Path | Sequence[str | Path]) -> ImageSource:
+    """Like `open_source`, but only sources with a length and random access: no shards."""
+    if not isinstance(spec, str | Path):
+        return StoredImages(FolderStore.of_files(spec), where=f"the {len(spec)} given paths")
+    text = str(spec)
+    if text.startswith("wds:"):
+        raise UserError(f"{text} is a stream of shards; give a folder, an archive or hf:... here.")
+    if text.startswith("hf:"):
+        return HubImages.parse(text)
+    if text.startswith("scenes:"):
+        return SceneImages.parse(text)
+    path, inner = Path(text).expanduser(), ""
+    if not path.exists() and "::" in text:
+        outer, inner = text.split("::", 1)
+        path = Path(outer).expanduser()
+    if path.is_dir():
+        return StoredImages(FolderStore(path), inner, where=str(path))
+    if path.is_file() and not is_image_name(path.name):
+        archive = open_archive(path)
+        if archive is None:
+            raise UserError(
+                f"{path} is neither an image ({_EXTENSIONS}) nor a zip or tar archive that can be read."
+            )
+        return StoredImages(archive, inner, where=str(path))
+    return StoredImages(FolderStore.of_files([path]), inner, where=text)
+
+
+class FolderStore:
+    """The files under a folder, or a chosen list of them. Links are followed, each folder at most once."""
+
+    def __init__(self, root: Path, names: list[str] | None = None) -> None:
+        self.root = root
+        self._names = names
+
+    @classmethod
+    def of_files(cls, paths: Iterable[str | Path]) -> FolderStore:
+        """Files, folders and glob patterns, named from their common folder."""
+        files = sorted({file for path in paths for file in _expanded(path)})
+        if not files:
+            return cls(Path(), [])
+        root = Path(os.path.commonpath([file.parent for file in files]))
+        return cls(root, [file.relative_to(root).as_posix() for file in files])
+
+    def names(self) -> list[str]:
+        return list(_walk(self.root)) if self._names is None else self._names
+
+    def size(self, name: str) -> int:
+        try:
+            return (self.root / name).stat().st_size
+        except OSError as error:
+            raise UnreadableImage(name, error.strerror or str(error)) from error
+
+    def read(self, name: str) -> bytes:
+        try:
+            return (self.root / name).read_bytes()
+        except OSError as error:
+            raise UnreadableImage(name, error.strerror or str(error)) from error
+
+
+class StoredImages:
+    """The images of a folder or archive, in the order of their names; `inner` is a path inside it."""
+
+    def __init__(self, store: Store, inner: str = "", *, where: str) -> None:
+        self._store = store
+        everything = [name for name in store.names() if is_image_name(name)]
+        inner = inner.strip("/")
+        start = f"{inner}/" if inner else ""
+        chosen = sorted(name for name in everything if name.startswith(start) or name == inner)
+        if not chosen and everything:
+            tops = sorted({name.rpartition("/")[0] or "." for name in everything})
+            some = ", ".join(tops[:8]) + (", ..." if len(tops) > 8 else "")
+            raise UserError(f"No images under {inner!r} in {where}; its images are in: {some}.")
+        if not chosen:
+            raise UserError(
+                f"No images found in {where}: looked in every folder that is not hidden for {_EXTENSIONS}."
+            )
+        self._files = chosen
+        self._start = 0 if chosen == [inner] else len(start)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def name(self, index: int) -> str:
+        return self._files[index][self._start :]
+
+    def load(self, index: int, draft_size: DraftSize | None = None) -> Image.Image:
+        file = self._files[index]
+        if self._store.size(file) > MAX_BYTES:
+            raise UnreadableImage(self.name(index), f"a file of more than {MAX_BYTES >> 20} MiB")
+        return decode_image(self._store.read(file), name=self.name(index), draft_size=draft_size)
+
+    @cached_property
+    def classes(self) -> list[str] | None:
+        parents = {PurePosixPath(self.name(i)).parent.name for i in range(len(self))}
+        return sorted(parents) if len(parents) > 1 and "" not in parents else None
+
+    @cached_property
+    def labels(self) -> np.ndarray | None:
+        if self.classes is None:
+            return None
+        number = {name: k for k, name in enumerate(self.classes)}
+        parents = (PurePosixPath(self.name(i)).parent.name for i in range(len(self)))
+        return np.array([number[parent] for parent in parents], dtype=np.int64)
+
+    def fingerprint(self) -> str:
+        return _hash(
+            f"{self.name(i)}\0{self._store.size(file)}" for i, file in enumerate(self._files)
+        )
+
+
+class HubImages:
+    """An image column of a Hugging Face dataset: from the hub, a parquet file, or a folder made by `save_to_disk`."""
+
+    def __init__(self, dataset: Any, column: str, where: str) -> None:
+        import datasets
+
+        self.classes: list[str] | None = None
+        self.labels: np.ndarray | None = None
+        for name, feature in dataset.features.items():
+            if isinstance(feature, datasets.ClassLabel):
+                self.classes = list(feature.names)
+                self.labels = np.asarray(dataset[name], dtype=np.int64)
+                break
+        self._where, self._column = where, column
+        only = dataset.select_columns([column])
+        self._dataset = only.cast_column(column, datasets.Image(decode=False))
+
+    @classmethod
+    def parse(cls, spec: str) -> HubImages:
+        """`hf:NAME_OR_PATH[@split][#image_column]`."""
+        match = re.fullmatch(r"hf:(.+?)(?:@([^@#/]+))?(?:#([^#]+))?", spec)
+        if match is None:
+            raise UserError(f"{spec!r} is not of the form hf:NAME_OR_PATH[@split][#image_column].")
+        name, split, column = match.groups()
+        dataset = _hub_dataset(name, split)
+        import datasets
+
+        images = [k for k, v in dataset.features.items() if isinstance(v, datasets.Image)]
+        if column is None and not images or column is not None and column not in images:
+            listed = ", ".join(dataset.features)
+            raise UserError(
+                f"{spec}: no image column {column or ''}".rstrip() + f"; the columns are {listed}."
+            )
+        if not len(dataset):
+            raise UserError(f"No images found in {spec}: the dataset has no rows.")
+        return cls(dataset, column or images[0], spec)
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def name(self, index: int) -> str:
+        return f"row {index}"
+
+    def load(self, index: int, draft_size: DraftSize | None = None) -> Image.Image:
+        cell = self._dataset[index][self._column] or {}
+        data = cell.get("bytes") or (Path(cell["path"]) if cell.get("path") else b"")
+        return decode_image(data, name=self.name(index), draft_size=draft_size)
+
+    def fingerprint(self) -> str:
+        rows = (self._dataset[i][self._column] or {} for i in range(len(self)))
+        return _hash(f"{i}\0{len(row.get('bytes') or b'')}" for i, row in enumerate(rows))
+
+
+class SceneImages:
+    """Rendered scenes: labelled images that need no data set, the same on every machine."""
+
+    def __init__(self, length: int, seed: int = 0, resolution: int = 64) -> None:
+        from aloe.data.scenes import CLASSES, SceneDataset
+
+        self.classes: list[str] | None = list(CLASSES)
+        self._settings = f"scenes:{length}@{seed}@{resolution}"
+        self._scenes = SceneDataset(length, seed=seed, resolution=resolution)
+
+    @classmethod
+    def parse(cls, spec: str) -> SceneImages:
+        """`scenes:LENGTH[@SEED[@RESOLUTION]]`."""
+        match = re.fullmatch(r"scenes:([1-9]\d*)(?:@(\d+))?(?:@([1-9]\d*))?", spec)
+        if match is None:
+            raise UserError(
+                f"{spec!r} is not of the form scenes:LENGTH[@SEED[@RESOLUTION]], such as scenes:2000@1@64."
+            )
+        length, seed, resolution = match.groups()
+        return cls(int(length), int(seed or 0), int(resolution or 64))
+
+    @cached_property
+    def labels(self) -> np.ndarray | None:
+        return np.asarray(self._scenes.labels, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._scenes)
+
+    def name(self, index: int) -> str:
+        return f"scene {index}"
+
+    def load(self, index: int, draft_size: DraftSize | None = None) -> Image.Image:
+        return Image.fromarray(np.asarray(self._scenes[index].image))
+
+    def fingerprint(self) -> str:
+        # The first picture stands for the renderer: another version of it is another data set.
+        return _hash([self._settings, self.load(0).tobytes().hex()])
+
+
+_EXTENSIONS = ", ".join(EXTENSIONS)
+
+
+def _expanded(path: str | Path) -> Iterator[Path]:
+    """The image files a path or a glob pattern stands for, absolute."""
+    text = os.path.expanduser(path)
+    exists = os.path.exists(text)
+    if not exists and not glob.has_magic(text):
+        raise UserError(f"{text} does not exist; give images, a folder, an archive or a pattern.")
+    for found in [text] if exists else glob.iglob(text, recursive=True):
+        file = Path(os.path.abspath(found))
+        if file.is_dir():
+            yield from (file / name for name in _walk(file) if is_image_name(name))
+        elif is_image_name(file.name):
+            yield file
+        elif exists:
+            raise UserError(f"{text} is not an image ({_EXTENSIONS}); give archives one at a time.")
+
+
+def _walk(root: Path) -> Iterator[str]:
+    """Names of the files under `root`, relative to it, following links once."""
+    seen = set()
+    for folder, below, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        below[:] = [name for name in below if not name.startswith(".")]
+        inner = Path(folder).relative_to(root)
+        yield from ((inner / name).as_posix() for name in files)
+
+
+def _hub_dataset(name: str, split: str | None) -> Any:
+    """One split of a dataset; `train` when none is named, or the only one there is."""
+    import datasets
+
+    path = Path(name).expanduser()
+    try:
+        if path.is_file():
+            loaded = datasets.load_dataset("parquet", data_files=str(path))
+        elif (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+            loaded = datasets.load_from_disk(str(path))
+        else:
+            loaded = datasets.load_dataset(str(path) if path.is_dir() else name)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"The dataset {name} could not be opened ({reason}); check the name, log in with `hf auth login` if it is"
+            " gated, or give a local folder."
+        ) from error
+    if isinstance(loaded, datasets.Dataset):
+        return loaded
+    if split is None:
+        split = "train" if "train" in loaded else next(iter(loaded))
+        if split not in loaded or (split != "train" and len(loaded) > 1):
+            raise UserError(f"hf:{name} has the splits {', '.join(loaded)}; add @SPLIT.")
+    if split not in loaded:
+        raise UserError(f"hf:{name} has no split {split!r}; it has {', '.join(loaded)}.")
+    return loaded[split]
+
+
+def _hash(parts: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode("utf-8", "surrogateescape") + b"\n")
+    return digest.hexdigest()

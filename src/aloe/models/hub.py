@@ -1,0 +1,56 @@
+"""Turns the many ways a checkpoint can fail to load into one sentence that says what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from aloe.errors import UserError
+
+
+@contextmanager
+def explain_hub_errors(name: str) -> Iterator[None]:
+    """Within the block, errors of loading `name` (hub id or folder) become a `UserError`."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from safetensors import SafetensorError
+
+    path = Path(name)
+    local = path.exists() or name.startswith((".", "/", "~"))
+    if local and not path.is_dir():
+        raise UserError(f"{name} is not a folder; give a folder with config.json and model.safetensors, or a hub id.")
+    if local and not (path / "config.json").is_file():
+        raise UserError(f"{name} holds no config.json; give a folder that save_pretrained wrote, or a hub id.")
+    try:
+        yield
+    except SafetensorError as error:
+        raise UserError(f"{name}: the safetensors file is truncated or corrupt ({error}); fetch it again.") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, UserError):
+            raise
+        cause = _chain(error)
+        if any(isinstance(e, GatedRepoError) for e in cause):
+            message = (
+                f"The hub repository {name} is gated: accept its terms at https://huggingface.co/{name} and run "
+                "`hf auth login`, or download its files by hand and give the folder."
+            )
+        elif any(isinstance(e, RepositoryNotFoundError) for e in cause):
+            message = f"There is no hub repository {name} (or it is private: run `hf auth login`), and no such folder."
+        elif local and isinstance(error, OSError):
+            message = f"{name} has no model.safetensors; only safetensors are loaded, never pickled weights."
+        elif isinstance(error, OSError):
+            message = (
+                f"{name} is neither a local folder nor reachable on the hub; check the name and the connection, "
+                "or download its files and give the folder."
+            )
+        else:
+            message = f"{name} could not be loaded: {str(error).splitlines()[0]}"
+        raise UserError(message) from error
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    found = []
+    while error is not None and error not in found:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found

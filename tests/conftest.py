@@ -1,0 +1,67 @@
+"""Small random teachers of every family, made on the fly: no network, no files."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers as hf
+from torch import nn
+
+from aloe.models.teachers import Teacher
+
+SIZE = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96}
+VISION = {**SIZE, "image_size": 32, "patch_size": 8}
+DINOV2 = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "mlp_ratio": 2, "image_size": 32}
+
+BUILDERS = {
+    "vit": lambda: hf.ViTModel(hf.ViTConfig(**VISION), add_pooling_layer=False),
+    "vit-classifier": lambda: hf.ViTForImageClassification(hf.ViTConfig(**VISION, num_labels=5)),
+    "dinov2": lambda: hf.Dinov2Model(hf.Dinov2Config(**DINOV2, patch_size=8)),
+    "dinov2-swiglu": lambda: hf.Dinov2Model(hf.Dinov2Config(**DINOV2, patch_size=8, use_swiglu_ffn=True)),
+    "dinov2-registers": lambda: hf.Dinov2WithRegistersModel(
+        hf.Dinov2WithRegistersConfig(**DINOV2, patch_size=8, num_register_tokens=3)
+    ),
+    "dinov3": lambda: hf.DINOv3ViTModel(hf.DINOv3ViTConfig(**VISION, num_register_tokens=4)),
+    "dinov3-swiglu": lambda: hf.DINOv3ViTModel(
+        hf.DINOv3ViTConfig(**VISION, num_register_tokens=2, use_gated_mlp=True, hidden_act="silu")
+    ),
+    "siglip": lambda: hf.SiglipVisionModel(hf.SiglipVisionConfig(**VISION)),
+    "siglip2": lambda: hf.Siglip2VisionModel(hf.Siglip2VisionConfig(**SIZE, patch_size=8, num_patches=16)),
+}
+FAMILIES = tuple(BUILDERS)
+
+
+def build_teacher(family: str, *, zero_bias: bool = False, dtype: torch.dtype = torch.float32) -> Teacher:
+    """A random teacher with every constant (norm scales, LayerScale, registers, positions) at a non-trivial value.
+
+    `zero_bias` zeroes the biases of attention, MLP and norms; the patch embedding keeps its own, which is folded.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(sum(map(ord, family)))
+        model = BUILDERS[family]()
+        for name, parameter in model.named_parameters():
+            _randomize(name, parameter, zero_bias)
+    return Teacher(model.to(dtype), name=family)
+
+
+def _randomize(name: str, parameter: nn.Parameter, zero_bias: bool) -> None:
+    with torch.no_grad():
+        if name.endswith("bias"):
+            stem = "patch_embed" in name
+            parameter.zero_() if zero_bias and not stem else parameter.normal_(0, 0.1)
+        elif "lambda1" in name or "norm" in name:
+            parameter.uniform_(0.5, 1.5)
+        elif parameter.ndim >= 2 and not any(t in name for t in ("token", "position", "probe")):
+            parameter.normal_(0, parameter[0].numel() ** -0.5)
+        else:
+            parameter.normal_(0, 0.5)
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(7))
