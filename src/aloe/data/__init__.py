@@ -1,5 +1,4 @@
-"""Images from anywhere (folders, archives, shards, datasets, rendered scenes) to seeded,
-reproducible tensors.
+"""Images from anywhere (folders, archives, shards, datasets, scenes) to reproducible tensors.
 
 `open_source` turns what a user typed into a source; `AlignmentDraws` and `ImageDataset` turn a
 source into what a `DataLoader` reads. Names are imported when first used, so that `import

@@ -25,6 +25,9 @@ from typing import IO, Any, Protocol
 from aloe.data.decode import UnreadableImage
 from aloe.errors import UserError
 
+# How a compressed file begins, and what opens it.
+COMPRESSED = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ\x00": lzma.open, b"BZh": bz2.open}
+
 
 class Store(Protocol):
     """Named files with their sizes in bytes, readable by name in any order and from any process."""
@@ -37,7 +40,7 @@ class Store(Protocol):
 
 
 class TarStore:
-    """The regular files of an uncompressed tar, indexed by offset; of members with one name the last counts."""
+    """The regular files of an uncompressed tar by offset; of members of one name the last wins."""
 
     def __init__(self, path: Path, shown: Path | None = None) -> None:
         self.path = path
@@ -53,11 +56,15 @@ class TarStore:
                     name = _checked(member.name, shown, kind)
                     self._members[name] = (member.offset_data, member.size)
                     archive.members = []  # type: ignore[attr-defined]  # keeps memory flat
+                tail_at = archive.offset
         except (tarfile.TarError, EOFError) as error:
             raise UserError(f"{shown} is not a complete tar archive ({error}).") from error
-        end = path.stat().st_size
-        if any(offset + size > end for offset, size in self._members.values()):
-            raise UserError(f"{shown} is truncated; copy or download it again.")
+        with path.open("rb") as file:
+            file.seek(tail_at)
+            tail = file.read(512)
+        # What follows the last member is zeros; tarfile takes a cut or damaged header for the end.
+        if len(tail) % 512 or tail.strip(b"\0"):
+            raise UserError(f"{shown} is damaged or cut off; copy or download it again.")
 
     def names(self) -> list[str]:
         return list(self._members)
@@ -70,9 +77,8 @@ class TarStore:
         if self._map is None:
             with self.path.open("rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return self._map[
-            offset : offset + size
-        ]  # a map has no file position: forks and threads may share it
+        # A map has no file position, so forks and threads may share it.
+        return self._map[offset : offset + size]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_map": None}
@@ -107,9 +113,8 @@ class ZipStore:
         return self._sizes[name][1]
 
     def read(self, name: str) -> bytes:
-        if (
-            self._zip is None or self._owner != os.getpid()
-        ):  # a fork must not share the file position
+        # Opened once per process: a fork must not share the file position.
+        if self._zip is None or self._owner != os.getpid():
             self._zip, self._owner = zipfile.ZipFile(self.path), os.getpid()
         try:
             return self._zip.read(self._sizes[name][0])
@@ -129,7 +134,7 @@ def open_archive(path: Path) -> Store | None:
     """
     with path.open("rb") as file:
         head = file.read(6)
-    for magic, opener in _COMPRESSED.items():
+    for magic, opener in COMPRESSED.items():
         if head.startswith(magic):
             return TarStore(_decompressed(path, opener), shown=path)
     if zipfile.is_zipfile(path):
@@ -143,11 +148,8 @@ def cache_folder() -> Path:
     return Path(root) if root else Path.home() / ".cache" / "aloe" / "archives"
 
 
-_COMPRESSED = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ\x00": lzma.open, b"BZh": bz2.open}
-
-
 def _decompressed(path: Path, opener: Any) -> Path:
-    """The decompressed copy in the cache, keyed by path, size and modification time; made if missing."""
+    """The copy in the cache, keyed by path, size and modification time; made if missing."""
     facts = path.stat()
     key = f"{path.resolve()}\0{facts.st_size}\0{facts.st_mtime_ns}"
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
@@ -177,7 +179,7 @@ def _decompressed(path: Path, opener: Any) -> Path:
 
 
 def _checked(name: str, archive: Path, kind: str) -> str:
-    """The member's name without leading `./`; refuses what an honest archive of images does not hold."""
+    """The member's name without leading `./`; refuses what no honest archive of images holds."""
     parts = name.replace("\\", "/").split("/")
     if parts[0] == "" or ".." in parts or re.match("[A-Za-z]:", parts[0]):
         kind = "outside the archive"

@@ -15,16 +15,15 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from aloe.errors import UserError
 
-MAX_PIXELS = (
-    89_478_485  # a quarter of a gibibyte once decoded to RGB; larger images are refused unread
-)
+MAX_PIXELS = 89_478_485  # a quarter of a gibibyte as RGB; larger images are refused unread
 MAX_BYTES = 1 << 28  # the same quarter gibibyte for the file itself
-# What Pillow may try: photographs and web graphics, and nothing that starts another program (EPS, WMF).
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+# What Pillow may try: photographs and web graphics, nothing that starts another program (EPS).
+# The last two may be missing from a build of Pillow, which then must have tried the others.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "PPM", "WEBP", "AVIF")
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp"),
     *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".avif"),
@@ -57,7 +56,7 @@ class DataError(UserError):
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file name ends like an image and no part of it is hidden (`.git/x.png`, `__MACOSX/._x.png`)."""
+    """Whether a name ends like an image and no part of it is hidden (`.git/x.png`, `a/._x.png`)."""
     return name.lower().endswith(EXTENSIONS) and not name.startswith(".") and "/." not in name
 
 
@@ -175,7 +174,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _reason(error: BaseException) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return "not an image in a format that is read"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror

@@ -1,5 +1,4 @@
-"""Sources to what a `DataLoader` reads, with every draw reproducible and unreadable files skipped
-and counted.
+"""Sources to what a `DataLoader` reads: every draw reproducible, unreadable files skipped, counted.
 
 A sample carries the unreadable files it met under "unreadable" (a list of `name: reason`), because
 workers cannot write to the parent's memory; the parent hands each batch to a `FaultLog`, which
@@ -238,7 +237,7 @@ def collate_draws(samples: Sequence[Sample]) -> Sample:
 
 
 def collate_images(samples: Sequence[Sample]) -> Sample:
-    """{"pixel_values": (B, 3, H, W), "label": (B,), "index": (B,), "unreadable": list}; B counts the readable ones."""
+    """{"pixel_values": (B, 3, H, W), "label", "index": (B,), "unreadable"}; only readable ones."""
     batch = collate_draws(samples)
     good = [k for k, sample in enumerate(samples) if not sample["unreadable"]]
     if len(good) < len(samples):
@@ -256,7 +255,7 @@ def _generator(seed: int, *key: int) -> np.random.Generator:
 
 
 def _draft_size(transform: Transform, fresh: partial[np.random.Generator]) -> DraftSize | None:
-    """How much resolution the transform needs, as a function of the image's size; None when it does not say."""
+    """The resolution the transform needs as a function of the image size; None if it tells none."""
     enough = getattr(transform, "enough", None)
     return None if enough is None else partial(enough, fresh=fresh)
 
@@ -264,8 +263,8 @@ def _draft_size(transform: Transform, fresh: partial[np.random.Generator]) -> Dr
 def _refuse_past(limit: float, unreadable: Sequence[str], images: int) -> None:
     if len(unreadable) > math.floor(limit * images):
         raise DataError(
-            f"{len(unreadable)} of {images} images are unreadable, more than the allowed {limit:.1%}; remove them or raise"
-            f" max_bad_fraction: {_some(unreadable)}"
+            f"{len(unreadable)} of {images} images are unreadable, past the allowed {limit:.1%};"
+            f" remove them or raise max_bad_fraction: {_some(unreadable)}"
         )
 
 
@@ -274,6 +273,5 @@ def _too_many(unreadable: Sequence[str]) -> DataError:
 
 
 def _some(messages: Sequence[str]) -> str:
-    return "; ".join(messages[:5]) + (
-        f"; and {len(messages) - 5} more." if len(messages) > 5 else "."
-    )
+    more = f"; and {len(messages) - 5} more." if len(messages) > 5 else "."
+    return "; ".join(messages[:5]) + more

@@ -19,6 +19,7 @@ from itertools import chain, count, islice
 from pathlib import Path
 from typing import IO
 
+from aloe.data.archives import COMPRESSED
 from aloe.data.decode import DataError, is_image_name
 from aloe.errors import UserError
 
@@ -39,8 +40,12 @@ class ShardSource:
     def __init__(
         self, pattern: str, *, buffer: int = 1000, retries: int = 3, pause: float = 1.0
     ) -> None:
-        from webdataset.shardlists import expand_urls
-
+        try:
+            from webdataset.shardlists import expand_urls
+        except ImportError as error:
+            raise UserError(
+                "wds:... needs the package webdataset; install aloe-vit[data]."
+            ) from error
         self.buffer, self.retries, self.pause = buffer, retries, pause
         self.urls: list[str] = []
         for url in expand_urls(pattern):
@@ -74,6 +79,7 @@ class ShardSource:
         for epoch in count() if repeat else range(1):
             urls = list(self.urls)
             random.Random(f"{seed} {epoch}").shuffle(urls)
+            share: Iterator[tuple[str, bytes]]
             if len(urls) >= slots:
                 share = chain.from_iterable(map(self._read, urls[slot::slots]))
             else:
@@ -85,8 +91,8 @@ class ShardSource:
                 yield sample
             if empty:
                 raise DataError(
-                    f"No images for reader {slot + 1} of {slots} in {len(urls)} shards ({urls[0]}, ...): use fewer"
-                    " workers or other shards."
+                    f"No images for reader {slot + 1} of {slots} in {len(urls)} shards"
+                    f" ({urls[0]}, ...): use fewer workers or other shards."
                 )
 
     def _read(self, url: str) -> Iterator[tuple[str, bytes]]:
@@ -104,7 +110,8 @@ class ShardSource:
                 if isinstance(error, OSError) and error.strerror:
                     problem = error.strerror
         raise DataError(
-            f"The shard {url} could not be read ({problem}; tried {self.retries + 1} times); restore it or leave it out."
+            f"The shard {url} could not be read ({problem}; tried {self.retries + 1} times);"
+            " restore it or leave it out."
         )
 
 
@@ -112,7 +119,8 @@ def _images(url: str) -> Iterator[tuple[str, bytes]]:
     """One pass over one shard."""
     from webdataset.tariterators import group_by_keys, tar_file_expander
 
-    with _open(url) as stream:
+    with _open(url) as opened:
+        stream = _Counted(opened)
         files = tar_file_expander(
             [{"url": url, "stream": stream}], select_files=is_image_name, eof_value=None
         )
@@ -121,6 +129,28 @@ def _images(url: str) -> Iterator[tuple[str, bytes]]:
             suffix = next((name for name in sample if not name.startswith("__")), None)
             if suffix is not None:
                 yield f"{url}: {key}.{suffix}", sample[suffix]
+        stream.check()
+
+
+class _Counted:
+    """A stream that knows whether it was cut off: tarfile takes a cut header for the end."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream, self.total, self.head = stream, 0, b""
+
+    def read(self, size: int = -1) -> bytes:
+        data = self.stream.read(size)
+        self.total += len(data)
+        self.head = self.head or data[:6]
+        return data
+
+    def check(self) -> None:
+        """Raises EOFError when bytes are missing to whole tar blocks or to the promised length."""
+        while self.read(1 << 20):
+            pass
+        whole_blocks = self.total % 512 == 0 or self.head.startswith(tuple(COMPRESSED))
+        if not whole_blocks or getattr(self.stream, "length", None):
+            raise EOFError("cut off")
 
 
 def _open(url: str) -> IO[bytes]:

@@ -22,7 +22,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from PIL import Image
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 class ImageSource(Protocol):
-    """Images that can be loaded in any order, from any process (picklable; files are opened where they are read)."""
+    """Images that load in any order, from any process (picklable; files are opened where read)."""
 
     @property
     def labels(self) -> np.ndarray | None:
@@ -56,7 +56,7 @@ class ImageSource(Protocol):
     def __len__(self) -> int: ...
 
     def load(self, index: int, draft_size: DraftSize | None = None) -> Image.Image:
-        """Image `index` as upright RGB; raises `UnreadableImage`. For `draft_size` see `decode_image`."""
+        """Image `index` as upright RGB, see `decode_image`; raises `UnreadableImage`."""
 
     def name(self, index: int) -> str: ...
 
@@ -86,6 +86,8 @@ def open_images(spec: str | Path | Sequence[str | Path]) -> ImageSource:
     if text.startswith("wds:"):
         raise UserError(f"{text} is a stream of shards; give a folder, an archive or hf:... here.")
     if text.startswith("hf:"):
+        from aloe.data.hub import HubImages
+
         return HubImages.parse(text)
     if text.startswith("scenes:"):
         return SceneImages.parse(text)
@@ -99,14 +101,14 @@ def open_images(spec: str | Path | Sequence[str | Path]) -> ImageSource:
         archive = open_archive(path)
         if archive is None:
             raise UserError(
-                f"{path} is neither an image ({_EXTENSIONS}) nor a zip or tar archive that can be read."
+                f"{path} is neither an image ({_EXTENSIONS}) nor a readable zip or tar archive."
             )
         return StoredImages(archive, inner, where=str(path))
     return StoredImages(FolderStore.of_files([path]), inner, where=text)
 
 
 class FolderStore:
-    """The files under a folder, or a chosen list of them. Links are followed, each folder at most once."""
+    """The files under a folder, or chosen ones of them; links are followed, a folder only once."""
 
     def __init__(self, root: Path, names: list[str] | None = None) -> None:
         self.root = root
@@ -138,7 +140,7 @@ class FolderStore:
 
 
 class StoredImages:
-    """The images of a folder or archive, in the order of their names; `inner` is a path inside it."""
+    """The images of a folder or archive in the order of their names; `inner` is a path inside."""
 
     def __init__(self, store: Store, inner: str = "", *, where: str) -> None:
         self._store = store
@@ -152,7 +154,7 @@ class StoredImages:
             raise UserError(f"No images under {inner!r} in {where}; its images are in: {some}.")
         if not chosen:
             raise UserError(
-                f"No images found in {where}: looked in every folder that is not hidden for {_EXTENSIONS}."
+                f"No images found in {where}: looked, hidden files aside, for {_EXTENSIONS}."
             )
         self._files = chosen
         self._start = 0 if chosen == [inner] else len(start)
@@ -183,62 +185,9 @@ class StoredImages:
         return np.array([number[parent] for parent in parents], dtype=np.int64)
 
     def fingerprint(self) -> str:
-        return _hash(
+        return digest(
             f"{self.name(i)}\0{self._store.size(file)}" for i, file in enumerate(self._files)
         )
-
-
-class HubImages:
-    """An image column of a Hugging Face dataset: from the hub, a parquet file, or a folder made by `save_to_disk`."""
-
-    def __init__(self, dataset: Any, column: str, where: str) -> None:
-        import datasets
-
-        self.classes: list[str] | None = None
-        self.labels: np.ndarray | None = None
-        for name, feature in dataset.features.items():
-            if isinstance(feature, datasets.ClassLabel):
-                self.classes = list(feature.names)
-                self.labels = np.asarray(dataset[name], dtype=np.int64)
-                break
-        self._where, self._column = where, column
-        only = dataset.select_columns([column])
-        self._dataset = only.cast_column(column, datasets.Image(decode=False))
-
-    @classmethod
-    def parse(cls, spec: str) -> HubImages:
-        """`hf:NAME_OR_PATH[@split][#image_column]`."""
-        match = re.fullmatch(r"hf:(.+?)(?:@([^@#/]+))?(?:#([^#]+))?", spec)
-        if match is None:
-            raise UserError(f"{spec!r} is not of the form hf:NAME_OR_PATH[@split][#image_column].")
-        name, split, column = match.groups()
-        dataset = _hub_dataset(name, split)
-        import datasets
-
-        images = [k for k, v in dataset.features.items() if isinstance(v, datasets.Image)]
-        if column is None and not images or column is not None and column not in images:
-            listed = ", ".join(dataset.features)
-            raise UserError(
-                f"{spec}: no image column {column or ''}".rstrip() + f"; the columns are {listed}."
-            )
-        if not len(dataset):
-            raise UserError(f"No images found in {spec}: the dataset has no rows.")
-        return cls(dataset, column or images[0], spec)
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def name(self, index: int) -> str:
-        return f"row {index}"
-
-    def load(self, index: int, draft_size: DraftSize | None = None) -> Image.Image:
-        cell = self._dataset[index][self._column] or {}
-        data = cell.get("bytes") or (Path(cell["path"]) if cell.get("path") else b"")
-        return decode_image(data, name=self.name(index), draft_size=draft_size)
-
-    def fingerprint(self) -> str:
-        rows = (self._dataset[i][self._column] or {} for i in range(len(self)))
-        return _hash(f"{i}\0{len(row.get('bytes') or b'')}" for i, row in enumerate(rows))
 
 
 class SceneImages:
@@ -257,7 +206,7 @@ class SceneImages:
         match = re.fullmatch(r"scenes:([1-9]\d*)(?:@(\d+))?(?:@([1-9]\d*))?", spec)
         if match is None:
             raise UserError(
-                f"{spec!r} is not of the form scenes:LENGTH[@SEED[@RESOLUTION]], such as scenes:2000@1@64."
+                f"{spec!r} is not of the form scenes:LENGTH[@SEED[@RESOLUTION]] (scenes:2000@1@64)."
             )
         length, seed, resolution = match.groups()
         return cls(int(length), int(seed or 0), int(resolution or 64))
@@ -277,7 +226,7 @@ class SceneImages:
 
     def fingerprint(self) -> str:
         # The first picture stands for the renderer: another version of it is another data set.
-        return _hash([self._settings, self.load(0).tobytes().hex()])
+        return digest([self._settings, self.load(0).tobytes().hex()])
 
 
 _EXTENSIONS = ", ".join(EXTENSIONS)
@@ -313,37 +262,9 @@ def _walk(root: Path) -> Iterator[str]:
         yield from ((inner / name).as_posix() for name in files)
 
 
-def _hub_dataset(name: str, split: str | None) -> Any:
-    """One split of a dataset; `train` when none is named, or the only one there is."""
-    import datasets
-
-    path = Path(name).expanduser()
-    try:
-        if path.is_file():
-            loaded = datasets.load_dataset("parquet", data_files=str(path))
-        elif (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-            loaded = datasets.load_from_disk(str(path))
-        else:
-            loaded = datasets.load_dataset(str(path) if path.is_dir() else name)
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"The dataset {name} could not be opened ({reason}); check the name, log in with `hf auth login` if it is"
-            " gated, or give a local folder."
-        ) from error
-    if isinstance(loaded, datasets.Dataset):
-        return loaded
-    if split is None:
-        split = "train" if "train" in loaded else next(iter(loaded))
-        if split not in loaded or (split != "train" and len(loaded) > 1):
-            raise UserError(f"hf:{name} has the splits {', '.join(loaded)}; add @SPLIT.")
-    if split not in loaded:
-        raise UserError(f"hf:{name} has no split {split!r}; it has {', '.join(loaded)}.")
-    return loaded[split]
-
-
-def _hash(parts: Iterable[str]) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part.encode("utf-8", "surrogateescape") + b"\n")
-    return digest.hexdigest()
+def digest(lines: Iterable[str]) -> str:
+    """SHA-256 of the lines, for fingerprints."""
+    state = hashlib.sha256()
+    for line in lines:
+        state.update(line.encode("utf-8", "surrogateescape") + b"\n")
+    return state.hexdigest()

@@ -142,5 +142,5 @@ class ResizeCenterCrop:
 
 def to_tensor(image: Image.Image) -> torch.Tensor:
     """RGB image to float32 (3, H, W) in [0, 1]."""
-    pixels = np.asarray(image).transpose(2, 0, 1)
-    return torch.from_numpy(np.divide(pixels, np.float32(255), order="C"))
+    planes = np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+    return torch.from_numpy(np.divide(planes, np.float32(255)))

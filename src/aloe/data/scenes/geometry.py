@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .materials import Material
 
 Array = NDArray[np.float64]
-_TORUS_NEAR = 2e-3
+_TORUS_NEAR = 5e-3
 EPSILON = 1e-6  # hits nearer than this are the surface that the ray leaves
 
 
@@ -192,11 +192,14 @@ def _torus(p: Primitive, o: Array, d: Array) -> Array:
     """March the exact distance field, which cannot overshoot, until close; then Newton steps to rounding error."""
     speed2 = _dot(d, d)
     enter, leave = _quadratic(speed2, _dot(o, d), _dot(o, o) - (1 + p.k) ** 2)
-    live = np.flatnonzero(leave > EPSILON)
+    middle, half = -o[2] / d[2], np.abs(p.k / d[2])
+    enter = np.maximum(np.maximum(enter, middle - half), EPSILON)
+    leave = np.minimum(leave, middle + half)
+    live = np.flatnonzero(leave > enter)
     origin, ray = np.broadcast_to(o, d.shape)[:, live], d[:, live]
-    step, t, end = 1 / np.sqrt(speed2[live]), np.maximum(enter[live], EPSILON), leave[live]
+    step, t, end = 1 / np.sqrt(speed2[live]), enter[live], leave[live]
     best = np.full(d.shape[1], np.inf)
-    for _ in range(32):
+    for _ in range(24):
         gap, _ = _torus_gap(p, origin + t * ray)
         near, going = gap < _TORUS_NEAR, t < end
         best[live[near & going]] = t[near & going]

@@ -3,6 +3,7 @@ distance gives the object its share of the frame. Nothing here depends on resolu
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from .objects import Rng, build, distractor, rotation
 from .tracing import Tracer, World, pixel_rays
 
 VIEW_STEP = np.deg2rad(12.0)
-_PROBE = 28  # side of the coarse grid on which the object's share of the frame is measured
+_PROBE = 24  # side of the coarse grid on which the object's share of the frame is measured
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +83,7 @@ def _frame_object(parts: list[Primitive], focal: float, pitch: float, rng: Rng) 
     seen = _covered(world, pose, lens, x, y)
     width = np.array([np.ptp(x[seen]), np.ptp(y[seen])]) + 1 / _PROBE
     centre = np.array([x[seen].mean(), y[seen].mean()])
-    zoom = min(np.sqrt(share / seen.mean()), 0.9 / width.max())
+    zoom = min(np.sqrt(share / seen.mean()), 0.85 / width.max())
     distance /= zoom
     room = np.clip(0.5 - 0.5 * zoom * width, 0, 0.22)
     offset = (zoom * centre - shift * room) * distance / focal
@@ -93,7 +94,7 @@ def _frame_object(parts: list[Primitive], focal: float, pitch: float, rng: Rng) 
 def _covered(world: World, pose: Array, lens: Array, x: Array, y: Array) -> np.ndarray:
     """Which of the rays through image points x, y (n,) meet the world, bool (n,)."""
     rays = pixel_rays(lens, pose[:3, :3], x, y)
-    return Tracer(world, pose[:3, 3]).hits(rays).which >= 0
+    return Tracer(world, pose[:3, 3]).nearest(rays)[1] >= 0
 
 
 def _backdrop(size: float, rng: Rng) -> list[Primitive]:
@@ -118,20 +119,23 @@ def _clutter(
     """Distractors on the ground, clear of the object, the walls, each other and the view of the object."""
     spheres = [part.bounding_sphere() for part in parts]
     own = max(float(np.hypot(c[0], c[1])) + r for c, r in spheres)
-    placed, taken = [], [(np.zeros(2), min(own, 0.75 * size))]
-    wanted, walls = rng.integers(4, 10), backdrop[1:]
-    for _ in range(24):
-        scale, angle, reach = rng.uniform((0.1, -np.pi, 0.6), (0.26, np.pi, 2.6)) * (size, 1, size)
-        place, radius = reach * np.array([np.sin(angle), np.cos(angle)]), 1.5 * scale
-        in_front = place[1] < 0 and abs(place[0]) < 0.45 * size + radius
-        clear = all(np.hypot(*(place - at)) > radius + r for at, r in taken)
-        inside = all((place - w.origin[:2]) @ w.rotation[:2, 2] > radius for w in walls)
-        far = np.hypot(*(place - camera[:2, 3])) > radius + 1.2 * size
-        if clear and inside and far and not in_front:
-            placed.append(distractor(rng, scale).moved(np.eye(3), 1.0, np.array([*place, 0.0])))
-            taken.append((place, radius))
-        if len(placed) == wanted:
-            break
+    placed: list[Primitive] = []
+    taken = [(0.0, 0.0, min(own, 0.75 * size))]
+    walls = [(wall.rotation[:2, 2], wall.origin[:2] @ wall.rotation[:2, 2]) for wall in backdrop[1:]]
+    eye_x, eye_y = camera[:2, 3]
+    wanted = rng.integers(4, 10)
+    tries = rng.uniform((0.1, -np.pi, 0.6), (0.26, np.pi, 2.6), size=(24, 3)) * (size, 1, size)
+    for scale, angle, reach in tries.tolist():
+        x, y, radius = reach * math.sin(angle), reach * math.cos(angle), 1.5 * scale
+        if (
+            len(placed) < wanted
+            and not (y < 0 and abs(x) < 0.45 * size + radius)
+            and math.hypot(x - eye_x, y - eye_y) > radius + 1.2 * size
+            and all(math.hypot(x - at_x, y - at_y) > radius + r for at_x, at_y, r in taken)
+            and all(x * facing[0] + y * facing[1] - level > radius for facing, level in walls)
+        ):
+            placed.append(distractor(rng, scale).moved(np.eye(3), 1.0, np.array([x, y, 0.0])))
+            taken.append((x, y, radius))
     return placed
 
 

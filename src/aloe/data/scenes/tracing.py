@@ -48,8 +48,8 @@ class Tracer:
         self._centres = np.array([centre for centre, _ in spheres])
         self._radii = np.array([radius for _, radius in spheres])
 
-    def hits(self, rays: Array) -> Hits:
-        """Nearest hits of the rays eye + t * rays, rays (3,n)."""
+    def nearest(self, rays: Array) -> tuple[Array, Index]:
+        """Depth (inf: none) and primitive index (-1: none) of the first hit of eye + t * rays, rays (3,n)."""
         n = rays.shape[1]
         depth, which = np.full(n, np.inf), np.full(n, -1)
         near = self._near_rays(rays)
@@ -63,6 +63,11 @@ class Tracer:
             closer = np.flatnonzero(t < depth[index])
             index = index[closer]
             depth[index], which[index] = t[closer], i
+        return depth, which
+
+    def hits(self, rays: Array) -> Hits:
+        """Nearest hits of the rays eye + t * rays, rays (3,n), with normals."""
+        depth, which = self.nearest(rays)
         groups = _grouped(which)
         return Hits(depth, which, self._normals(rays, depth, groups), groups)
 
@@ -123,9 +128,11 @@ class Tracer:
         """Whether a bounded primitive lies between the points (3,n) and the suns (3,n), (n,)."""
         solid = np.flatnonzero(np.isfinite(self._radii))
         centre, radius = self._centres[solid], self._radii[solid, None]
-        along = centre @ sun - (sun * point).sum(0)
-        apart = (centre**2).sum(1)[:, None] - radius**2 - 2 * (centre @ point)
-        near = (apart + (point * point).sum(0) < along * along) & (along > -radius)
+        where, towards, middle = (a.astype(np.float32) for a in (point, sun, centre))  # half the traffic
+        along = middle @ towards - (towards * where).sum(0)
+        apart = ((centre**2).sum(1)[:, None] - 1.02 * radius**2).astype(np.float32)
+        apart = apart - 2 * (middle @ where) + (where * where).sum(0)
+        near = (apart < along * along) & (along > -radius.astype(np.float32))
         dark = np.zeros(point.shape[1], dtype=bool)
         for i, close in zip(solid, near, strict=True):
             index = np.flatnonzero(close & ~dark)
@@ -176,12 +183,11 @@ def _grouped(which: Index) -> list[tuple[int, Index]]:
 
 
 def _edges(signature: Array) -> Index:
-    """Flat indices of the pixels of (H,W) that differ by more than 1 from a neighbour to any of the four sides."""
+    """Flat indices of the pixels of (H,W) that share a 2 x 2 window with a pixel that differs by more than 1."""
+    corners = [(slice(i, i - 1 or None), slice(j, j - 1 or None)) for i in (0, 1) for j in (0, 1)]
+    windows = np.stack([signature[corner] for corner in corners])
+    jump = np.ptp(windows, axis=0) > 1
     jagged = np.zeros(signature.shape, dtype=bool)
-    down = np.abs(signature[1:] - signature[:-1]) > 1
-    right = np.abs(signature[:, 1:] - signature[:, :-1]) > 1
-    jagged[1:] |= down
-    jagged[:-1] |= down
-    jagged[:, 1:] |= right
-    jagged[:, :-1] |= right
+    for corner in corners:
+        jagged[corner] |= jump
     return np.flatnonzero(jagged)

@@ -1,0 +1,58 @@
+"""Give a converted student back the scale of its teacher's activations before it is aligned.
+
+A B-cos unit multiplies the linear response o = w . x by |cos(x, w)|^(B-1), which is far below 1 in high dimensions: units
+of a converted network answer a tenth as loudly as the teacher's, and constants drown the image. y is homogeneous of degree
+one in w, so scaling a weight by s scales its output by s and leaves every cosine, gate and explanation ratio as it was.
+One pass over a few images sets s for every unit to rms(o) / rms(y).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aloe.bcos.layers import BcosConv2d, BcosLinear
+from aloe.models.modeling import BcosPatchEmbedding
+
+
+@torch.no_grad()
+def calibrate(student: nn.Module, images: Tensor) -> dict[str, float]:
+    """Scale every B-cos unit in place so that its output has the root mean square of its linear response.
+
+    Args:
+        student: a converted B-cos ViT (its `classifier`, if any, is left alone).
+        images: (B, 3, H, W) in [0, 1], a few dozen unlabelled images.
+
+    Returns:
+        The factor of every unit, by name.
+    """
+    factors: dict[str, float] = {}
+    backbone = student.base_model
+    units = [(n, m) for n, m in backbone.named_modules() if isinstance(m, BcosLinear | BcosConv2d | BcosPatchEmbedding)]
+    hooks = [m.register_forward_hook(_rescale(name, factors)) for name, m in units]
+    training = backbone.training
+    backbone.eval()
+    try:
+        backbone(images.to(next(backbone.parameters())))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        backbone.train(training)
+    return factors
+
+
+def _rescale(name: str, factors: dict[str, float]) -> Any:
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        b, module.b = module.b, 1.0
+        try:
+            linear = module.forward(*inputs)
+        finally:
+            module.b = b
+        factor = (linear.square().mean() / output.square().mean().clamp_min(1e-30)).sqrt().item()
+        module.weight.mul_(factor)
+        factors[name] = factor
+        return output * factor
+
+    return hook

@@ -1,0 +1,135 @@
+"""What a person sees of a run, and what is kept of it: a progress bar and a live JSONL log."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from aloe.alignment.trainer import COSINE_PREFIX, LOSS_PREFIX
+
+LOG_NAME = "log.jsonl"
+
+
+class JsonlLog(TrainerCallback):
+    """Appends one line per log and evaluation; a resumed run first drops the lines after its checkpoint."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / LOG_NAME
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            kept = [row for row in read_log(self.path.parent) if row["step"] <= state.global_step]
+            self.path.write_text("".join(json.dumps(row) + "\n" for row in kept if state.global_step))
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if state.is_world_process_zero and logs:
+            row = {"step": state.global_step, "time": round(time.time(), 3), **logs}
+            with self.path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run's log; a last line cut short by a crash is left out."""
+    path = folder / LOG_NAME
+    rows = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return rows
+
+
+class Throughput(TrainerCallback):
+    """Adds images per second and the share of time spent waiting for data to every training log."""
+
+    def __init__(self, images_per_step: int) -> None:
+        self.images_per_step = images_per_step
+        self._since = self._step_end = 0.0
+        self._waited, self._steps = 0.0, 0
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self._reset()
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self._waited += time.perf_counter() - self._step_end
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self._step_end = time.perf_counter()
+        self._steps += 1
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if not logs or "loss" not in logs or not self._steps:
+            return
+        elapsed = time.perf_counter() - self._since
+        logs["images_per_second"] = round(self._steps * self.images_per_step / elapsed, 2)
+        logs["data_wait"] = round(self._waited / elapsed, 4)
+        self._reset()
+
+    def on_evaluate(self, *_: Any, **__: Any) -> None:
+        self._reset()
+
+    def on_save(self, *_: Any, **__: Any) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self._since = self._step_end = time.perf_counter()
+        self._waited, self._steps = 0.0, 0
+
+
+class ProgressBar(TrainerCallback):
+    """A rich progress bar: step, images/s, share of data wait, loss per point, held-out cosine, time left."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._task: Any = None
+        self._cosine = ""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn("aligning"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[status]}"),
+            console=Console(stderr=True),
+        )
+        self._bar.start()
+        self._task = self._bar.add_task("", total=state.max_steps, completed=state.global_step, status="")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if self._bar is None or not logs:
+            return
+        if any(k.startswith(COSINE_PREFIX) for k in logs):
+            self._cosine = "  cosine " + _per_point(logs, COSINE_PREFIX)
+        if "loss" in logs:
+            speed = f"{logs.get('images_per_second', 0):.0f} img/s, data wait {logs.get('data_wait', 0):.0%}"
+            status = f"{speed}  loss {_per_point(logs, LOSS_PREFIX)}{self._cosine}"
+            self._bar.update(self._task, status=status)
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Also called when a run stops early, so that the terminal is left as it was."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def _per_point(logs: dict[str, Any], prefix: str) -> str:
+    names = {k.removeprefix(prefix): v for k, v in logs.items() if k.startswith(prefix)}
+    return " ".join(f"{k.removeprefix('after_block_')}:{v:.3f}" for k, v in names.items())

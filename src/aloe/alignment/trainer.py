@@ -1,0 +1,249 @@
+"""Alignment on `transformers.Trainer`: resume, accumulation, mixed precision, DDP, FSDP and logging come with it.
+
+The trained module is the student plus the objective's own parameters; the teacher stands beside it, never wrapped, never
+saved. Checkpoints appear whole (written aside, then renamed) and are never taken from weights that are not finite.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import SequentialSampler
+from transformers import PrinterCallback, Trainer, TrainingArguments, get_scheduler
+
+from aloe.alignment.objectives import SiglipLoss, cosine, infonce, mse
+from aloe.alignment.points import (
+    POOLED,
+    cosines,
+    match_tokens,
+    point_name,
+    student_features,
+    teacher_features,
+)
+from aloe.alignment.settings import AlignSettings
+from aloe.data.draws import FaultLog
+from aloe.errors import UserError
+from aloe.models.teachers import Features, Teacher
+
+LOSS_PREFIX, COSINE_PREFIX = "loss_", "eval_cosine_"
+
+
+class AlignmentModel(nn.Module):
+    """The student and the loss: images and the teacher's features in, one loss per alignment point out."""
+
+    def __init__(self, student: nn.Module, source: Teacher, settings: AlignSettings, blocks: tuple[int, ...]) -> None:
+        super().__init__()
+        self.student = student
+        self.blocks = blocks if settings.objective in ("cosine", "mse") else ()
+        self.pooled = settings.pooled
+        self._source = (source,)  # in a tuple: not a submodule, so neither trained, wrapped nor saved
+        self.loss = SiglipLoss() if settings.objective == "siglip" else None
+        self._objective = {"cosine": cosine, "mse": mse, "infonce": infonce}.get(settings.objective)
+
+    def forward(self, images: Tensor, teacher: Features) -> dict[str, Tensor]:
+        features = student_features(self.student, images, self.blocks)
+        compare: Any = self.loss or self._objective
+        losses = {}
+        for k in self.blocks:
+            ours, theirs = match_tokens(features.states[k], teacher.states[k], self.student.config, self._source[0])
+            losses[point_name(k)] = compare(ours, theirs)
+        if self.pooled:
+            losses[POOLED] = compare(features.pooled, teacher.pooled)
+        return losses
+
+
+class AlignmentTrainer(Trainer):
+    """Trainer whose loss is the distance to a frozen teacher.
+
+    Args:
+        settings: the resolved settings. source: the teacher. faults: counts unreadable images.
+        Others: as in `transformers.Trainer`; the data are read in order, because they are draws.
+    """
+
+    def __init__(self, *, settings: AlignSettings, source: Teacher, faults: FaultLog, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.remove_callback(PrinterCallback)
+        self.settings, self.faults = settings, faults
+        self.source = source.to(self.args.device)
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        images = self.faults.take(inputs)["pixel_values"]
+        core: AlignmentModel = self.accelerator.unwrap_model(model)
+        features = teacher_features(self.source, images, core.student.config, core.blocks)
+        losses = model(images, features)
+        total = torch.stack(list(losses.values())).sum()
+        for name, loss in losses.items():
+            self._sums[name] = self._sums.get(name, 0) + loss.detach()
+        self._count += 1
+        return (total, losses) if return_outputs else total
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the mean loss of every point since the last log; stops a run whose loss is not finite."""
+        if "loss" in logs and self._count:
+            means = torch.stack(list(self._sums.values())) / self._count
+            means = self.accelerator.reduce(means, reduction="mean")
+            logs |= {f"{LOSS_PREFIX}{k}": v for k, v in zip(self._sums, means.tolist(), strict=True)}
+            self._sums, self._count = {}, 0
+            if not all(map(_finite, (logs["loss"], *means.tolist()))):
+                raise UserError(
+                    f"The loss became {logs['loss']} by step {self.state.global_step}: lower learning_rate "
+                    f"(now {self.settings.learning_rate:g}) and run again; the last checkpoint is kept."
+                )
+        super().log(logs, start_time)
+
+    def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
+        """Cosine per alignment point on the held-out images, student against teacher."""
+        core: AlignmentModel = self.accelerator.unwrap_model(self.model)
+        loader = self.get_eval_dataloader()
+        metrics = mean_cosines(core.student, self.source, loader, core.blocks, self.args.device, self.accelerator)
+        logs = {f"{COSINE_PREFIX}{name}": value for name, value in metrics.items()}
+        self.log(logs)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
+        return logs
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        if self.lr_scheduler is None:
+            chosen = self.optimizer if optimizer is None else optimizer
+            self.lr_scheduler = make_schedule(chosen, self.settings, num_training_steps)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        return SequentialSampler(dataset) if hasattr(dataset, "__len__") else None
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Written into a folder aside and renamed, so that a checkpoint is whole or absent."""
+        if not all(bool(p.isfinite().all()) for p in model.parameters()):
+            raise UserError(
+                f"The weights are not finite at step {self.state.global_step}: lower learning_rate "
+                f"(now {self.settings.learning_rate:g}) and run again; the last checkpoint is kept."
+            )
+        home = Path(self.args.output_dir)
+        staging = home / ".saving"
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        if self.args.should_save:
+            shutil.rmtree(staging, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self.args.output_dir = str(staging)
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+            shutil.rmtree(staging, ignore_errors=True)
+            raise UserError(f"The checkpoint at step {self.state.global_step} could not be written: {error}.") from error
+        finally:
+            self.args.output_dir, self.args.save_total_limit = str(home), limit
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            name = f"checkpoint-{self.state.global_step}"
+            shutil.rmtree(home / name, ignore_errors=True)
+            os.replace(staging / name, home / name)
+            shutil.rmtree(staging, ignore_errors=True)
+            for old in checkpoints(home)[:-limit] if limit else []:
+                shutil.rmtree(old)
+
+
+def make_schedule(
+    optimizer: torch.optim.Optimizer, settings: AlignSettings, steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """One cycle, or linear warm-up, constant, cosine decay (METHOD.md section 5)."""
+    if settings.schedule == "one-cycle":
+        return torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            max_lr=settings.learning_rate,
+            total_steps=steps + 1,
+            pct_start=min(max(settings.warmup, 1 / (steps + 1)), 1.0),
+            cycle_momentum=False,
+        )
+    warmup, decay = round(settings.warmup * steps), round(settings.decay * steps)
+    specific = {"num_stable_steps": steps - warmup - decay, "num_decay_steps": decay, "decay_type": "cosine"}
+    return get_scheduler(
+        "warmup_stable_decay",
+        optimizer,
+        num_warmup_steps=warmup,
+        num_training_steps=steps,
+        scheduler_specific_kwargs=specific,
+    )
+
+
+@torch.no_grad()
+def mean_cosines(
+    student: nn.Module, source: Teacher, loader: Any, blocks: tuple[int, ...], device: Any, accelerator: Any = None
+) -> dict[str, float]:
+    """Mean cosine per point over a loader of images, weighted by images; every rank gets the same numbers."""
+    was_training = student.training
+    student.eval()
+    sums: dict[str, Tensor] = {}
+    count = torch.zeros((), device=device)
+    try:
+        for batch in loader:
+            images = batch["pixel_values"].to(device)
+            theirs = teacher_features(source, images, student.config, blocks)  # type: ignore[arg-type]
+            ours = student_features(student, images, blocks)
+            for name, value in cosines(ours, theirs, student.config, source).items():  # type: ignore[arg-type]
+                sums[name] = sums.get(name, torch.zeros((), device=device)) + value * len(images)
+            count += len(images)
+    finally:
+        student.train(was_training)
+    stacked = torch.stack([*sums.values(), count])
+    if accelerator is not None:
+        stacked = accelerator.reduce(stacked, reduction="sum")
+    *totals, images_seen = stacked.tolist()
+    return {name: total / images_seen for name, total in zip(sums, totals, strict=True)}
+
+
+def training_arguments(settings: AlignSettings, output_dir: Path, device: str | None) -> TrainingArguments:
+    """The settings in transformers' words."""
+    evaluate: Mapping[str, Any] = (
+        {"eval_strategy": "steps", "eval_steps": settings.evaluate_every} if settings.holdout else {}
+    )
+    return TrainingArguments(
+        output_dir=str(output_dir),
+        max_steps=settings.steps,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        logging_steps=settings.log_every,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=settings.save_every,
+        save_total_limit=settings.keep_checkpoints,
+        seed=settings.seed,
+        bf16=settings.precision == "bf16",
+        fp16=settings.precision == "fp16",
+        dataloader_num_workers=settings.workers,
+        dataloader_persistent_workers=settings.workers > 0,
+        dataloader_pin_memory=torch.cuda.is_available() and device != "cpu",
+        remove_unused_columns=False,
+        label_names=[],
+        use_cpu=device == "cpu",
+        report_to=settings.report_to or "none",
+        disable_tqdm=True,
+        ddp_find_unused_parameters=False,
+        **evaluate,
+    )
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints of a run, oldest first."""
+    found = [p for p in folder.glob("checkpoint-*") if (p / "trainer_state.json").is_file()]
+    return sorted(found, key=lambda p: int(p.name.rsplit("-", 1)[1]))
+
+
+def _finite(value: float) -> bool:
+    return value == value and abs(value) != float("inf")

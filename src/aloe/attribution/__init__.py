@@ -1,0 +1,1 @@
+"""Image and target in, attribution map out."""

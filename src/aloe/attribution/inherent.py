@@ -1,0 +1,157 @@
+"""The model's own explanation W(x)x: one forward and one backward pass in explanation mode (METHOD.md section 1).
+
+`explain` returns, for every image of a batch, the explained value, the six-channel row W(x) that produced it, the
+contribution of each pixel, and the residual that the constants contributed, so that
+
+    logit = sum of contributions + residual
+
+holds to rounding error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from aloe.attribution.targets import Target, TextTarget, target_value
+from aloe.bcos.dynamic import explanation_mode
+from aloe.bcos.functional import encode
+from aloe.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass
+class Explanation:
+    """Explanations of B images, all on the model's device.
+
+    Shapes: `logit` (B,) the explained value; `contributions` (B, H, W); `weights` (B, 6, H, W), W(x) of the explained
+    value over (r, g, b, 1-r, 1-g, 1-b); `residual` (B,) what the constants contributed; `logits` (B, C) and `prediction`
+    (B,) where the model has a classifier.
+    """
+
+    logit: Tensor
+    contributions: Tensor
+    weights: Tensor
+    residual: Tensor
+    logits: Tensor | None = None
+    prediction: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.logit)
+
+    def completeness_error(self) -> Tensor:
+        """|logit - sum of contributions - residual| relative to the sum of absolute terms, (B,)."""
+        total = self.contributions.sum((1, 2)) + self.residual
+        size = self.contributions.abs().sum((1, 2)) + self.residual.abs() + self.logit.abs()
+        return (self.logit - total).abs() / size.clamp_min(torch.finfo(size.dtype).tiny)
+
+    def to_rgba(self, smooth: int | None = None) -> Tensor:
+        """Colour explanations, (B, H, W, 4) uint8; see `aloe.viz.explanations.colour_explanation`."""
+        from aloe.viz.explanations import colour_explanation
+
+        return colour_explanation(self.weights, self.contributions, smooth)
+
+    def to_pil(self, smooth: int | None = None) -> list[Image]:
+        """The colour explanations as RGBA pictures."""
+        from PIL import Image
+
+        return [Image.fromarray(a.cpu().numpy(), "RGBA") for a in self.to_rgba(smooth)]
+
+
+def explain(model: nn.Module, images: Any, targets: Target = None, *, batch_size: int = 32) -> Explanation:
+    """Explain a B-cos model's output for a batch of images.
+
+    Args:
+        model: a `BcosViTModel` or `BcosViTForImageClassification`; it is left exactly as it was.
+        images: (B, 3, H, W) or (3, H, W) in [0, 1]; also one PIL image or a list of them, which are resized and cropped
+            to the model's native size.
+        targets: class index or name (one, or one per image); float tensor (D,) or (B, D), a direction in the pooled
+            output; `TextTarget`; None: the predicted class, or a backbone's own feature direction.
+        batch_size: images per pass.
+
+    Returns:
+        `Explanation`. Computed in the model's dtype with autocast off: explanations of low-precision runs are not noise.
+
+    Raises:
+        UserError: images or targets of a wrong kind or shape, or a model that is not a B-cos ViT.
+    """
+    if getattr(getattr(model, "config", None), "model_type", None) != "bcos_vit":
+        raise UserError(
+            f"{type(model).__name__} is not a B-cos model: convert and align it first (aloe align), then explain it."
+        )
+    reference = next(model.parameters())
+    pixels = _as_batch(images, model).to(reference.device, reference.dtype)
+    if not len(pixels):
+        raise UserError("There are no images to explain.")
+    parts = [
+        _explain_batch(model, pixels[i : i + batch_size], _slice(targets, i, i + batch_size, len(pixels)))
+        for i in range(0, len(pixels), batch_size)
+    ]
+    merged = {f.name: _concat([getattr(p, f.name) for p in parts]) for f in fields(Explanation)}
+    return Explanation(**merged)  # type: ignore[arg-type]
+
+
+def _explain_batch(model: nn.Module, images: Tensor, target: Target) -> Explanation:
+    training = model.training
+    model.eval()
+    try:
+        with explanation_mode(), torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
+            x = encode(images.detach()).requires_grad_()
+            frozen = {name: p.detach() for name, p in model.named_parameters()}
+            outputs = torch.func.functional_call(model, frozen, (x,), {"output_hidden_states": True})
+            value, constant = target_value(outputs, model.config, target)  # type: ignore[attr-defined]
+            embedded = outputs.hidden_states[0]
+            weights, at_tokens = torch.autograd.grad(value.sum(), (x, embedded))
+    finally:
+        model.train(training)
+    embeddings = (model.vit if hasattr(model, "vit") else model).embeddings
+    constants = embeddings.constants(*embeddings.grid(*images.shape[-2:])).detach()
+    logits = getattr(outputs, "logits", None)
+    return Explanation(
+        logit=value.detach(),
+        contributions=(weights * x.detach()).sum(1),
+        weights=weights,
+        residual=(at_tokens * constants).sum((1, 2)) + constant,
+        logits=None if logits is None else logits.detach(),
+        prediction=None if logits is None else logits.detach().argmax(-1),
+    )
+
+
+def _as_batch(images: Any, model: nn.Module) -> Tensor:
+    if isinstance(images, Tensor):
+        batch = images[None] if images.ndim == 3 else images
+        if batch.ndim != 4 or batch.shape[1] != 3 or not batch.is_floating_point():
+            raise UserError(f"Images must be float (B, 3, H, W) in [0, 1], got {images.dtype} {tuple(images.shape)}.")
+        if batch.numel() and not (batch.min() >= 0 and batch.max() <= 1):
+            raise UserError("Image values must lie in [0, 1]; do not normalise them, the model does what is needed.")
+        return batch
+    from aloe.data.transforms import ResizeCenterCrop, to_tensor
+
+    crop = ResizeCenterCrop(model.config.image_size)  # type: ignore[union-attr]
+    pictures = list(images) if isinstance(images, Sequence) else [images]
+    return torch.stack([to_tensor(crop(p.convert("RGB"))) for p in pictures]) if pictures else torch.empty(0, 3, 1, 1)
+
+
+def _slice(target: Target, start: int, stop: int, count: int) -> Target:
+    """The part of a per-image target that belongs to a batch; a target for all images passes through."""
+    if isinstance(target, TextTarget):
+        per_image = target.embedding.ndim == 2
+        return TextTarget(target.embedding[start:stop], target.scale, target.bias) if per_image else target
+    per_image = (isinstance(target, Tensor) and (target.ndim == 2 or not target.is_floating_point())) or (
+        isinstance(target, list | tuple)
+    )
+    if not per_image or (isinstance(target, Tensor) and target.ndim == 0):
+        return target
+    if len(target) != count:  # type: ignore[arg-type]
+        raise UserError(f"{len(target)} targets were given for {count} images; give one, or one per image.")  # type: ignore[arg-type]
+    return target[start:stop]  # type: ignore[index]
+
+
+def _concat(parts: list[Tensor | None]) -> Tensor | None:
+    return None if any(p is None for p in parts) else torch.cat([p for p in parts if p is not None])

@@ -1,0 +1,96 @@
+"""What is explained: a class logit, a feature direction, or the similarity to a text, as one scalar per image.
+
+Whatever enters a value besides the frozen network (a logit bias, a similarity's bias) is returned apart, because it belongs
+to the residual of the constants and not to any pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aloe.bcos.functional import NORM_FLOOR
+from aloe.errors import UserError
+
+
+@dataclass(frozen=True)
+class TextTarget:
+    """The similarity of the pooled output to a text embedding: scale * cos(pooled, embedding) + bias.
+
+    Args:
+        embedding: (D,) for all images or (B, D), from the teacher's own text tower; any norm.
+        scale, bias: the teacher's logit scale (already exponentiated) and bias.
+    """
+
+    embedding: Tensor
+    scale: float = 1.0
+    bias: float = 0.0
+
+
+Target = None | int | str | Sequence[int | str] | Tensor | TextTarget
+
+
+def target_value(outputs: Any, config: Any, target: Target) -> tuple[Tensor, float]:
+    """The explained scalar of every image, (B,), and the constant part of it.
+
+    `target` is a class (index or name, one or one per image), a float tensor (D,) or (B, D), the direction in the pooled
+    output, a `TextTarget`, or None: the predicted class, or for a backbone the direction of its own pooled output.
+    In explanation mode the value minus its constant is linear in the pooled output.
+
+    Raises:
+        UserError: a class without a classifier, out of range or unknown, or a direction of another width.
+    """
+    pooled = outputs.pooler_output
+    logits = getattr(outputs, "logits", None)
+    if isinstance(target, TextTarget):
+        direction = F.normalize(_direction(target.embedding, pooled), dim=-1) * target.scale
+        norm = pooled.detach().norm(dim=-1).clamp_min(NORM_FLOOR)
+        return (pooled * direction).sum(-1) / norm + target.bias, target.bias
+    if isinstance(target, Tensor) and target.is_floating_point():
+        return (pooled * _direction(target, pooled)).sum(-1), 0.0
+    if target is None and logits is None:
+        return (pooled * F.normalize(pooled.detach(), dim=-1)).sum(-1), 0.0
+    if logits is None:
+        raise UserError("This model has no classifier: give a direction or a text embedding, or a model with classes.")
+    index = logits.argmax(-1) if target is None else _classes(target, config, logits)
+    return logits.gather(1, index[:, None])[:, 0], float(config.logit_bias)
+
+
+def _classes(target: Any, config: Any, logits: Tensor) -> Tensor:
+    if isinstance(target, Tensor):
+        wanted = target.tolist() if target.ndim else [target.item()] * len(logits)
+    elif isinstance(target, int | str):
+        wanted = [target] * len(logits)
+    else:
+        wanted = list(target)
+    if len(wanted) != len(logits):
+        raise UserError(f"{len(wanted)} targets were given for {len(logits)} images; give one, or one per image.")
+    return torch.tensor([_class_index(t, config, logits.shape[1]) for t in wanted], device=logits.device)
+
+
+def _class_index(target: Any, config: Any, count: int) -> int:
+    if isinstance(target, str):
+        names = {str(name).lower(): int(i) for i, name in config.id2label.items()}
+        if target.lower() in names:
+            return names[target.lower()]
+        if not target.lstrip("-").isdigit():
+            known = ", ".join(list(names)[:10])
+            raise UserError(f"There is no class {target!r}; the model knows {known}{' ...' if count > 10 else ''}.")
+    index = int(target)
+    if not 0 <= index < count:
+        raise UserError(f"Class {index} is out of range; the model has {count} classes (0 to {count - 1}).")
+    return index
+
+
+def _direction(direction: Tensor, pooled: Tensor) -> Tensor:
+    if direction.shape[-1] != pooled.shape[-1] or direction.ndim > 2 or len(direction) not in (len(pooled), pooled.shape[-1]):
+        raise UserError(
+            f"A direction has shape ({pooled.shape[-1]},) or ({len(pooled)}, {pooled.shape[-1]}), "
+            f"got {tuple(direction.shape)}."
+        )
+    return direction.to(pooled)

@@ -1,0 +1,42 @@
+"""A chosen part of an image source, itself an image source."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from PIL import Image
+
+from aloe.data.decode import DraftSize
+from aloe.data.sources import ImageSource
+
+
+class SubsetImages:
+    """The images of `source` at `indices`, in that order; labels and classes come along."""
+
+    def __init__(self, source: ImageSource, indices: np.ndarray) -> None:
+        self.source = source
+        self.indices = np.asarray(indices, dtype=np.int64)
+
+    @property
+    def classes(self) -> list[str] | None:
+        return self.source.classes
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        labels = self.source.labels
+        return None if labels is None else labels[self.indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def load(self, index: int, draft_size: DraftSize | None = None) -> Image.Image:
+        return self.source.load(int(self.indices[index]), draft_size)
+
+    def name(self, index: int) -> str:
+        return self.source.name(int(self.indices[index]))
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(
+            self.source.fingerprint().encode() + self.indices.tobytes()
+        ).hexdigest()

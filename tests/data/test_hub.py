@@ -1,0 +1,95 @@
+"""Hugging Face datasets made on the fly, read offline."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from aloe.data.decode import UnreadableImage
+from aloe.data.sources import ImageSource, open_images, open_source
+from aloe.errors import UserError
+
+
+def png(value: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (6, 4), (value, 0, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def reds(source: ImageSource) -> list[int]:
+    return [source.load(i).getpixel((0, 0))[0] for i in range(len(source))]
+
+
+def hub_dataset(labelled: bool = True) -> object:
+    datasets = pytest.importorskip("datasets")
+    columns = {"id": [0, 1, 2], "photo": [{"bytes": png(k), "path": None} for k in (3, 4, 5)]}
+    features = {"id": datasets.Value("int64"), "photo": datasets.Image()}
+    if labelled:
+        columns["kind"] = [1, 0, 1]
+        features["kind"] = datasets.ClassLabel(names=["a", "b"])
+    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("form", ["disk", "parquet"])
+def test_local_datasets(
+    form: str, labelled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, path = hub_dataset(labelled), tmp_path / "data"
+    if form == "disk":
+        dataset.save_to_disk(path)
+    else:
+        datasets = pytest.importorskip("datasets")
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hf"))
+        path = tmp_path / "data.parquet"
+        dataset.to_parquet(path)
+    source = open_images(f"hf:{path}#photo")
+    assert reds(source) == [3, 4, 5]
+    assert source.name(2) == "row 2"
+    assert source.classes == (["a", "b"] if labelled else None)
+    if labelled:
+        np.testing.assert_array_equal(source.labels, [1, 0, 1])
+    copy = pickle.loads(pickle.dumps(source))
+    assert reds(copy) == [3, 4, 5]
+    assert copy.fingerprint() == source.fingerprint() == open_images(f"hf:{path}").fingerprint()
+    with pytest.raises(UserError, match="no image column id; its columns are id, photo"):
+        open_images(f"hf:{path}#id")
+
+
+def test_dataset_splits(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    part = hub_dataset()
+    datasets.DatasetDict({"dev": part, "test": part.select([1])}).save_to_disk(tmp_path / "d")
+    assert reds(open_images(f"hf:{tmp_path}/d@test#photo")) == [4]
+    with pytest.raises(UserError, match="has no split 'train'; it has dev, test"):
+        open_images(f"hf:{tmp_path}/d@train")
+    with pytest.raises(UserError, match="splits dev, test; add @SPLIT"):
+        open_images(f"hf:{tmp_path}/d")
+    datasets.DatasetDict({"only": part}).save_to_disk(tmp_path / "e")
+    assert len(open_images(f"hf:{tmp_path}/e")) == 3
+
+
+def test_dataset_row_without_an_image_is_unreadable(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = {"image": [{"bytes": png(1), "path": None}, None]}
+    features = datasets.Features({"image": datasets.Image()})
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "d")
+    source = open_images(f"hf:{tmp_path}/d")
+    with pytest.raises(UnreadableImage, match="row 1"):
+        source.load(1)
+
+
+@pytest.mark.parametrize(("spec", "package"), [("hf:x", "datasets"), ("wds:x", "webdataset")])
+def test_missing_packages_are_named(
+    spec: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setitem(sys.modules, "webdataset.shardlists", None)
+    with pytest.raises(UserError, match=rf"needs the package {package}; install aloe-vit\[data\]"):
+        open_source(spec)
