@@ -1,4 +1,4 @@
-"""The rendered scenes: exact, repeatable ground truth that agrees between views and resolutions, and a teacher that fits them."""
+"""The rendered scenes: repeatable, exact ground truth that agrees between views and resolutions; and their teacher."""
 
 from __future__ import annotations
 
@@ -75,7 +75,10 @@ def test_normals_are_unit_face_the_camera_and_exist_where_depth_does(index: int)
 def test_normals_agree_with_differences_of_depth_on_smooth_surfaces(index: int) -> None:
     scene = render(12, index, resolution=128)
     points = rays(scene) * scene.depth
-    right, down = points[:, 1:-1, 2:] - points[:, 1:-1, :-2], points[:, 2:, 1:-1] - points[:, :-2, 1:-1]
+    right, down = (
+        points[:, 1:-1, 2:] - points[:, 1:-1, :-2],
+        points[:, 2:, 1:-1] - points[:, :-2, 1:-1],
+    )
     numeric = np.cross(down, right, axis=0)
     numeric /= np.linalg.norm(numeric, axis=0) + 1e-12
     exact = scene.normals[:, 1:-1, 1:-1]
@@ -122,7 +125,7 @@ def test_views_of_one_scene_differ_and_share_label_and_lens() -> None:
 @pytest.mark.parametrize("index", range(10))
 def test_ground_truth_does_not_depend_on_resolution(index: int) -> None:
     coarse, fine = render(14, index, resolution=64), render(14, index, resolution=128)
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         blocks = (1 / fine.depth).reshape(64, 2, 64, 2).swapaxes(1, 2).reshape(64, 64, 4)
         expected, spread = 1 / blocks.mean(-1), np.ptp(blocks, axis=-1) / blocks.mean(-1)
     flat = np.isfinite(spread) & (spread < 0.05) & (coarse.depth > 0)
@@ -151,7 +154,16 @@ def inside(kind: str, k: float, planes: np.ndarray, x: np.ndarray) -> np.ndarray
 
 @pytest.mark.parametrize(
     ("kind", "k"),
-    [("sphere", -1), ("sphere", 0.2), ("frustum", 0), ("frustum", 1), ("frustum", 1.4), ("capsule", 2), ("torus", 0.35), ("polyhedron", 0)],
+    [
+        ("sphere", -1),
+        ("sphere", 0.2),
+        ("frustum", 0),
+        ("frustum", 1),
+        ("frustum", 1.4),
+        ("capsule", 2),
+        ("torus", 0.35),
+        ("polyhedron", 0),
+    ],
 )
 def test_the_first_hit_is_where_a_march_first_enters_the_solid(kind: str, k: float) -> None:
     rng = np.random.default_rng(0)
@@ -164,7 +176,7 @@ def test_the_first_hit_is_where_a_march_first_enters_the_solid(kind: str, k: flo
     marched = np.where(within.any(0), steps[within.argmax(0)], np.inf)
     both = np.isfinite(t) & np.isfinite(marched)
     assert both.sum() > 40
-    assert np.abs(t - marched)[both].max() < 2 * steps[1]
+    assert np.abs(t[both] - marched[both]).max() < 2 * steps[1]
     assert np.mean(np.isfinite(t) != np.isfinite(marched)) < 0.02  # rays that graze between two steps
     point = start + t[both] * direction[:, both]
     normal = local_normal(solid, point)
@@ -174,12 +186,12 @@ def test_the_first_hit_is_where_a_march_first_enters_the_solid(kind: str, k: flo
 
 
 def test_colour_does_not_tell_the_class() -> None:
-    scenes = list(SceneDataset(200, seed=15, resolution=12))
+    scenes = list(SceneDataset(120, seed=15, resolution=12))
     colour = np.array([s.image[s.mask].mean(0) if s.mask.any() else (0, 0, 0) for s in scenes])
     labels = np.array([s.label for s in scenes])
-    centres = np.array([colour[:100][labels[:100] == c].mean(0) for c in range(10)])
-    guess = np.linalg.norm(colour[100:, None] - centres, axis=-1).argmin(1)
-    assert np.mean(guess == labels[100:]) < 0.3
+    centres = np.array([colour[:80][labels[:80] == c].mean(0) for c in range(10)])
+    guess = np.linalg.norm(colour[80:, None] - centres, axis=-1).argmin(1)
+    assert np.mean(guess == labels[80:]) < 0.35
 
 
 @pytest.mark.parametrize("mistake", [{"seed": -1}, {"index": -1}, {"view": -1}, {"resolution": 4}])

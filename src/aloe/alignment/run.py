@@ -74,7 +74,7 @@ def align(
     home = Path(output_dir)
     set_seed(resolved.seed)
     converted = student if student is not None else bcosify(teacher, resolved.stem, resolved.b, seed=resolved.seed)
-    resolution = resolved.resolution or _resolution(converted, teacher)
+    resolution = resolved.resolution or converted.config.resolution
     check_pair(converted.config, teacher, resolution)
     blocks = resolve_blocks(resolved.after_block, teacher.num_layers)
     train, held_out = _split(source, resolved)
@@ -106,8 +106,6 @@ def align(
     done = checkpoints(home)
     try:
         trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
-        if held_out is not None and resolved.steps % resolved.evaluate_every:
-            trainer.evaluate()
     finally:
         if bar:
             bar.close()
@@ -152,11 +150,6 @@ def _sample(source: Any, resolution: int, seed: int, count: int = 64) -> torch.T
 
 def _images_per_step(settings: AlignSettings, world_size: int) -> int:
     return settings.batch_size * settings.gradient_accumulation * world_size
-
-
-def _resolution(student: Student, teacher: Teacher) -> int:
-    """The student's pixels at the teacher's own resolution: as many patches as the teacher has there."""
-    return teacher.resolution // teacher.patch_size * student.config.patch_size
 
 
 def _record(

@@ -164,7 +164,7 @@ def make_schedule(
             optimizer,
             max_lr=settings.learning_rate,
             total_steps=steps + 1,
-            pct_start=min(max(settings.warmup, 1 / (steps + 1)), 1.0),
+            pct_start=min(max(settings.warmup, 2 / (steps + 1)), 1.0),  # the rise needs one step of its own
             cycle_momentum=False,
         )
     warmup, decay = round(settings.warmup * steps), round(settings.decay * steps)

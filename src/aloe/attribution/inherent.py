@@ -70,7 +70,7 @@ def explain(model: nn.Module, images: Any, targets: Target = None, *, batch_size
     Args:
         model: a `BcosViTModel` or `BcosViTForImageClassification`; it is left exactly as it was.
         images: (B, 3, H, W) or (3, H, W) in [0, 1]; also one PIL image or a list of them, which are resized and cropped
-            to the model's native size.
+            to the model's own resolution.
         targets: class index or name (one, or one per image); float tensor (D,) or (B, D), a direction in the pooled
             output; `TextTarget`; None: the predicted class, or a backbone's own feature direction.
         batch_size: images per pass.
@@ -133,7 +133,7 @@ def _as_batch(images: Any, model: nn.Module) -> Tensor:
         return batch
     from aloe.data.transforms import ResizeCenterCrop, to_tensor
 
-    crop = ResizeCenterCrop(model.config.image_size)  # type: ignore[union-attr]
+    crop = ResizeCenterCrop(model.config.resolution)  # type: ignore[union-attr]
     pictures = list(images) if isinstance(images, Sequence) else [images]
     return torch.stack([to_tensor(crop(p.convert("RGB"))) for p in pictures]) if pictures else torch.empty(0, 3, 1, 1)
 

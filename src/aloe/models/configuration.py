@@ -33,7 +33,8 @@ class BcosViTConfig(PreTrainedConfig):
         layer_scale: whether residual branches carry a constant diagonal.
         pooling: `cls`, `mean` (of patch tokens) or `attention` (SigLIP's head).
         logit_bias: constant added to every logit of the classifier.
-        teacher: where the weights came from: name, family, image_size, patch_size, mean, std.
+        teacher: where the weights came from: name, family, image_size, patch_size, mean, std, and `resolution`, the
+            student pixels at which the teacher is used (DINOv2 stores positions for 518 pixels and is used at 224).
 
     Raises:
         ValueError: for a value that no B-cos ViT can have, naming the field.
@@ -106,6 +107,11 @@ class BcosViTConfig(PreTrainedConfig):
     def grid_size(self) -> int:
         """Patch tokens on a side at the native image size."""
         return self.image_size // self.patch_size
+
+    @property
+    def resolution(self) -> int:
+        """Pixels on a side at which the model is meant to be used."""
+        return int(self.teacher.get("resolution") or self.image_size)
 
     def _check(self) -> None:
         choices = {

@@ -114,6 +114,7 @@ def student_config(teacher: Teacher, stem: str, b: float) -> BcosViTConfig:
             "patch_size": teacher.patch_size,
             "mean": list(teacher.mean),
             "std": list(teacher.std),
+            "resolution": teacher.resolution // teacher.patch_size * patch,
         },
         **overrides,
         **labels,

@@ -57,11 +57,11 @@ def save_student(model: BcosViTModel | BcosViTForImageClassification, folder: st
 
 
 def image_processor(config: BcosViTConfig) -> dict[str, Any]:
-    """What `AutoImageProcessor` needs: resize to the native size, values in [0, 1], no normalisation."""
+    """What `AutoImageProcessor` needs: resize to the resolution of use, values in [0, 1], no normalisation."""
     return {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
-        "size": {"height": config.image_size, "width": config.image_size},
+        "size": {"height": config.resolution, "width": config.resolution},
         "resample": 3,
         "do_rescale": True,
         "rescale_factor": 1 / 255,

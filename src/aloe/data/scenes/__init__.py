@@ -1,5 +1,6 @@
-"""The embedded data set: rendered scenes of ten textured object classes on cluttered backgrounds, each with its exact class,
-object mask, depth, surface normals and camera, generated from a seed with numpy alone; and the small teacher shipped for them."""
+"""The embedded data set: rendered scenes of ten textured object classes on cluttered backgrounds, each with its exact
+class, object mask, depth, surface normals and camera, generated from a seed with numpy alone; and the small teacher
+shipped for them."""
 
 from __future__ import annotations
 
@@ -54,8 +55,9 @@ class Scene:
 def render(seed: int, index: int, resolution: int = 64, view: int = 0) -> Scene:
     """Render view `view` of scene `index` of the data set `seed`.
 
-    The content depends on (seed, index) alone; `view` moves the camera in steps of 12 degrees on an arc round the static
-    scene. The same arguments give bit-identical arrays. Raises UserError for a negative argument or a resolution under 8.
+    The content depends on (seed, index) alone; `view` moves the camera in steps of 12 degrees on an arc round the
+    static scene. The same arguments give bit-identical arrays. Raises UserError for a negative argument or a resolution
+    under 8.
     """
     from .layout import compose
     from .tracing import Tracer, draw
@@ -84,7 +86,10 @@ def render(seed: int, index: int, resolution: int = 64, view: int = 0) -> Scene:
 
 
 class SceneDataset:
-    """`length` scenes of one seed, rendered when asked for; every run of ten consecutive scenes holds each class once."""
+    """`length` scenes of one seed, rendered when asked for; scenes 10 i to 10 i + 9 hold each class once.
+
+    `labels` (length,) are known without rendering. Raises UserError for a negative length, IndexError out of range.
+    """
 
     def __init__(self, length: int, seed: int = 0, resolution: int = 64, view: int = 0) -> None:
         if length < 0:

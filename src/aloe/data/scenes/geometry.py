@@ -1,6 +1,6 @@
-"""Ray intersection and normals of the primitives that scenes are made of: each primitive is a canonical solid in its own
-frame (unit sphere, frustum, capsule, torus, convex polyhedron, ground disc) under an affine map, so that the ray parameter t
-found in the primitive's frame is the one of the world and a scaled sphere is an ellipsoid for free."""
+"""Ray intersection and normals of the primitives that scenes are made of: each is a canonical solid (unit sphere,
+frustum, capsule, torus, convex polyhedron, plane) under an affine map, so that the ray parameter found in the
+primitive's frame is the one of the world and a scaled sphere is an ellipsoid for free."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Primitive:
 
     `kind` names the canonical solid and `k` is its one shape parameter:
     "sphere" (unit; only z >= k is kept, k = -1 keeps all), "frustum" (radius 1 at z = 0, k at z = 1, capped),
-    "shell" (the same without caps, seen from both sides), "capsule" (radius 1 round the segment z = 0..k; uniform scale),
-    "torus" (ring radius 1 in the plane z = 0, tube radius k), "polyhedron" (rows (n, c) of `planes` (K,4): n.x <= c, inside [-1, 1]^3),
-    "plane" (disc z = 0 of radius k, seen from z > 0 only).
+    "shell" (the same without caps, seen from both sides), "capsule" (radius 1 round the segment z = 0..k; uniform
+    scale), "torus" (ring radius 1 in the plane z = 0, tube radius k), "polyhedron" (rows (n, c) of `planes` (K,4) say
+    n.x <= c; within [-1, 1]^3), "plane" (disc z = 0 of radius k, seen from z > 0 only).
     """
 
     kind: str
@@ -68,7 +68,7 @@ class Primitive:
 
 
 def intersect(primitive: Primitive, origin: Array, direction: Array) -> Array:
-    """First t > EPSILON at which origin + t direction (local, (3,1) or (3,n), and (3,n)) enters; inf (n,) where none."""
+    """First t > EPSILON (n,) at which origin (3,1 or n) + t direction (3,n), both local, enters; inf where none."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return _INTERSECT[primitive.kind](primitive, origin, direction)
 

@@ -1,5 +1,5 @@
-"""Draws the content of one scene from its seed: an object, clutter around it, ground, walls or sky, sun, and a camera whose
-distance gives the object its share of the frame. Nothing here depends on resolution or view."""
+"""Draws the content of one scene from its seed: an object, clutter around it, ground, walls or sky, sun, and a camera
+whose distance gives the object its share of the frame. Nothing here depends on resolution or view."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def compose(name: str, rng: Rng) -> Layout:
         primitives=[*parts, *_clutter(parts, backdrop, size, camera, rng), *backdrop],
         suns=_suns(rng),
         ambient=float(rng.uniform(0.4, 0.6)),
-        sky=np.stack([random_colour(rng), random_colour(rng)]),
+        sky=np.stack([random_colour(rng, 0.6), random_colour(rng, 0.6)]),
     )
     return Layout(world, camera, focal, arc)
 
@@ -73,7 +73,7 @@ def _frame_object(parts: list[Primitive], focal: float, pitch: float, rng: Rng) 
     top = max(centre[2] + radius for centre, radius in spheres)
     middle = np.array([0.0, 0.0, 0.45 * min(top, 2.0)])
     towards = np.array([0.0, -np.cos(pitch), np.sin(pitch)])
-    share, shift = rng.uniform(0.12, 0.34), rng.uniform(-1, 1, size=2)
+    share, shift = rng.uniform(0.16, 0.34), rng.uniform(-1, 1, size=2)
     world = World(parts, np.zeros((4, 3)), 1.0, np.zeros((2, 3)))
     grid = (np.arange(_PROBE) + 0.5) / _PROBE - 0.5
     x, y = (axis.ravel() for axis in np.meshgrid(grid, grid))
@@ -82,7 +82,7 @@ def _frame_object(parts: list[Primitive], focal: float, pitch: float, rng: Rng) 
     pose = _look(middle + distance * towards, middle)
     seen = _covered(world, pose, lens, x, y)
     width = np.array([np.ptp(x[seen]), np.ptp(y[seen])]) + 1 / _PROBE
-    centre = np.array([x[seen].mean(), y[seen].mean()])
+    centre = np.array([x[seen].min() + x[seen].max(), y[seen].min() + y[seen].max()]) / 2
     zoom = min(np.sqrt(share / seen.mean()), 0.85 / width.max())
     distance /= zoom
     room = np.clip(0.5 - 0.5 * zoom * width, 0, 0.22)
@@ -100,7 +100,7 @@ def _covered(world: World, pose: Array, lens: Array, x: Array, y: Array) -> np.n
 def _backdrop(size: float, rng: Rng) -> list[Primitive]:
     """Textured ground, and no wall, one wall or a corner behind the object."""
     flat = np.ones(3)
-    ground = random_material(rng, FLAT_PATTERNS, cell=0.6, contrast=0.8)
+    ground = random_material(rng, FLAT_PATTERNS, cell=0.6, contrast=0.5)
     planes = [Primitive("plane", np.eye(3), flat, np.zeros(3), ground, k=12.0)]
     style = rng.uniform()
     headings = [] if style < 0.3 else [0.0] if style < 0.65 else [-0.8, 0.8]
@@ -108,7 +108,7 @@ def _backdrop(size: float, rng: Rng) -> list[Primitive]:
     for angle in headings:
         turn = rotation("z", heading + angle) @ rotation("x", np.pi / 2)
         away = -turn[:, 2] * size * rng.uniform(1.3, 2.6)
-        paper = random_material(rng, FLAT_PATTERNS, cell=0.7, contrast=0.8)
+        paper = random_material(rng, FLAT_PATTERNS, cell=0.7, contrast=0.5)
         planes.append(Primitive("plane", turn, flat, away, paper, k=40.0))
     return planes
 

@@ -1,5 +1,5 @@
-"""Procedural solid textures: a material mixes two colours by a pattern of the surface point in the primitive's own frame, in
-metres, so textures stick to objects, need no image files and are the same from every view."""
+"""Procedural solid textures: a material mixes two colours by a pattern of the surface point in the primitive's own
+frame, in metres, so textures stick to objects, need no image files and are the same from every view."""
 
 from __future__ import annotations
 
@@ -12,12 +12,24 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 FLAT_PATTERNS = ("checks", "bricks", "stripes", "noise", "marble", "gradient", "plain")
-SOLID_PATTERNS = ("plain", "plain", "checks", "stripes", "dots", "noise", "marble", "gradient")
+SOLID_PATTERNS = (
+    "plain",
+    "plain",
+    "plain",
+    "plain",
+    "plain",
+    "checks",
+    "stripes",
+    "dots",
+    "noise",
+    "marble",
+    "gradient",
+)
 
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """Pattern name, two colours (3,) in [0,1], cells per metre, and the random axes (6,3) and phases (6,) of the pattern."""
+    """Pattern name, two colours (3,) in [0,1], cells per metre, and the pattern's random axes (6,3) and phases (6,)."""
 
     pattern: str
     colours: tuple[Array, Array]
@@ -31,10 +43,10 @@ def random_material(
 ) -> Material:
     """Draw a material whose pattern repeats about every `cell` metres.
 
-    `contrast` in [0,1] pulls the second colour towards the first.
+    `contrast` in [0,1] scales the saturation of both colours and pulls the second towards the first.
     """
-    first = random_colour(rng)
-    second = first + contrast * (random_colour(rng) - first)
+    first = random_colour(rng, contrast)
+    second = first + contrast * (random_colour(rng, contrast) - first)
     axes = rng.normal(size=(6, 3))
     axes /= np.linalg.norm(axes, axis=1, keepdims=True)
     return Material(
@@ -46,9 +58,9 @@ def random_material(
     )
 
 
-def random_colour(rng: np.random.Generator) -> Array:
-    """A colour (3,) with uniform hue, from greyish to saturated, never near black."""
-    hue, saturation, value = rng.uniform(), rng.uniform(0.1, 0.95), rng.uniform(0.4, 1.0)
+def random_colour(rng: np.random.Generator, saturation: float = 1.0) -> Array:
+    """A colour (3,) with uniform hue, from greyish to the given saturation, never near black."""
+    hue, saturation, value = rng.uniform(), saturation * rng.uniform(0.1, 0.95), rng.uniform(0.4, 1.0)
     return np.array(colorsys.hsv_to_rgb(hue, saturation, value))
 
 

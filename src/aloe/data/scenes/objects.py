@@ -1,5 +1,6 @@
-"""The ten labelled objects, each built from primitives with random proportions (z up, standing on z = 0, about one metre), and
-the single primitives that clutter a scene without being any of them. Shape tells the class; materials are drawn independently."""
+"""The ten labelled objects, each built from primitives with random proportions (z up, standing on z = 0, about one
+metre), and the single primitives that clutter a scene without being any of them. Shape tells the class; materials are
+drawn independently of it."""
 
 from __future__ import annotations
 
@@ -109,7 +110,10 @@ def _frame(axis: Point) -> Array:
 
 
 _UP: Point = (0, 0, 1)
-_TURN = {"cup": 0.8, "donut": 0.9}  # radians either way; others turn freely. Keeps handle and hole in sight.
+_TURN = {
+    "cup": 0.8,
+    "donut": 0.9,
+}  # radians either way; others turn freely. Keeps handle and hole in sight.
 
 
 def _cactus(rng: Rng, paint: list[Material]) -> list[Primitive]:
@@ -134,9 +138,7 @@ def _car(rng: Rng, paint: list[Material]) -> list[Primitive]:
     back = rng.uniform(-0.2, 0.05)
     parts = [
         box((0, 0, wheel + low), (long, wide, low), paint[0]),
-        solid_of(
-            pyramid_planes(0.7), (back, 0, wheel + 2 * low + tall), (0.34, wide, tall), paint[1]
-        ),
+        solid_of(pyramid_planes(0.7), (back, 0, wheel + 2 * low + tall), (0.34, wide, tall), paint[1]),
     ]
     for x in (-0.6 * long, 0.6 * long):
         for side in (-1, 1):
@@ -167,9 +169,7 @@ def _house(rng: Rng, paint: list[Material]) -> list[Primitive]:
     chimney = (rng.choice([-0.5, 0.5]) * long, 0.35 * wide, 2 * tall + 1.5 * roof)
     return [
         box((0, 0, tall), (long, wide, tall), paint[0]),
-        solid_of(
-            roof_planes(), (0, 0, 2 * tall + roof), (long + 0.08, wide + 0.1, roof), paint[1]
-        ),
+        solid_of(roof_planes(), (0, 0, 2 * tall + roof), (long + 0.08, wide + 0.1, roof), paint[1]),
         box(chimney, (0.06, 0.06, roof), paint[2]),
         box((long, 0, 0.55 * tall), (0.02, 0.1, 0.55 * tall), paint[2]),
         box((0, -wide, 0.5 * tall), (0.1, 0.02, 0.5 * tall), paint[2]),

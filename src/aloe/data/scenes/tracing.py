@@ -1,6 +1,6 @@
-"""Casts camera rays at a list of primitives with numpy: nearest hit, normals, Lambert shading under one sun with a soft shadow,
-and extra samples only where neighbouring pixels differ. Rays are arrays (3,n); a bounding sphere per primitive leaves most
-ray-primitive pairs untouched, which is what makes tens of images a second on one core possible."""
+"""Casts camera rays at a list of primitives with numpy: nearest hit, normals, Lambert shading under one sun with a soft
+shadow, and extra samples only where neighbouring pixels differ. Rays are arrays (3,n); a bounding sphere per primitive
+leaves most ray-primitive pairs untouched, which makes tens of images a second on one core possible."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _SUBPIXELS = np.array([(-0.125, -0.375), (0.375, -0.125), (0.125, 0.375), (-0.37
 
 @dataclass(frozen=True, eq=False)
 class World:
-    """All that a ray can meet: primitives, four sun directions (4,3) that spread over one soft light, its ambient share,
-    and the colours (2,3) of the sky at the horizon and above."""
+    """All that a ray can meet: primitives, four unit directions (4,3) spread over one sun, the ambient share of the
+    light, and the colours (2,3) of the sky at the horizon and above."""
 
     primitives: list[Primitive]
     suns: Array
@@ -29,8 +29,8 @@ class World:
 
 @dataclass(frozen=True, eq=False)
 class Hits:
-    """Nearest hits of n rays: depth along the unnormalised direction (inf: none), primitive index (-1: none), unit normal
-    (3,n) towards the eye (zero: none), and the same indices grouped as (primitive, rays)."""
+    """Nearest hits of n rays: depth along the unnormalised direction (inf: none), primitive index (-1: none), unit
+    normal (3,n) towards the eye (zero: none), and the rays grouped by primitive."""
 
     depth: Array
     which: Index
@@ -73,8 +73,11 @@ class Tracer:
 
     def colours(self, rays: Array, hits: Hits, sun: Index, pixel: float) -> tuple[Array, Array]:
         """Shaded colours (3,n) in [0,1] of rays and their hits, and a signature (n,) that jumps by more than 1 across
-        outlines, shadow borders and creases. Ray j is shadowed from sun direction sun[j]; `pixel` is the width of a pixel
-        at depth 1, over which textures are filtered."""
+        outlines, shadow borders and creases.
+
+        Ray j is shadowed from sun direction sun[j]; `pixel` is the width of a pixel at depth 1, over which textures are
+        filtered.
+        """
         up = np.clip(2.5 * rays[2] / np.sqrt((rays * rays).sum(0)), 0, 1)
         low, high = self.world.sky[:, :, None]
         colour, signature = low + up * (high - low), np.full(len(up), -10.0)
@@ -145,18 +148,16 @@ class Tracer:
 
 
 def pixel_rays(intrinsics: Array, rotation: Array, x: Array, y: Array) -> Array:
-    """World directions (3,n) through image points (n,), scaled so that the ray parameter is the depth along camera z."""
+    """World directions (3,n) through image points (n,), of length 1 along camera z so that t is the depth."""
     focal, cx, cy = intrinsics[0, 0], intrinsics[0, 2], intrinsics[1, 2]
     return rotation @ np.stack([(x - cx) / focal, (y - cy) / focal, np.ones_like(x)])
 
 
-def draw(
-    tracer: Tracer, intrinsics: Array, rotation: Array, resolution: int
-) -> tuple[NDArray[np.uint8], Hits]:
+def draw(tracer: Tracer, intrinsics: Array, rotation: Array, resolution: int) -> tuple[NDArray[np.uint8], Hits]:
     """Image (H,W,3) and the hits of the pixel centres, H = W = resolution.
 
-    Neighbouring pixels look at different suns, so that pixels in half-shadow differ from their neighbours; these pixels, and
-    all others whose signature differs, get four samples, one for each sun, instead of one.
+    Neighbouring pixels look at different suns, so that pixels in half-shadow differ from their neighbours; these
+    pixels, and all others whose signature differs, get four samples, one for each sun, instead of one.
     """
     row, column = np.divmod(np.arange(resolution**2), resolution)
     rays = pixel_rays(intrinsics, rotation, column + 0.5, row + 0.5)

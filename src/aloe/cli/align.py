@@ -1,0 +1,74 @@
+"""`aloe align TEACHER IMAGES`: align a B-cos student to a teacher on unlabelled images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aloe.cli.common import Device, Json, OutputDir, choose_device, parse_settings, quiet_libraries, say
+
+
+def align(
+    teacher: Annotated[str, typer.Argument(help="Hub id or local folder of a ViT, DINOv2, DINOv3, SigLIP or SigLIP2.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(help="Folder, zip or tar (archive.tar::inner/path), files, hf:NAME@split, wds:shards, scenes:N."),
+    ],
+    output_dir: OutputDir,
+    recipe: Annotated[str, typer.Option(help="short or paper.")] = "short",
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings over the recipe.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per step and process.")] = None,
+    learning_rate: Annotated[float | None, typer.Option("--learning-rate", "--lr")] = None,
+    stem: Annotated[str | None, typer.Option(help="patch (folded from the teacher) or conv (new, the paper's).")] = None,
+    objective: Annotated[str | None, typer.Option(help="cosine, mse, siglip or infonce.")] = None,
+    after_block: Annotated[str | None, typer.Option(help="default, paper, all, or numbers such as 4,8,12.")] = None,
+    resolution: Annotated[int | None, typer.Option(help="Student pixels; default: the teacher's own tokens.")] = None,
+    precision: Annotated[str | None, typer.Option(help="float32, bf16 or fp16.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that decode images.")] = None,
+    seed: Annotated[int | None, typer.Option()] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Any other setting, as key=value.")] = None,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Align a B-cos student to TEACHER on unlabelled IMAGES. Run the same command again to resume."""
+    quiet_libraries()
+    from aloe.alignment.progress import read_log
+    from aloe.alignment.run import align as run
+
+    flags = {
+        "steps": steps,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "stem": stem,
+        "objective": objective,
+        "after_block": _blocks(after_block),
+        "resolution": resolution,
+        "precision": precision,
+        "workers": workers,
+        "seed": seed,
+        **parse_settings(set_ or []),
+    }
+    source = images[0] if len(images) == 1 else images
+    run(
+        teacher,
+        source,
+        output_dir,
+        recipe=recipe,
+        config=config,
+        device=choose_device(device),
+        progress=not json,
+        **{k: v for k, v in flags.items() if v is not None},
+    )
+    cosines = [r for r in read_log(output_dir) if "eval_cosine_pooled" in r]
+    last = {k.removeprefix("eval_"): round(v, 4) for k, v in (cosines[-1] if cosines else {}).items() if "cosine" in k}
+    words = "\n".join([f"Aligned student: {output_dir}", *(f"  {k:24} {v:.4f}" for k, v in last.items())])
+    say({"student": str(output_dir), **last}, words, json)
+
+
+def _blocks(text: str | None) -> object:
+    if text is None or not text.replace(",", "").replace(" ", "").isdigit():
+        return text
+    return [int(t) for t in text.split(",") if t.strip()]

@@ -1,0 +1,31 @@
+"""`aloe bcosify TEACHER`: convert without aligning, and say what became of every tensor."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from aloe.cli.common import Json, OutputDir, quiet_libraries, say, table
+
+
+def bcosify(
+    teacher: Annotated[str, typer.Argument(help="Hub id or local folder.")],
+    output_dir: OutputDir,
+    stem: Annotated[str, typer.Option(help="patch or conv.")] = "patch",
+    b: Annotated[float, typer.Option(help="Exponent of every B-cos unit.")] = 2.0,
+    seed: Annotated[int, typer.Option()] = 0,
+    json: Json = False,
+) -> None:
+    """Convert TEACHER to a B-cos ViT, not aligned, and report what was copied, fused, folded, new and dropped."""
+    quiet_libraries()
+    from aloe.errors import UserError
+    from aloe.models.convert import bcosify as convert
+    from aloe.models.saving import save_student
+
+    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+        raise UserError(f"{output_dir} is not empty; give another --output-dir.")
+    student, report = convert(teacher, stem, b, seed=seed, with_report=True)
+    save_student(student, output_dir)
+    words = table(report.rows(), ("what", "tensors", "parameters")) + f"\nConverted student, not aligned: {output_dir}"
+    say({"student": str(output_dir), **{k: {"tensors": n, "parameters": p} for k, n, p in report.rows()}}, words, json)

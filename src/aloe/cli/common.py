@@ -1,0 +1,76 @@
+"""Options and output that several verbs share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of words.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...; default: the best there is.")]
+OutputDir = Annotated[Path, typer.Option("--output-dir", "-o", help="Folder to write to.")]
+
+
+def quiet_libraries() -> None:
+    """Silence the loading bars and advice of the libraries below; errors still come through."""
+    import warnings
+
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+
+def choose_device(wanted: str | None) -> str:
+    """The device asked for, or the best there is.
+
+    Raises:
+        UserError: a device this machine does not have.
+    """
+    import torch
+
+    from aloe.errors import UserError
+
+    if wanted is None:
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=wanted)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"There is no device {wanted!r} here; try --device cpu.") from error
+    return wanted
+
+
+def parse_settings(pairs: list[str]) -> dict[str, Any]:
+    """`key=value` words, values read as YAML.
+
+    Raises:
+        UserError: a word without `=`.
+    """
+    import yaml
+
+    from aloe.errors import UserError
+
+    bad = [p for p in pairs if "=" not in p]
+    if bad:
+        raise UserError(f"--set takes key=value, got {bad[0]!r}.")
+    return {key: yaml.safe_load(value) for key, _, value in (p.partition("=") for p in pairs)}
+
+
+def say(result: dict[str, Any], words: str, as_json: bool) -> None:
+    typer.echo(json.dumps(result) if as_json else words)
+
+
+def table(rows: list[tuple[Any, ...]], header: tuple[str, ...]) -> str:
+    """Plain columns; numbers to the right."""
+    text = [tuple(f"{c:.4f}" if isinstance(c, float) else str(c) for c in row) for row in rows]
+    widths = [max(len(r[i]) for r in [header, *text]) for i in range(len(header))]
+    numeric = [all(isinstance(row[i], int | float) for row in rows) for i in range(len(header))]
+
+    def line(cells: tuple[str, ...]) -> str:
+        parts = (c.rjust(w) if n else c.ljust(w) for c, w, n in zip(cells, widths, numeric, strict=True))
+        return "  ".join(parts).rstrip()
+
+    return "\n".join([line(header), line(tuple("-" * w for w in widths)), *map(line, text)])

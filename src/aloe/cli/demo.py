@@ -1,0 +1,24 @@
+"""`aloe demo`: the whole story on images the package renders itself; no network, no data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aloe.cli.common import Device, Json, choose_device, quiet_libraries, say
+
+
+def demo(
+    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Folder to write to.")] = Path("demo-out"),
+    steps: Annotated[int, typer.Option(help="Alignment steps.")] = 300,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Convert and align the embedded teacher, compare, and write a page with the table and the pictures."""
+    quiet_libraries()
+    from aloe.demo import run_demo
+
+    result = run_demo(output_dir, steps=steps, device=choose_device(device), progress=not json)
+    say(result.summary(), result.words(), json)

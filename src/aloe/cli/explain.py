@@ -1,0 +1,43 @@
+"""`aloe explain MODEL IMAGES`: one PNG per image, input | colour explanation | signed map."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from aloe.cli.common import Device, Json, OutputDir, choose_device, quiet_libraries, say
+
+
+def explain(
+    model: Annotated[str, typer.Argument(help="Folder or hub id of an aligned student.")],
+    images: Annotated[list[str], typer.Argument(help="Files, folders, globs or archives.")],
+    output_dir: OutputDir,
+    target: Annotated[str | None, typer.Option(help="Class name or index; default: the predicted class.")] = None,
+    resolution: Annotated[int | None, typer.Option(help="Pixels; default: the model's native size.")] = None,
+    limit: Annotated[int | None, typer.Option(help="At most this many images.")] = None,
+    batch_size: Annotated[int, typer.Option()] = 16,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Write a picture for every image: the input, the model's own colour explanation, and the signed contributions."""
+    quiet_libraries()
+    from aloe.attribution.files import explain_files
+
+    source = images[0] if len(images) == 1 else images
+    done = explain_files(
+        model,
+        source,
+        output_dir,
+        target=target,
+        resolution=resolution,
+        limit=limit,
+        batch_size=batch_size,
+        device=choose_device(device),
+        progress=not json,
+    )
+    words = [f"{len(done.rows)} explanations in {output_dir}"]
+    words += [f"{len(done.unreadable)} unreadable images were left out: {'; '.join(done.unreadable[:3])}"] * bool(
+        done.unreadable
+    )
+    say({"explanations": done.rows, "unreadable": done.unreadable}, "\n".join(words), json)

@@ -1,0 +1,46 @@
+"""The `aloe` command: collects the verbs and turns a user's mistake into one sentence and exit code 2."""
+
+from __future__ import annotations
+
+import errno
+import sys
+
+import typer
+
+from aloe.cli import align, bcosify, demo, doctor, evaluate, explain, teachers
+from aloe.errors import UserError
+
+app = typer.Typer(
+    name="aloe",
+    help="Turn a foundation Vision Transformer into one that explains itself, without labels.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("demo")(demo.demo)
+app.command("align")(align.align)
+app.command("explain")(explain.explain)
+app.command("evaluate")(evaluate.evaluate)
+app.command("bcosify")(bcosify.bcosify)
+app.command("teachers")(teachers.teachers)
+app.command("doctor")(doctor.doctor)
+
+
+def main() -> None:
+    """Entry point of `aloe` and `python -m aloe`."""
+    try:
+        app()
+    except UserError as error:
+        _fail(str(error))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _fail(f"The disk is full ({error.filename or 'while writing'}): free some space and run the same command again.")
+    except KeyboardInterrupt:
+        typer.echo("Interrupted; run the same command again to go on from the last checkpoint.", err=True)
+        sys.exit(130)
+
+
+def _fail(message: str) -> None:
+    typer.echo(f"aloe: {message}", err=True)
+    sys.exit(2)
