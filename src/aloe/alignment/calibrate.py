@@ -29,7 +29,7 @@ def calibrate(student: nn.Module, images: Tensor) -> dict[str, float]:
         The factor of every unit, by name.
     """
     factors: dict[str, float] = {}
-    backbone = student.base_model
+    backbone: Any = student.base_model
     units = [(n, m) for n, m in backbone.named_modules() if isinstance(m, BcosLinear | BcosConv2d | BcosPatchEmbedding)]
     hooks = [m.register_forward_hook(_rescale(name, factors)) for name, m in units]
     training = backbone.training
@@ -44,7 +44,7 @@ def calibrate(student: nn.Module, images: Tensor) -> dict[str, float]:
 
 
 def _rescale(name: str, factors: dict[str, float]) -> Any:
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def hook(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         b, module.b = module.b, 1.0
         try:
             linear = module.forward(*inputs)

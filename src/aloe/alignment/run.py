@@ -7,6 +7,7 @@ or returns the finished student; another run's folder is refused.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -73,7 +74,7 @@ def align(
     source = open_source(images)  # type: ignore[arg-type]
     home = Path(output_dir)
     set_seed(resolved.seed)
-    converted = student if student is not None else bcosify(teacher, resolved.stem, resolved.b, seed=resolved.seed)
+    converted: Any = student if student is not None else bcosify(teacher, resolved.stem, resolved.b, seed=resolved.seed)
     resolution = resolved.resolution or converted.config.resolution
     check_pair(converted.config, teacher, resolution)
     blocks = resolve_blocks(resolved.after_block, teacher.num_layers)
@@ -101,7 +102,11 @@ def align(
         train_dataset=_draws(train, resolved, resolution, arguments.world_size),
         eval_dataset=None if held_out is None else ImageDataset(held_out, ResizeCenterCrop(resolution)),
         data_collator=collate_draws,
-        callbacks=[Throughput(_images_per_step(resolved, arguments.world_size)), JsonlLog(home), *([bar] if bar else [])],
+        callbacks=[
+            Throughput(_images_per_step(resolved, arguments.world_size)),
+            JsonlLog(home),
+            *([bar] if bar else []),
+        ],
     )
     done = checkpoints(home)
     try:
@@ -142,8 +147,8 @@ def _sample(source: Any, resolution: int, seed: int, count: int = 64) -> torch.T
     """A few training images in evaluation view, (B, 3, H, W)."""
     crop = ResizeCenterCrop(resolution)
     if isinstance(source, ShardSource):
-        draws = iter(ShardDraws(source, crop, seed, repeat=False, rank=0, world_size=1))
-        return torch.stack([sample["pixel_values"] for sample, _ in zip(draws, range(count), strict=False)])
+        stream = iter(ShardDraws(source, crop, seed, repeat=False, rank=0, world_size=1))
+        return torch.stack([sample["pixel_values"] for sample in itertools.islice(stream, count)])
     draws = AlignmentDraws(source, crop, seed, min(count, len(source)))
     return torch.stack([draws[i]["pixel_values"] for i in range(len(draws))])
 

@@ -21,7 +21,7 @@ from aloe.errors import UserError
 class AlignSettings(BaseModel):
     """What an alignment does. Batch sizes are per process; steps are optimiser steps."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     stem: Literal["patch", "conv"] = "patch"
     b: float = Field(2.0, ge=1)
@@ -97,7 +97,7 @@ def resolve(
         values |= _read_yaml(Path(file))
     values |= {k: v for k, v in (overrides or {}).items() if v is not None}
     try:
-        return AlignSettings(**values)
+        return AlignSettings.model_validate(values)
     except ValidationError as error:
         raise UserError(_sentence(error)) from None
 

@@ -40,6 +40,7 @@ class AlignmentModel(nn.Module):
     def __init__(self, student: nn.Module, source: Teacher, settings: AlignSettings, blocks: tuple[int, ...]) -> None:
         super().__init__()
         self.student = student
+        self.config: Any = student.config
         self.blocks = blocks if settings.objective in ("cosine", "mse") else ()
         self.pooled = settings.pooled
         self._source = (source,)  # in a tuple: not a submodule, so neither trained, wrapped nor saved
@@ -51,7 +52,7 @@ class AlignmentModel(nn.Module):
         compare: Any = self.loss or self._objective
         losses = {}
         for k in self.blocks:
-            ours, theirs = match_tokens(features.states[k], teacher.states[k], self.student.config, self._source[0])
+            ours, theirs = match_tokens(features.states[k], teacher.states[k], self.config, self._source[0])
             losses[point_name(k)] = compare(ours, theirs)
         if self.pooled:
             losses[POOLED] = compare(features.pooled, teacher.pooled)
@@ -79,7 +80,7 @@ class AlignmentTrainer(Trainer):
     ) -> Any:
         images = self.faults.take(inputs)["pixel_values"]
         core: AlignmentModel = self.accelerator.unwrap_model(model)
-        features = teacher_features(self.source, images, core.student.config, core.blocks)
+        features = teacher_features(self.source, images, core.config, core.blocks)
         losses = model(images, features)
         total = torch.stack(list(losses.values())).sum()
         for name, loss in losses.items():
@@ -115,13 +116,13 @@ class AlignmentTrainer(Trainer):
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
         if self.lr_scheduler is None:
-            chosen = self.optimizer if optimizer is None else optimizer
-            self.lr_scheduler = make_schedule(chosen, self.settings, num_training_steps)
+            chosen: Any = self.optimizer if optimizer is None else optimizer
+            self.lr_scheduler: Any = make_schedule(chosen, self.settings, num_training_steps)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        dataset = self.train_dataset if train_dataset is None else train_dataset
+        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
         return SequentialSampler(dataset) if hasattr(dataset, "__len__") else None
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -131,7 +132,7 @@ class AlignmentTrainer(Trainer):
                 f"The weights are not finite at step {self.state.global_step}: lower learning_rate "
                 f"(now {self.settings.learning_rate:g}) and run again; the last checkpoint is kept."
             )
-        home = Path(self.args.output_dir)
+        home = Path(str(self.args.output_dir))
         staging = home / ".saving"
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         if self.args.should_save:
@@ -142,7 +143,9 @@ class AlignmentTrainer(Trainer):
             super()._save_checkpoint(model, trial)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
             shutil.rmtree(staging, ignore_errors=True)
-            raise UserError(f"The checkpoint at step {self.state.global_step} could not be written: {error}.") from error
+            raise UserError(
+                f"The checkpoint at step {self.state.global_step} could not be written: {error}."
+            ) from error
         finally:
             self.args.output_dir, self.args.save_total_limit = str(home), limit
         self.accelerator.wait_for_everyone()
@@ -180,7 +183,7 @@ def make_schedule(
 
 @torch.no_grad()
 def mean_cosines(
-    student: nn.Module, source: Teacher, loader: Any, blocks: tuple[int, ...], device: Any, accelerator: Any = None
+    student: Any, source: Teacher, loader: Any, blocks: tuple[int, ...], device: Any, accelerator: Any = None
 ) -> dict[str, float]:
     """Mean cosine per point over a loader of images, weighted by images; every rank gets the same numbers."""
     was_training = student.training
@@ -190,9 +193,9 @@ def mean_cosines(
     try:
         for batch in loader:
             images = batch["pixel_values"].to(device)
-            theirs = teacher_features(source, images, student.config, blocks)  # type: ignore[arg-type]
+            theirs = teacher_features(source, images, student.config, blocks)
             ours = student_features(student, images, blocks)
-            for name, value in cosines(ours, theirs, student.config, source).items():  # type: ignore[arg-type]
+            for name, value in cosines(ours, theirs, student.config, source).items():
                 sums[name] = sums.get(name, torch.zeros((), device=device)) + value * len(images)
             count += len(images)
     finally:

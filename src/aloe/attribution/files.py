@@ -47,7 +47,8 @@ def explain_files(
     Raises:
         UserError: no student there, no images, none of them readable, an unknown target, a folder that cannot be written.
     """
-    student = load(model).to(device)
+    student: Any = load(model)
+    student.to(device)
     source = open_images(images)
     if limit is not None:
         source = SubsetImages(source, np.arange(min(limit, len(source))))

@@ -110,7 +110,7 @@ def _explain_batch(model: nn.Module, images: Tensor, target: Target) -> Explanat
             weights, at_tokens = torch.autograd.grad(value.sum(), (x, embedded))
     finally:
         model.train(training)
-    embeddings = (model.vit if hasattr(model, "vit") else model).embeddings
+    embeddings: Any = model.base_model.embeddings  # type: ignore[union-attr]
     constants = embeddings.constants(*embeddings.grid(*images.shape[-2:])).detach()
     logits = getattr(outputs, "logits", None)
     return Explanation(
@@ -133,7 +133,8 @@ def _as_batch(images: Any, model: nn.Module) -> Tensor:
         return batch
     from aloe.data.transforms import ResizeCenterCrop, to_tensor
 
-    crop = ResizeCenterCrop(model.config.resolution)  # type: ignore[union-attr]
+    config: Any = model.config
+    crop = ResizeCenterCrop(config.resolution)
     pictures = list(images) if isinstance(images, Sequence) else [images]
     return torch.stack([to_tensor(crop(p.convert("RGB"))) for p in pictures]) if pictures else torch.empty(0, 3, 1, 1)
 

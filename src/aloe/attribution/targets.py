@@ -88,7 +88,11 @@ def _class_index(target: Any, config: Any, count: int) -> int:
 
 
 def _direction(direction: Tensor, pooled: Tensor) -> Tensor:
-    if direction.shape[-1] != pooled.shape[-1] or direction.ndim > 2 or len(direction) not in (len(pooled), pooled.shape[-1]):
+    if (
+        direction.shape[-1] != pooled.shape[-1]
+        or direction.ndim > 2
+        or len(direction) not in (len(pooled), pooled.shape[-1])
+    ):
         raise UserError(
             f"A direction has shape ({pooled.shape[-1]},) or ({len(pooled)}, {pooled.shape[-1]}), "
             f"got {tuple(direction.shape)}."

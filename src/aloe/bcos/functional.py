@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 NORM_FLOOR = 1e-12
 
@@ -149,13 +149,13 @@ ACTIVATIONS = tuple(_ACTIVATIONS)
 
 class _BcosLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, b: float, detach: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, b: float, detach: bool) -> Tensor:
         out = F.linear(x, weight)
         x_norm = _norm(x, dim=-1)
         w_norm = _norm(weight, dim=-1)
         y, factor = _epilogue(out, x_norm, w_norm.squeeze(-1), b)
         ctx.save_for_backward(x, weight, factor, None if detach else y, x_norm, w_norm)
-        ctx.b, ctx.detach = b, detach  # type: ignore[attr-defined]
+        ctx.b, ctx.detach = b, detach
         return y
 
     @staticmethod
@@ -179,9 +179,7 @@ class _BcosLinear(torch.autograd.Function):
 
 class _BcosConv2d(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: FunctionCtx, x: Tensor, weight: Tensor, b: float, stride: int, padding: int, detach: bool
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, b: float, stride: int, padding: int, detach: bool) -> Tensor:
         out = F.conv2d(x, weight, stride=stride, padding=padding)
         power = x.to(_wide(x.dtype)).square().sum(dim=1, keepdim=True)
         box = power.new_ones(1, 1, *weight.shape[2:])
@@ -189,7 +187,7 @@ class _BcosConv2d(torch.autograd.Function):
         w_norm = _norm(weight.flatten(1), dim=-1)
         y, factor = _epilogue(out, x_norm, w_norm[:, :, None], b)
         ctx.save_for_backward(x, weight, factor, None if detach else y, x_norm, w_norm, box)
-        ctx.settings = b, stride, padding, detach  # type: ignore[attr-defined]
+        ctx.settings = b, stride, padding, detach
         return y
 
     @staticmethod
@@ -235,9 +233,7 @@ def _ratio(total: Tensor, norm: Tensor, b: float, dtype: torch.dtype) -> Tensor:
 
 def _rest(x: Tensor, patch: Tensor, box: Tensor, stride: int, padding: int) -> list[int]:
     """Rows and columns that a strided convolution leaves over, so that its adjoint has the size of its input."""
-    return [
-        x.shape[d] - ((patch.shape[d] - 1) * stride - 2 * padding + box.shape[d]) for d in (2, 3)
-    ]
+    return [x.shape[d] - ((patch.shape[d] - 1) * stride - 2 * padding + box.shape[d]) for d in (2, 3)]
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

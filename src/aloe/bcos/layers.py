@@ -53,9 +53,7 @@ class BcosConv2d(nn.Module):
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.bcos_conv2d(
-            x, self.weight, self.b, stride=self.stride, padding=self.padding, detach=is_explaining()
-        )
+        return F.bcos_conv2d(x, self.weight, self.b, stride=self.stride, padding=self.padding, detach=is_explaining())
 
 
 class LayerNorm(nn.Module):

@@ -14,7 +14,9 @@ def align(
     teacher: Annotated[str, typer.Argument(help="Hub id or local folder of a ViT, DINOv2, DINOv3, SigLIP or SigLIP2.")],
     images: Annotated[
         list[str],
-        typer.Argument(help="Folder, zip or tar (archive.tar::inner/path), files, hf:NAME@split, wds:shards, scenes:N."),
+        typer.Argument(
+            help="Folder, zip or tar (archive.tar::inner/path), files, hf:NAME@split, wds:shards, scenes:N."
+        ),
     ],
     output_dir: OutputDir,
     recipe: Annotated[str, typer.Option(help="short or paper.")] = "short",
@@ -22,7 +24,9 @@ def align(
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per step and process.")] = None,
     learning_rate: Annotated[float | None, typer.Option("--learning-rate", "--lr")] = None,
-    stem: Annotated[str | None, typer.Option(help="patch (folded from the teacher) or conv (new, the paper's).")] = None,
+    stem: Annotated[
+        str | None, typer.Option(help="patch (folded from the teacher) or conv (new, the paper's).")
+    ] = None,
     objective: Annotated[str | None, typer.Option(help="cosine, mse, siglip or infonce.")] = None,
     after_block: Annotated[str | None, typer.Option(help="default, paper, all, or numbers such as 4,8,12.")] = None,
     resolution: Annotated[int | None, typer.Option(help="Student pixels; default: the teacher's own tokens.")] = None,

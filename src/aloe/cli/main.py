@@ -35,7 +35,9 @@ def main() -> None:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        _fail(f"The disk is full ({error.filename or 'while writing'}): free some space and run the same command again.")
+        _fail(
+            f"The disk is full ({error.filename or 'while writing'}): free some space and run the same command again."
+        )
     except KeyboardInterrupt:
         typer.echo("Interrupted; run the same command again to go on from the last checkpoint.", err=True)
         sys.exit(130)

@@ -91,7 +91,8 @@ def run_demo(output_dir: Path, *, steps: int = 200, device: str = "cpu", progres
     with _timed(seconds, "comparison", progress):
         rows = _compare({"teacher": teacher, "converted": converted, "aligned": aligned}, teacher, train, test, device)
     with _timed(seconds, "explanation", progress):
-        panels = _explanations(aligned.to(device), rows)
+        aligned.to(torch.device(device))  # type: ignore[arg-type]
+        panels = _explanations(aligned, rows)
     page = write_page(output_dir, rows, panels, read_log(output_dir / "student"), seconds, steps)
     return DemoResult(page, rows, seconds)
 

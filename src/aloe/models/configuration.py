@@ -11,7 +11,14 @@ POSITIONS = ("learned", "rope")
 POOLINGS = ("cls", "mean", "attention")
 MLPS = ("mlp", "swiglu")
 INTERPOLATIONS = ("bicubic", "bicubic-antialias", "bilinear-antialias")
-CONV_STEM_WIDTHS = (64, 128, 128, 256, 256, 512)  # stride 2 where the width grows: total stride 16 (METHOD.md section 4)
+CONV_STEM_WIDTHS = (
+    64,
+    128,
+    128,
+    256,
+    256,
+    512,
+)  # stride 2 where the width grows: total stride 16 (METHOD.md section 4)
 
 
 class BcosViTConfig(PreTrainedConfig):

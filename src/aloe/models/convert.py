@@ -74,7 +74,8 @@ def bcosify(
     reference = next(teacher.tower.parameters())
     with torch.random.fork_rng(devices=[]), torch.device(reference.device):
         torch.manual_seed(seed)
-        student = model_class(config).to(reference.dtype)
+        student: Any = model_class(config)
+        student.to(reference.dtype)
     report = ConversionReport()
     tensors = _convert(teacher, student, report)
     student.load_state_dict(tensors, strict=False, assign=True)
@@ -84,7 +85,8 @@ def bcosify(
 
 def student_config(teacher: Teacher, stem: str, b: float) -> BcosViTConfig:
     """The configuration of the student of a teacher; with a conv stem its patch size is 16 where the teacher's is 14."""
-    source, family = teacher.config, teacher.family
+    source: Any = teacher.config
+    family = teacher.family
     patch = _student_patch(teacher.patch_size, stem)
     gated = bool(getattr(source, "use_swiglu_ffn", False) or getattr(source, "use_gated_mlp", False))
     labels: dict[str, Any] = {}
@@ -140,7 +142,8 @@ def _convert(teacher: Teacher, student: Student, report: ConversionReport) -> di
     source = {_alias(name, teacher.family): tensor for name, tensor in teacher.tower.state_dict().items()}
     used: set[str] = set()
     prefix = "vit." if isinstance(student, BcosViTForImageClassification) else ""
-    rules = _rules(teacher, student.config, source)
+    config: Any = student.config
+    rules = _rules(teacher, config, source)
     made: dict[str, Tensor] = {}
     for name, tensor in student.state_dict().items():
         rule = rules.get(name.removeprefix(prefix))
@@ -248,7 +251,7 @@ def _student_patch(patch: int, stem: str) -> int:
 
 
 def _intermediate_size(teacher: Teacher, gated: bool) -> int:
-    source = teacher.config
+    source: Any = teacher.config
     size = getattr(source, "intermediate_size", None)
     if size is None:
         size = int(source.hidden_size * source.mlp_ratio)

@@ -18,8 +18,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClass
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import can_return_tuple
 
-from aloe.bcos.functional import bcos_linear, encode
 from aloe.bcos.dynamic import is_explaining
+from aloe.bcos.functional import bcos_linear, encode
 from aloe.bcos.layers import (
     AttentionFunction,
     BcosAttention,
@@ -172,7 +172,7 @@ class BcosViTPreTrainedModel(PreTrainedModel):
     config_class = BcosViTConfig
     base_model_prefix = "vit"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ("image",)  # type: ignore[assignment]
     supports_gradient_checkpointing = True
     _no_split_modules = ["BcosViTEmbeddings", "BcosViTLayer"]  # noqa: RUF012  (transformers' own convention)
     _supports_sdpa = True
@@ -276,9 +276,7 @@ class BcosViTModel(BcosViTPreTrainedModel):
             )
         function: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention)
 
-        def attend(
-            module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scaling: float
-        ) -> tuple[Tensor, Tensor | None]:
+        def attend(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scaling: float) -> tuple[Tensor, Tensor | None]:
             return function(module, q, k, v, None, scaling=scaling, dropout=0.0, is_causal=False)
 
         return attend
@@ -290,9 +288,7 @@ class BcosViTModel(BcosViTPreTrainedModel):
             return None
         dim = config.hidden_size // config.num_attention_heads
         dtype = torch.promote_types(like.dtype, torch.float32)
-        centres = [
-            2 * (torch.arange(n, device=like.device, dtype=dtype) + 0.5) / n - 1 for n in (rows, columns)
-        ]
+        centres = [2 * (torch.arange(n, device=like.device, dtype=dtype) + 0.5) / n - 1 for n in (rows, columns)]
         coordinates = torch.stack(torch.meshgrid(*centres, indexing="ij"), dim=-1).flatten(0, 1)
         periods = config.rope_theta ** torch.arange(0, 1, 4 / dim, device=like.device, dtype=dtype)
         angles = (2 * torch.pi * coordinates[:, :, None] / periods).flatten(1).tile(2)
@@ -306,13 +302,11 @@ class BcosViTForImageClassification(BcosViTPreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.vit = BcosViTModel(config)
-        self.classifier = BcosLinear(config.hidden_size, config.num_labels, config.b)
+        self.classifier = BcosLinear(config.hidden_size, int(config.num_labels), config.b)
         self.post_init()
 
     @can_return_tuple
-    def forward(
-        self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: object
-    ) -> BcosClassifierOutput:
+    def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: object) -> BcosClassifierOutput:
         outputs = self.vit(pixel_values, **kwargs)
         logits = self.classifier(outputs.pooler_output) + self.config.logit_bias
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)

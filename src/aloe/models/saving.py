@@ -24,7 +24,7 @@ def load(source: str | Path, **options: Any) -> BcosViTModel | BcosViTForImageCl
     with explain_hub_errors(name):
         config = _config(name)
         classifier = "BcosViTForImageClassification" in (config.architectures or [])
-        model_class = BcosViTForImageClassification if classifier else BcosViTModel
+        model_class: Any = BcosViTForImageClassification if classifier else BcosViTModel
         model, report = model_class.from_pretrained(
             name, config=config, use_safetensors=True, output_loading_info=True, **options
         )
@@ -40,6 +40,8 @@ def save_student(model: BcosViTModel | BcosViTForImageClassification, folder: st
     Raises:
         UserError: the folder cannot be written; what was there before stays.
     """
+    from safetensors import SafetensorError
+
     home = Path(folder)
     staging = home / ".student"
     try:
@@ -50,13 +52,13 @@ def save_student(model: BcosViTModel | BcosViTForImageClassification, folder: st
         (staging / "preprocessor_config.json").write_text(processor)
         for path in sorted(staging.iterdir(), key=lambda p: p.suffix == ".safetensors"):
             os.replace(path, home / path.name)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise UserError(f"The student could not be written to {home}: {error}.") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def image_processor(config: BcosViTConfig) -> dict[str, Any]:
+def image_processor(config: Any) -> dict[str, Any]:
     """What `AutoImageProcessor` needs: resize to the resolution of use, values in [0, 1], no normalisation."""
     return {
         "image_processor_type": "ViTImageProcessor",

@@ -54,11 +54,11 @@ class Teacher(nn.Module):
         resolution: int | None = None,
     ) -> None:
         super().__init__()
-        config = getattr(model, "config", None)
+        config: Any = getattr(model, "config", None)
         self.family = family_of(getattr(config, "model_type", None))
         self.model = model.eval().requires_grad_(False)
         self.tower = _find_tower(model, self.family)
-        self.config = getattr(config, "vision_config", config)
+        self.config: Any = getattr(config, "vision_config", config)
         self.name = name or type(model).__name__
         self.mean = tuple(self.family.mean if mean is None else mean)
         self.std = tuple(self.family.std if std is None else std)
@@ -170,7 +170,8 @@ def load_teacher(
         family = family_of(config.model_type)
         wanted = getattr(config, "architectures", None) or []
         with_head = family.classifier_class in wanted
-        model_class: Any = getattr(transformers, family.classifier_class if with_head else family.model_class)
+        name_of_class = family.classifier_class if with_head and family.classifier_class else family.model_class
+        model_class: Any = getattr(transformers, name_of_class)
         options: dict[str, Any] = {"add_pooling_layer": False} if family.model_class == "ViTModel" else {}
         model, report = model_class.from_pretrained(
             name,

@@ -54,7 +54,7 @@ def build_config(teacher: ZooTeacher) -> Any:
     """The transformers configuration of a Table A1 teacher."""
     import transformers
 
-    size = {
+    size: dict[str, Any] = {
         "hidden_size": teacher.width,
         "num_hidden_layers": teacher.layers,
         "num_attention_heads": teacher.heads,

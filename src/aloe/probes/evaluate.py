@@ -60,7 +60,8 @@ def cosine_rows(
     source = open_images(test)
     rows = []
     for name in models:
-        student = load(name).to(device)
+        student: Any = load(name)
+        student.to(device)
         loader = torch.utils.data.DataLoader(
             ImageDataset(source, ResizeCenterCrop(student.config.resolution)),
             batch_size=batch_size,
@@ -83,7 +84,11 @@ def check_classes(train: ImageSource, test: ImageSource) -> None:
     """
     for part, source in (("training", train), ("test", test)):
         if source.classes is None:
-            raise UserError(f"The {part} images are not in class folders (one folder per class), so they have no labels.")
+            raise UserError(
+                f"The {part} images are not in class folders (one folder per class), so they have no labels."
+            )
     odd = sorted(set(train.classes or []) ^ set(test.classes or []))
     if odd:
-        raise UserError(f"Training and test folders differ in their classes: {', '.join(odd[:5])} is in one of them only.")
+        raise UserError(
+            f"Training and test folders differ in their classes: {', '.join(odd[:5])} is in one of them only."
+        )

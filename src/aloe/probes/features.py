@@ -38,7 +38,8 @@ def load_any(name: str) -> Teacher | nn.Module:
 
 def native_pixels(model: Teacher | nn.Module) -> int:
     """The side in pixels at which a model is meant to be used."""
-    return model.resolution if isinstance(model, Teacher) else int(model.config.resolution)  # type: ignore[union-attr]
+    config: Any = model.config
+    return model.resolution if isinstance(model, Teacher) else config.resolution
 
 
 @torch.no_grad()
