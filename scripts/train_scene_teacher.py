@@ -7,8 +7,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import math
-import shlex
-import sys
 import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -43,7 +41,7 @@ def main() -> None:
     print(f"test accuracy {correct.float().mean():.4f} after {minutes:.1f} minutes of training")
     for label, name in enumerate(CLASSES):
         print(f"  {name:10s} {correct[test[2] == label].float().mean():.3f}")
-    save(model, args, float(correct.float().mean()), len(train[0]), len(test[0]), minutes)
+    save(model, args, float(correct.float().mean()), minutes)
 
 
 def scenes(seed: int, count: int, processes: int, cache: Path | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -221,45 +219,26 @@ def predictions(model: ViTForImageClassification, images: Tensor) -> Tensor:
     return torch.cat([model(batch.float() / 127.5 - 1).logits.argmax(1) for batch in batches])
 
 
-def save(
-    model: ViTForImageClassification,
-    args: argparse.Namespace,
-    accuracy: float,
-    train_count: int,
-    test_count: int,
-    minutes: float,
-) -> None:
+def save(model: ViTForImageClassification, args: argparse.Namespace, accuracy: float, minutes: float) -> None:
     """Write the teacher's folder."""
     folder: Path = args.output_dir
     model.save_pretrained(folder)
     half = [0.5, 0.5, 0.5]
     size = {"height": RESOLUTION, "width": RESOLUTION}
     ViTImageProcessor(size=size, image_mean=half, image_std=half).save_pretrained(folder)
-    count = sum(p.numel() for p in model.parameters())
-    config = model.config
-    command = shlex.join(["python", "scripts/train_scene_teacher.py", *sys.argv[1:]])
-    (folder / "README.md").write_text(
-        README.format(
-            blocks=config.num_hidden_layers,
-            width=config.hidden_size,
-            heads=config.num_attention_heads,
-            parameters=count / 1e6,
-            accuracy=100 * accuracy,
-            train_count=train_count,
-            test_count=test_count,
-            train_seed=TRAIN_SEED,
-            test_seed=TEST_SEED,
-            classes=", ".join(CLASSES),
-            epochs=args.epochs,
-            minutes=minutes,
-            threads=args.threads,
-            command=command,
-            date=datetime.date.today().isoformat(),
-            torch=torch.__version__.split("+")[0],
-        )
-    )
-    size_mb = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
-    print(f"saved {count} parameters, {size_mb:.1f} MB, to {folder}")
+    facts = {
+        "parameters": sum(p.numel() for p in model.parameters()) / 1e6,
+        "accuracy": 100 * accuracy,
+        "minutes": minutes,
+        "train_seed": TRAIN_SEED,
+        "test_seed": TEST_SEED,
+        "classes": ", ".join(CLASSES),
+        "command": " ".join(["python scripts/train_scene_teacher.py", *_settings(args)]),
+        "date": datetime.date.today().isoformat(),
+        "torch": torch.__version__.split("+")[0],
+    }
+    (folder / "README.md").write_text(README.format(**vars(args), **facts))
+    print(f"saved {sum(file.stat().st_size for file in folder.iterdir()) / 1e6:.1f} MB to {folder}")
 
 
 README = """\
@@ -274,9 +253,9 @@ pipeline_tag: image-classification
 A small supervised ViT for the rendered scenes of `aloe.data.scenes` (64 px, patch 8, {blocks} blocks, width {width},
 {heads} heads, {parameters:.2f} M parameters; pixels are normalised with mean 0.5 and standard deviation 0.5).
 
-- Accuracy: **{accuracy:.1f} %** on {test_count} held-out scenes (`SceneDataset({test_count}, seed={test_seed})`),
+- Accuracy: **{accuracy:.1f} %** on {test_scenes} held-out scenes (`SceneDataset({test_scenes}, seed={test_seed})`),
   measured once after training.
-- Training data: {train_count} scenes (`SceneDataset({train_count}, seed={train_seed})`), labels and object masks;
+- Training data: {train_scenes} scenes (`SceneDataset({train_scenes}, seed={train_seed})`), labels and object masks;
   nothing downloaded, no photographs.
 - Classes: {classes}.
 - Training: {epochs} epochs, {minutes:.0f} minutes on {threads} CPU threads, torch {torch}, {date}. Besides the class
@@ -291,11 +270,17 @@ def _scene(seed: int, index: int) -> tuple[np.ndarray, np.ndarray, int]:
     return scene.image.transpose(2, 0, 1), scene.mask[None].astype(np.uint8), scene.label
 
 
+def _settings(args: argparse.Namespace) -> list[str]:
+    """The options that shape the result, as on the command line; where files lie is left out."""
+    places = {"output_dir", "cache"}
+    return [f"--{key.replace('_', '-')} {value}" for key, value in vars(args).items() if key not in places]
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output-dir", type=Path, default=teacher_path(), help="folder to write")
     parser.add_argument("--cache", type=Path, help="folder that keeps rendered scenes between runs")
-    parser.add_argument("--train-scenes", type=int, default=20000)
+    parser.add_argument("--train-scenes", type=int, default=10000)
     parser.add_argument("--test-scenes", type=int, default=2000)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--batch", type=int, default=32)

@@ -6,13 +6,13 @@ import copy
 
 import pytest
 import torch
-from conftest import build_teacher
 
 from aloe.alignment.calibrate import calibrate
 from aloe.attribution.inherent import explain
 from aloe.bcos.layers import BcosConv2d, BcosLinear
 from aloe.models.convert import bcosify
 from aloe.models.modeling import BcosPatchEmbedding
+from conftest import build_teacher
 
 UNITS = BcosLinear | BcosConv2d | BcosPatchEmbedding
 

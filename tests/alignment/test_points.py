@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import build_teacher
 
 from aloe.alignment.points import (
     check_pair,
@@ -18,6 +17,7 @@ from aloe.alignment.settings import AlignSettings
 from aloe.alignment.trainer import AlignmentModel
 from aloe.errors import UserError
 from aloe.models.convert import bcosify
+from conftest import build_teacher
 
 
 def literal_stream(student, images):
@@ -126,7 +126,9 @@ def test_other_grids_are_refused_never_cut(theirs):
         match_tokens(torch.zeros(1, 17, 48), torch.zeros(theirs), bcosify(teacher).config, teacher)
 
 
-@pytest.mark.parametrize(("change", "words"), [({"hidden_size": 64}, "width is 64"), ({"num_hidden_layers": 2}, "blocks is 2")])
+@pytest.mark.parametrize(
+    ("change", "words"), [({"hidden_size": 64}, "width is 64"), ({"num_hidden_layers": 2}, "blocks is 2")]
+)
 def test_pairs_that_cannot_be_aligned(change, words):
     teacher = build_teacher("vit")
     config = bcosify(teacher).config

@@ -33,7 +33,14 @@ def test_all_mistakes_are_listed_at_once():
     with pytest.raises(UserError) as caught:
         resolve(overrides={"steps": 0, "objectiv": "mse", "precision": "int8", "crop_scale": (0.9, 0.1), "zzz": 1})
     message = str(caught.value)
-    for words in ("steps:", "objectiv: unknown, did you mean objective?", "precision:", "'int8'", "crop_scale:", "zzz: unknown"):
+    for words in (
+        "steps:",
+        "objectiv: unknown, did you mean objective?",
+        "precision:",
+        "'int8'",
+        "crop_scale:",
+        "zzz: unknown",
+    ):
         assert words in message
     assert "\n" not in message
 

@@ -166,7 +166,11 @@ def test_bfloat16_is_close_to_float32(b):
 def test_autocast_runs_forward_and_backward(b):
     cases = [
         (lambda x, w: units.bcos_linear(x, w, b), rand(8, 64).float(), rand(32, 64, seed=1).float()),
-        (lambda x, w: units.bcos_conv2d(x, w, b, padding=1), rand(2, 3, 8, 8).float(), rand(4, 3, 3, 3, seed=1).float()),
+        (
+            lambda x, w: units.bcos_conv2d(x, w, b, padding=1),
+            rand(2, 3, 8, 8).float(),
+            rand(4, 3, 3, 3, seed=1).float(),
+        ),
     ]
     for function, x, weight in cases:
         expected = value_and_gradients(function, x, weight)
@@ -288,7 +292,9 @@ def test_gated_activation_equals_its_twin(activation):
     torch.testing.assert_close(frozen, torch.diag(gates))
     training = torch.autograd.functional.jacobian(lambda v: units.gated_activation(v, activation), x)
     step = 1e-6
-    slope = [(GATES[activation](v + step) * (v + step) - GATES[activation](v - step) * (v - step)) / (2 * step) for v in x]
+    slope = [
+        (GATES[activation](v + step) * (v + step) - GATES[activation](v - step) * (v - step)) / (2 * step) for v in x
+    ]
     at_zero = x == 0  # ReLU has no slope there
     torch.testing.assert_close(training.diag()[~at_zero], torch.tensor(slope).double()[~at_zero], rtol=1e-7, atol=1e-8)
 

@@ -189,11 +189,11 @@ def _claim(home: Path, record: dict[str, Any]) -> str:
             differs = ", ".join(f"{k} was {known.get(k)!r}, now {record[k]!r}" for k in keys[:4])
             raise UserError(f"{home} holds another run ({differs}); give another --output-dir or the same settings.")
         return "finished" if (home / "model.safetensors").is_file() else "resume"
-    if home.exists() and (not home.is_dir() or any(home.iterdir())):
+    temporary = home / f".{RUN_NAME}.{os.getpid()}"  # several ranks may claim at once
+    if home.exists() and not (home.is_dir() and all(p.name.startswith(f".{RUN_NAME}") for p in home.iterdir())):
         raise UserError(f"{home} is not empty and holds no run of aloe; give another --output-dir.")
     try:
         home.mkdir(parents=True, exist_ok=True)
-        temporary = home / f".{RUN_NAME}"
         temporary.write_text(json.dumps(record, indent=2) + "\n")
         os.replace(temporary, path)
     except OSError as error:

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.utils.data import SequentialSampler
-from transformers import PrinterCallback, Trainer, TrainingArguments, get_scheduler
+from torch.utils.data import DataLoader, SequentialSampler
+from transformers import PrinterCallback, Trainer, TrainingArguments, get_wsd_schedule
 
 from aloe.alignment.objectives import SiglipLoss, cosine, infonce, mse
 from aloe.alignment.points import (
@@ -27,7 +28,7 @@ from aloe.alignment.points import (
     teacher_features,
 )
 from aloe.alignment.settings import AlignSettings
-from aloe.data.draws import FaultLog
+from aloe.data.draws import FaultLog, collate_images
 from aloe.errors import UserError
 from aloe.models.teachers import Features, Teacher
 
@@ -112,6 +113,12 @@ class AlignmentTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
         return logs
 
+    def get_eval_dataloader(self, *_: Any) -> DataLoader:
+        """The held-out images; unreadable ones are left out of their batches."""
+        data: Any = self.eval_dataset
+        loader = DataLoader(data, batch_size=self.args.eval_batch_size, collate_fn=collate_images)
+        return self.accelerator.prepare(loader)
+
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
@@ -141,7 +148,7 @@ class AlignmentTrainer(Trainer):
         self.args.output_dir = str(staging)
         try:
             super()._save_checkpoint(model, trial)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        except (OSError, RuntimeError, SafetensorError) as error:  # a full disk, as each library reports it
             shutil.rmtree(staging, ignore_errors=True)
             raise UserError(
                 f"The checkpoint at step {self.state.global_step} could not be written: {error}."
@@ -170,15 +177,9 @@ def make_schedule(
             pct_start=min(max(settings.warmup, 2 / (steps + 1)), 1.0),  # the rise needs one step of its own
             cycle_momentum=False,
         )
-    warmup, decay = round(settings.warmup * steps), round(settings.decay * steps)
-    specific = {"num_stable_steps": steps - warmup - decay, "num_decay_steps": decay, "decay_type": "cosine"}
-    return get_scheduler(
-        "warmup_stable_decay",
-        optimizer,
-        num_warmup_steps=warmup,
-        num_training_steps=steps,
-        scheduler_specific_kwargs=specific,
-    )
+    warmup = round(settings.warmup * steps)
+    decay = min(round(settings.decay * steps), steps - warmup)
+    return get_wsd_schedule(optimizer, num_warmup_steps=warmup, num_decay_steps=decay, num_training_steps=steps)
 
 
 @torch.no_grad()
@@ -193,6 +194,8 @@ def mean_cosines(
     try:
         for batch in loader:
             images = batch["pixel_values"].to(device)
+            if not len(images):  # none of them readable
+                continue
             theirs = teacher_features(source, images, student.config, blocks)
             ours = student_features(student, images, blocks)
             for name, value in cosines(ours, theirs, student.config, source).items():

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from aloe.attribution.inherent import Explanation, explain
+from aloe.data.decode import is_image_name
 from aloe.data.draws import ImageDataset, collate_images
 from aloe.data.sources import open_images
 from aloe.data.subset import SubsetImages
@@ -57,9 +58,13 @@ def explain_files(
         raise UserError(f"--resolution {side} is not a whole number of {student.config.patch_size}-pixel patches.")
     if output_dir.exists() and not output_dir.is_dir():
         raise UserError(f"{output_dir} is a file; give a folder as --output-dir.")
+    if any(output_dir.resolve() == folder for folder in _folders(images)):
+        raise UserError(
+            f"{output_dir} holds the images, which the pictures could overwrite; give another --output-dir."
+        )
     dataset = ImageDataset(source, ResizeCenterCrop(side))
     loader = torch.utils.data.DataLoader(dataset, batch_size=batch_size, collate_fn=collate_images)
-    done = Explained()
+    done, written = Explained(), set[Path]()
     for batch in _watched(loader, progress):
         done.unreadable += batch["unreadable"]
         if not len(batch["pixel_values"]):
@@ -70,7 +75,7 @@ def explain_files(
         for name, picture, values in zip(
             names, pictures(pixels, explanation), rows(explanation, student.config), strict=True
         ):
-            path = output_dir / f"{Path(name).with_suffix('').as_posix().replace('/', '_')}.png"
+            path = _free_path(output_dir, name, written)
             save_png(picture, path)
             done.rows.append({"file": name, "picture": str(path), **values})
     if not done.rows:
@@ -100,6 +105,24 @@ def rows(explanation: Explanation, config: Any) -> list[dict[str, Any]]:
         values["residual"] = float(explanation.residual[i])
         found.append(values)
     return found
+
+
+def _folders(images: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The folders that were named, and those of the files that were."""
+    paths = [Path(p).expanduser().resolve() for p in ([images] if isinstance(images, str | Path) else images)]
+    return [p if p.is_dir() else p.parent for p in paths if p.is_dir() or is_image_name(p.name) or "*" in p.name]
+
+
+def _free_path(folder: Path, name: str, written: set[Path]) -> Path:
+    """Where the picture of an image goes; `a.jpg` beside `a.png` keeps its extension, so that neither is lost."""
+    flat = name.replace("/", "_")
+    path = folder / f"{Path(flat).stem}.png"
+    copy = 1
+    while path in written:
+        path = folder / (f"{flat}.png" if copy == 1 else f"{flat}.{copy}.png")
+        copy += 1
+    written.add(path)
+    return path
 
 
 def _watched(loader: Any, progress: bool) -> Any:

@@ -11,7 +11,7 @@ holds to rounding error.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -89,6 +89,8 @@ def explain(model: nn.Module, images: Any, targets: Target = None, *, batch_size
     pixels = _as_batch(images, model).to(reference.device, reference.dtype)
     if not len(pixels):
         raise UserError("There are no images to explain.")
+    if batch_size < 1:
+        raise UserError(f"batch_size must be at least 1, got {batch_size}.")
     parts = [
         _explain_batch(model, pixels[i : i + batch_size], _slice(targets, i, i + batch_size, len(pixels)))
         for i in range(0, len(pixels), batch_size)
@@ -98,18 +100,25 @@ def explain(model: nn.Module, images: Any, targets: Target = None, *, batch_size
 
 
 def _explain_batch(model: nn.Module, images: Tensor, target: Target) -> Explanation:
-    training = model.training
+    training = [m for m in model.modules() if m.training]
     model.eval()
     try:
-        with explanation_mode(), torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
+        with (
+            explanation_mode(),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast(images.device.type, enabled=False),
+        ):
             x = encode(images.detach()).requires_grad_()
             frozen = {name: p.detach() for name, p in model.named_parameters()}
-            outputs = torch.func.functional_call(model, frozen, (x,), {"output_hidden_states": True})
+            options = {"output_hidden_states": True, "return_dict": True}
+            outputs = torch.func.functional_call(model, frozen, (x,), options)
             value, constant = target_value(outputs, model.config, target)  # type: ignore[attr-defined]
             embedded = outputs.hidden_states[0]
             weights, at_tokens = torch.autograd.grad(value.sum(), (x, embedded))
     finally:
-        model.train(training)
+        for module in training:
+            module.training = True
     embeddings: Any = model.base_model.embeddings  # type: ignore[union-attr]
     constants = embeddings.constants(*embeddings.grid(*images.shape[-2:])).detach()
     logits = getattr(outputs, "logits", None)
@@ -136,22 +145,24 @@ def _as_batch(images: Any, model: nn.Module) -> Tensor:
     config: Any = model.config
     crop = ResizeCenterCrop(config.resolution)
     pictures = list(images) if isinstance(images, Sequence) else [images]
+    if not all(hasattr(p, "convert") for p in pictures):
+        raise UserError("Images must be a float tensor (B, 3, H, W) in [0, 1], a PIL image or a list of PIL images.")
     return torch.stack([to_tensor(crop(p.convert("RGB"))) for p in pictures]) if pictures else torch.empty(0, 3, 1, 1)
 
 
 def _slice(target: Target, start: int, stop: int, count: int) -> Target:
     """The part of a per-image target that belongs to a batch; a target for all images passes through."""
-    if isinstance(target, TextTarget):
-        per_image = target.embedding.ndim == 2
-        return TextTarget(target.embedding[start:stop], target.scale, target.bias) if per_image else target
-    per_image = (isinstance(target, Tensor) and (target.ndim == 2 or not target.is_floating_point())) or (
-        isinstance(target, list | tuple)
-    )
-    if not per_image or (isinstance(target, Tensor) and target.ndim == 0):
+    rows = target.embedding if isinstance(target, TextTarget) else target
+    if isinstance(rows, Tensor):
+        per_image = rows.ndim == (2 if rows.is_floating_point() else 1)
+    else:
+        per_image = isinstance(rows, Sequence) and not isinstance(rows, str)
+    if not per_image:
         return target
-    if len(target) != count:  # type: ignore[arg-type]
-        raise UserError(f"{len(target)} targets were given for {count} images; give one, or one per image.")  # type: ignore[arg-type]
-    return target[start:stop]  # type: ignore[index]
+    if len(rows) != count:  # type: ignore[arg-type]
+        raise UserError(f"{len(rows)} targets were given for {count} images; give one, or one per image.")  # type: ignore[arg-type]
+    part: Any = rows[start:stop]  # type: ignore[index]
+    return replace(target, embedding=part) if isinstance(target, TextTarget) else part
 
 
 def _concat(parts: list[Tensor | None]) -> Tensor | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -64,7 +65,7 @@ def target_value(outputs: Any, config: Any, target: Target) -> tuple[Tensor, flo
 def _classes(target: Any, config: Any, logits: Tensor) -> Tensor:
     if isinstance(target, Tensor):
         wanted = target.tolist() if target.ndim else [target.item()] * len(logits)
-    elif isinstance(target, int | str):
+    elif isinstance(target, Integral | str):
         wanted = [target] * len(logits)
     else:
         wanted = list(target)
@@ -81,6 +82,8 @@ def _class_index(target: Any, config: Any, count: int) -> int:
         if not target.lstrip("-").isdigit():
             known = ", ".join(list(names)[:10])
             raise UserError(f"There is no class {target!r}; the model knows {known}{' ...' if count > 10 else ''}.")
+    elif not isinstance(target, Integral):
+        raise UserError(f"A class is an index or a name, got {target!r}; give a direction as a float tensor.")
     index = int(target)
     if not 0 <= index < count:
         raise UserError(f"Class {index} is out of range; the model has {count} classes (0 to {count - 1}).")
@@ -88,11 +91,7 @@ def _class_index(target: Any, config: Any, count: int) -> int:
 
 
 def _direction(direction: Tensor, pooled: Tensor) -> Tensor:
-    if (
-        direction.shape[-1] != pooled.shape[-1]
-        or direction.ndim > 2
-        or len(direction) not in (len(pooled), pooled.shape[-1])
-    ):
+    if direction.shape not in (pooled.shape, pooled.shape[1:]):
         raise UserError(
             f"A direction has shape ({pooled.shape[-1]},) or ({len(pooled)}, {pooled.shape[-1]}), "
             f"got {tuple(direction.shape)}."

@@ -243,7 +243,7 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 def _autocast(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """What autocast does for F.linear, done before the autograd function so that its backward sees one dtype."""
     kind = x.device.type
-    if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
+    if kind != "meta" and torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(kind)
         return x.to(dtype), weight.to(dtype)
     return x, weight

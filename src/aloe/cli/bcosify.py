@@ -13,7 +13,7 @@ def bcosify(
     teacher: Annotated[str, typer.Argument(help="Hub id or local folder.")],
     output_dir: OutputDir,
     stem: Annotated[str, typer.Option(help="patch or conv.")] = "patch",
-    b: Annotated[float, typer.Option(help="Exponent of every B-cos unit.")] = 2.0,
+    b: Annotated[float, typer.Option(min=1, help="Exponent of every B-cos unit.")] = 2.0,
     seed: Annotated[int, typer.Option()] = 0,
     json: Json = False,
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,8 +18,10 @@ def quiet_libraries() -> None:
     """Silence the loading bars and advice of the libraries below; errors still come through."""
     import warnings
 
+    from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
+    hub_logging.set_verbosity_error()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
@@ -56,11 +59,16 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
     bad = [p for p in pairs if "=" not in p]
     if bad:
         raise UserError(f"--set takes key=value, got {bad[0]!r}.")
-    return {key: yaml.safe_load(value) for key, _, value in (p.partition("=") for p in pairs)}
+    try:
+        return {key: yaml.safe_load(value) for key, _, value in (p.partition("=") for p in pairs)}
+    except yaml.YAMLError as error:
+        raise UserError(f"--set takes key=value with a YAML value, got {' '.join(pairs)!r}.") from error
 
 
 def say(result: dict[str, Any], words: str, as_json: bool) -> None:
-    typer.echo(json.dumps(result) if as_json else words)
+    """Print the result once, also when several processes run the same command."""
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(json.dumps(result) if as_json else words)
 
 
 def table(rows: list[tuple[Any, ...]], header: tuple[str, ...]) -> str:

@@ -16,7 +16,7 @@ def evaluate(
     train: Annotated[str | None, typer.Option(help="Training images, class-per-folder.")] = None,
     teacher: Annotated[str | None, typer.Option(help="The teacher to compare with.")] = None,
     k: Annotated[int, typer.Option(help="Neighbours.")] = 20,
-    batch_size: Annotated[int, typer.Option()] = 128,
+    batch_size: Annotated[int, typer.Option(min=1)] = 128,
     device: Device = None,
     json: Json = False,
 ) -> None:

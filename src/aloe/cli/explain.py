@@ -14,9 +14,9 @@ def explain(
     images: Annotated[list[str], typer.Argument(help="Files, folders, globs or archives.")],
     output_dir: OutputDir,
     target: Annotated[str | None, typer.Option(help="Class name or index; default: the predicted class.")] = None,
-    resolution: Annotated[int | None, typer.Option(help="Pixels; default: the model's native size.")] = None,
-    limit: Annotated[int | None, typer.Option(help="At most this many images.")] = None,
-    batch_size: Annotated[int, typer.Option()] = 16,
+    resolution: Annotated[int | None, typer.Option(min=1, help="Pixels; default: the model's native size.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most this many images.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 16,
     device: Device = None,
     json: Json = False,
 ) -> None:

@@ -38,9 +38,10 @@ def main() -> None:
         _fail(
             f"The disk is full ({error.filename or 'while writing'}): free some space and run the same command again."
         )
-    except KeyboardInterrupt:
-        typer.echo("Interrupted; run the same command again to go on from the last checkpoint.", err=True)
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == 130:  # how typer reports Ctrl-C
+            typer.echo("Interrupted; run the same command again to go on from the last checkpoint.", err=True)
+        raise
 
 
 def _fail(message: str) -> None:

@@ -72,9 +72,7 @@ class AlignmentDraws(Dataset[Sample]):
     def _order(self, epoch: int) -> np.ndarray:
         if epoch not in self._orders:
             order = _generator(self.seed, _ORDER, epoch).permutation(len(self.source))
-            self._orders = {k: v for k, v in self._orders.items() if k == epoch - 1} | {
-                epoch: order
-            }
+            self._orders = {k: v for k, v in self._orders.items() if k == epoch - 1} | {epoch: order}
         return self._orders[epoch]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -141,9 +139,7 @@ class ImageDataset(Dataset[Sample]):
     `collate_images` leaves it out of the batch.
     """
 
-    def __init__(
-        self, source: ImageSource, transform: Transform, skip: Collection[int] = ()
-    ) -> None:
+    def __init__(self, source: ImageSource, transform: Transform, skip: Collection[int] = ()) -> None:
         self.source, self.transform = source, transform
         self.skip = sorted(set(skip))
         self._indices = np.setdiff1d(np.arange(len(source)), np.array(self.skip, dtype=np.int64))
@@ -202,15 +198,10 @@ class FaultLog:
         if not self.draws_lost:
             return None
         lost = sum(self.draws_lost.values())
-        return (
-            f"{len(self.draws_lost)} unreadable images were skipped ({lost} draws): "
-            f"{_some(list(self.draws_lost))}"
-        )
+        return f"{len(self.draws_lost)} unreadable images were skipped ({lost} draws): {_some(list(self.draws_lost))}"
 
 
-def check_source(
-    source: ImageSource, sample: int = 64, max_bad_fraction: float = 0.05
-) -> list[str]:
+def check_source(source: ImageSource, sample: int = 64, max_bad_fraction: float = 0.05) -> list[str]:
     """Decodes `sample` evenly spaced images before a run and returns the unreadable ones, as `name:
     reason`.
 

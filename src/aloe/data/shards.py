@@ -37,15 +37,11 @@ class ShardSource:
         UserError: A local shard that does not exist, or another kind of address.
     """
 
-    def __init__(
-        self, pattern: str, *, buffer: int = 1000, retries: int = 3, pause: float = 1.0
-    ) -> None:
+    def __init__(self, pattern: str, *, buffer: int = 1000, retries: int = 3, pause: float = 1.0) -> None:
         try:
             from webdataset.shardlists import expand_urls
         except ImportError as error:
-            raise UserError(
-                "wds:... needs the package webdataset; install aloe-vit[data]."
-            ) from error
+            raise UserError("wds:... needs the package webdataset; install aloe-vit[data].") from error
         self.buffer, self.retries, self.pause = buffer, retries, pause
         self.urls: list[str] = []
         for url in expand_urls(pattern):
@@ -63,9 +59,7 @@ class ShardSource:
         """A hash of the addresses; the shards are not read."""
         return hashlib.sha256("\n".join(self.urls).encode()).hexdigest()
 
-    def samples(
-        self, *, seed: int, slot: int = 0, slots: int = 1, repeat: bool = True
-    ) -> Iterator[tuple[str, bytes]]:
+    def samples(self, *, seed: int, slot: int = 0, slots: int = 1, repeat: bool = True) -> Iterator[tuple[str, bytes]]:
         """(name, encoded image) of share `slot` of `slots`: the first image member of each sample.
 
         Shares are disjoint and together complete in every pass. Whole shards are shared out where
@@ -121,9 +115,7 @@ def _images(url: str) -> Iterator[tuple[str, bytes]]:
 
     with _open(url) as opened:
         stream = _Counted(opened)
-        files = tar_file_expander(
-            [{"url": url, "stream": stream}], select_files=is_image_name, eof_value=None
-        )
+        files = tar_file_expander([{"url": url, "stream": stream}], select_files=is_image_name, eof_value=None)
         for sample in group_by_keys(files):
             key = sample["__key__"]
             suffix = next((name for name in sample if not name.startswith("__")), None)

@@ -100,9 +100,7 @@ def open_images(spec: str | Path | Sequence[str | Path]) -> ImageSource:
     if path.is_file() and not is_image_name(path.name):
         archive = open_archive(path)
         if archive is None:
-            raise UserError(
-                f"{path} is neither an image ({_EXTENSIONS}) nor a readable zip or tar archive."
-            )
+            raise UserError(f"{path} is neither an image ({_EXTENSIONS}) nor a readable zip or tar archive.")
         return StoredImages(archive, inner, where=str(path))
     return StoredImages(FolderStore.of_files([path]), inner, where=text)
 
@@ -153,9 +151,7 @@ class StoredImages:
             some = ", ".join(tops[:8]) + (", ..." if len(tops) > 8 else "")
             raise UserError(f"No images under {inner!r} in {where}; its images are in: {some}.")
         if not chosen:
-            raise UserError(
-                f"No images found in {where}: looked, hidden files aside, for {_EXTENSIONS}."
-            )
+            raise UserError(f"No images found in {where}: looked, hidden files aside, for {_EXTENSIONS}.")
         self._files = chosen
         self._start = 0 if chosen == [inner] else len(start)
 
@@ -185,9 +181,7 @@ class StoredImages:
         return np.array([number[parent] for parent in parents], dtype=np.int64)
 
     def fingerprint(self) -> str:
-        return digest(
-            f"{self.name(i)}\0{self._store.size(file)}" for i, file in enumerate(self._files)
-        )
+        return digest(f"{self.name(i)}\0{self._store.size(file)}" for i, file in enumerate(self._files))
 
 
 class SceneImages:
@@ -205,9 +199,7 @@ class SceneImages:
         """`scenes:LENGTH[@SEED[@RESOLUTION]]`."""
         match = re.fullmatch(r"scenes:([1-9]\d*)(?:@(\d+))?(?:@([1-9]\d*))?", spec)
         if match is None:
-            raise UserError(
-                f"{spec!r} is not of the form scenes:LENGTH[@SEED[@RESOLUTION]] (scenes:2000@1@64)."
-            )
+            raise UserError(f"{spec!r} is not of the form scenes:LENGTH[@SEED[@RESOLUTION]] (scenes:2000@1@64).")
         length, seed, resolution = match.groups()
         return cls(int(length), int(seed or 0), int(resolution or 64))
 

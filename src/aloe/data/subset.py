@@ -37,6 +37,4 @@ class SubsetImages:
         return self.source.name(int(self.indices[index]))
 
     def fingerprint(self) -> str:
-        return hashlib.sha256(
-            self.source.fingerprint().encode() + self.indices.tobytes()
-        ).hexdigest()
+        return hashlib.sha256(self.source.fingerprint().encode() + self.indices.tobytes()).hexdigest()

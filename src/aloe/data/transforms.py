@@ -19,9 +19,7 @@ from PIL import Image
 class Transform(Protocol):
     """PIL image to PIL image; deterministic ones ignore the generator."""
 
-    def __call__(
-        self, image: Image.Image, generator: np.random.Generator | None = None
-    ) -> Image.Image: ...
+    def __call__(self, image: Image.Image, generator: np.random.Generator | None = None) -> Image.Image: ...
 
 
 class Compose:
@@ -30,9 +28,7 @@ class Compose:
     def __init__(self, *steps: Transform) -> None:
         self.steps = steps
 
-    def __call__(
-        self, image: Image.Image, generator: np.random.Generator | None = None
-    ) -> Image.Image:
+    def __call__(self, image: Image.Image, generator: np.random.Generator | None = None) -> Image.Image:
         for step in self.steps:
             image = step(image, generator)
         return image
@@ -59,9 +55,7 @@ class RandomResizedCrop:
     ) -> None:
         self.size, self.scale, self.ratio = size, scale, ratio
 
-    def box(
-        self, size: tuple[int, int], generator: np.random.Generator
-    ) -> tuple[int, int, int, int]:
+    def box(self, size: tuple[int, int], generator: np.random.Generator) -> tuple[int, int, int, int]:
         """(left, top, right, bottom) in whole pixels of an image of `size` = (W, H)."""
         width, height = size
         low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
@@ -78,9 +72,7 @@ class RandomResizedCrop:
         left, top = (width - w) // 2, (height - h) // 2
         return left, top, left + w, top + h
 
-    def __call__(
-        self, image: Image.Image, generator: np.random.Generator | None = None
-    ) -> Image.Image:
+    def __call__(self, image: Image.Image, generator: np.random.Generator | None = None) -> Image.Image:
         if generator is None:
             raise TypeError("RandomResizedCrop needs a generator")
         box = self.box(image.size, generator)
@@ -103,9 +95,7 @@ class RandomHorizontalFlip:
     def __init__(self, p: float = 0.5) -> None:
         self.p = p
 
-    def __call__(
-        self, image: Image.Image, generator: np.random.Generator | None = None
-    ) -> Image.Image:
+    def __call__(self, image: Image.Image, generator: np.random.Generator | None = None) -> Image.Image:
         if generator is None:
             raise TypeError("RandomHorizontalFlip needs a generator")
         flip = generator.random() < self.p
@@ -126,9 +116,7 @@ class ResizeCenterCrop:
         self.size, self.resample = size, resample
         self.shorter = math.floor(size / crop_fraction)
 
-    def __call__(
-        self, image: Image.Image, generator: np.random.Generator | None = None
-    ) -> Image.Image:
+    def __call__(self, image: Image.Image, generator: np.random.Generator | None = None) -> Image.Image:
         scale = self.shorter / min(image.size)
         # The longer side is cut, not rounded, as is customary.
         width, height = (max(self.shorter, int(side * scale + 1e-9)) for side in image.size)

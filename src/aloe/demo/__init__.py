@@ -30,6 +30,7 @@ from aloe.data.scenes import CLASSES, SceneDataset, teacher_path
 from aloe.data.sources import open_images
 from aloe.data.transforms import ResizeCenterCrop, to_tensor
 from aloe.demo.page import write_page
+from aloe.errors import UserError
 from aloe.models.convert import bcosify
 from aloe.models.teachers import Teacher, load_teacher
 from aloe.probes.evaluate import accuracy
@@ -39,6 +40,7 @@ from aloe.probes.knn import knn_predict
 TRAIN_SCENES, TEST_SCENES, PIXELS = 2400, 600, 64
 TRAIN_SEED, TEST_SEED = 101, 202  # neither is a seed the teacher was trained on
 NEIGHBOURS, PICTURED = 20, 10
+_CONTENTS = {"scenes", "student", "index.html", ".index.html"}
 
 
 @dataclass
@@ -67,6 +69,8 @@ def run_demo(output_dir: Path, *, steps: int = 200, device: str = "cpu", progres
     Raises:
         UserError: the folder holds something else or cannot be written.
     """
+    if output_dir.exists() and (not output_dir.is_dir() or {p.name for p in output_dir.iterdir()} - _CONTENTS):
+        raise UserError(f"{output_dir} holds something else than a demo; give another --output-dir.")
     seconds: dict[str, float] = {}
     with _timed(seconds, "rendering", progress):
         train = _render(output_dir / "scenes" / "train", TRAIN_SCENES, TRAIN_SEED)

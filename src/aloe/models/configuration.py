@@ -6,6 +6,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from aloe.errors import UserError
+
 STEMS = ("patch", "conv")
 POSITIONS = ("learned", "rope")
 POOLINGS = ("cls", "mean", "attention")
@@ -116,6 +118,12 @@ class BcosViTConfig(PreTrainedConfig):
         return self.image_size // self.patch_size
 
     @property
+    def stem_stride(self) -> int:
+        """Total stride of the convolutional stem: a factor of two wherever its width grows."""
+        widths = self.stem_widths or []
+        return 2 ** sum(now > before for before, now in zip([6, *widths], widths, strict=False))
+
+    @property
     def resolution(self) -> int:
         """Pixels on a side at which the model is meant to be used."""
         return int(self.teacher.get("resolution") or self.image_size)
@@ -139,6 +147,10 @@ class BcosViTConfig(PreTrainedConfig):
             )
         if self.pooling == "cls" and not self.use_cls_token:
             raise ValueError("pooling is 'cls' but use_cls_token is false.")
+        if self.patch_size % self.stem_stride:
+            raise ValueError(
+                f"stem_widths have total stride {self.stem_stride}, which patch_size {self.patch_size} is not a multiple of."
+            )
         if self.image_size < self.patch_size:
             raise ValueError(f"image_size {self.image_size} is smaller than patch_size {self.patch_size}.")
 
@@ -147,9 +159,9 @@ def conv_stem_widths(patch_size: int) -> list[int]:
     """The stem's widths for a patch size: one stride-2 step per factor of two (patch 16, 8, 4 or 2).
 
     Raises:
-        ValueError: for a patch size that strides of two cannot reach.
+        UserError: for a patch size that strides of two cannot reach.
     """
     steps = {16: 6, 8: 5, 4: 3, 2: 1}
     if patch_size not in steps:
-        raise ValueError(f"The conv stem has patch size 16, 8, 4 or 2, not {patch_size}; use stem='patch'.")
+        raise UserError(f"The conv stem has patch size 16, 8, 4 or 2, not {patch_size}; use stem='patch'.")
     return list(CONV_STEM_WIDTHS[: steps[patch_size]])

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aloe.bcos.functional import ACTIVATIONS
 from aloe.errors import UserError
 from aloe.models.configuration import STEMS, BcosViTConfig
 from aloe.models.families import GATED, Concat, Copy, Family, Fold, Part, Rule
@@ -100,7 +101,7 @@ def student_config(teacher: Teacher, stem: str, b: float) -> BcosViTConfig:
         num_hidden_layers=source.num_hidden_layers,
         num_attention_heads=source.num_attention_heads,
         intermediate_size=_intermediate_size(teacher, gated),
-        hidden_act="silu" if getattr(source, "use_swiglu_ffn", False) else source.hidden_act,
+        hidden_act="silu" if getattr(source, "use_swiglu_ffn", False) else _activation(source.hidden_act),
         layer_norm_eps=source.layer_norm_eps,
         image_size=teacher.grid_size * patch,
         patch_size=patch,
@@ -243,6 +244,15 @@ def _alias(name: str, family: Family) -> str:
     for other, ours in family.aliases:
         name = name.replace(other, ours)
     return name
+
+
+def _activation(name: str) -> str:
+    """The gated activation of a teacher's name for it."""
+    same = {"gelu_new": "gelu_pytorch_tanh", "gelu_fast": "gelu_pytorch_tanh", "swish": "silu"}
+    found = same.get(name, name)
+    if found not in ACTIVATIONS:
+        raise UserError(f"The teacher's activation {name!r} has no B-cos form here; known: {', '.join(ACTIVATIONS)}.")
+    return found
 
 
 def _student_patch(patch: int, stem: str) -> int:

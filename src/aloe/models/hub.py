@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from aloe.errors import UserError
 @contextmanager
 def explain_hub_errors(name: str) -> Iterator[None]:
     """Within the block, errors of loading `name` (hub id or folder) become a `UserError`."""
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
     from safetensors import SafetensorError
 
     path = Path(name)
@@ -21,6 +22,8 @@ def explain_hub_errors(name: str) -> Iterator[None]:
         raise UserError(f"{name} is not a folder; give a folder with config.json and model.safetensors, or a hub id.")
     if local and not (path / "config.json").is_file():
         raise UserError(f"{name} holds no config.json; give a folder that save_pretrained wrote, or a hub id.")
+    if local:
+        _check_json(path / "config.json")
     try:
         yield
     except SafetensorError as error:
@@ -36,16 +39,23 @@ def explain_hub_errors(name: str) -> Iterator[None]:
             )
         elif any(isinstance(e, RepositoryNotFoundError) for e in cause):
             message = f"There is no hub repository {name} (or it is private: run `hf auth login`), and no such folder."
-        elif local and isinstance(error, OSError):
+        elif local and isinstance(error, OSError) and not any(path.glob("*.safetensors")):
             message = f"{name} has no model.safetensors; only safetensors are loaded, never pickled weights."
-        elif isinstance(error, OSError):
+        elif not local and (isinstance(error, OSError) or any(isinstance(e, HFValidationError) for e in cause)):
             message = (
                 f"{name} is neither a local folder nor reachable on the hub; check the name and the connection, "
                 "or download its files and give the folder."
             )
         else:
-            message = f"{name} could not be loaded: {str(error).splitlines()[0]}"
+            message = f"{name} could not be loaded: {str(error).strip().splitlines()[0].rstrip('.')}."
         raise UserError(message) from error
+
+
+def _check_json(path: Path) -> None:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); fetch it again.") from error
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:

@@ -33,6 +33,7 @@ from aloe.bcos.layers import (
     LayerScale,
     ScaleNorm2d,
 )
+from aloe.errors import UserError
 from aloe.models.configuration import BcosViTConfig
 
 
@@ -64,12 +65,10 @@ class BcosConvStem(nn.Sequential):
     """3x3 B-cos convolutions, each with an uncentred norm and ReLU; stride 2 where the width grows (METHOD.md 4)."""
 
     def __init__(self, widths: list[int], b: float) -> None:
-        self.stride = 1
         layers: list[nn.Module] = []
         before = 6
         for width in widths:
             stride = 2 if width > before else 1
-            self.stride *= stride
             layers.append(
                 nn.Sequential(
                     BcosConv2d(before, width, 3, stride=stride, padding=1, b=b),
@@ -92,7 +91,7 @@ class BcosViTEmbeddings(nn.Module):
         self.stem: BcosConvStem | None = None
         if config.stem_widths:
             self.stem = BcosConvStem(config.stem_widths, config.b)
-            channels, stride = config.stem_widths[-1], _total_stride(config.stem_widths)
+            channels, stride = config.stem_widths[-1], config.stem_stride
         self.patch_embedding = BcosPatchEmbedding(channels, width, config.patch_size // stride, config.b)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if config.use_cls_token else None
         registers = config.num_register_tokens
@@ -127,18 +126,19 @@ class BcosViTEmbeddings(nn.Module):
         """Token rows and columns of an image of that many pixels.
 
         Raises:
-            ValueError: if the image is not a whole number of patches.
+            UserError: if the image is not a whole number of patches.
         """
         patch = self.config.patch_size
         if height % patch or width % patch or not height or not width:
-            raise ValueError(f"Image size {height}x{width} is not a multiple of the patch size {patch}; resize it.")
+            raise UserError(f"Image size {height}x{width} is not a multiple of the patch size {patch}; resize it.")
         return height // patch, width // patch
 
     def _interpolate(self, table: Tensor, rows: int, columns: int) -> Tensor:
         side = self.config.grid_size
         if (rows, columns) == (side, side):
             return table
-        image = table.reshape(1, side, side, -1).permute(0, 3, 1, 2).float()
+        image = table.reshape(1, side, side, -1).permute(0, 3, 1, 2)
+        image = image.to(torch.promote_types(table.dtype, torch.float32))
         mode, _, antialias = self.config.position_interpolation.partition("-")
         image = nn.functional.interpolate(
             image, size=(rows, columns), mode=mode, align_corners=False, antialias=bool(antialias)
@@ -300,14 +300,14 @@ class BcosViTForImageClassification(BcosViTPreTrainedModel):
 
     def __init__(self, config: BcosViTConfig) -> None:
         super().__init__(config)
-        self.num_labels = config.num_labels
+        self.num_labels: int = config.num_labels  # type: ignore[assignment]
         self.vit = BcosViTModel(config)
-        self.classifier = BcosLinear(config.hidden_size, int(config.num_labels), config.b)
+        self.classifier = BcosLinear(config.hidden_size, self.num_labels, config.b)
         self.post_init()
 
     @can_return_tuple
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: object) -> BcosClassifierOutput:
-        outputs = self.vit(pixel_values, **kwargs)
+        outputs = self.vit(pixel_values, return_dict=True, **kwargs)
         logits = self.classifier(outputs.pooler_output) + self.config.logit_bias
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
         return BcosClassifierOutput(
@@ -330,15 +330,13 @@ def eager_attention(
 
 
 def _six_channels(pixels: Tensor) -> Tensor:
+    if not pixels.is_floating_point():
+        raise ValueError(f"pixel_values must be floats in [0, 1], got {pixels.dtype}; divide by 255.")
     if pixels.ndim == 4 and pixels.shape[1] == 6:
         return pixels
     if pixels.ndim == 4 and pixels.shape[1] == 3:
         return encode(pixels)
     raise ValueError(f"pixel_values must be (B, 3, H, W) in [0, 1] or (B, 6, H, W) encoded, got {tuple(pixels.shape)}.")
-
-
-def _total_stride(widths: list[int]) -> int:
-    return 2 ** sum(now > before for before, now in zip([6, *widths], widths, strict=False))
 
 
 def _trunc_normal(tensor: Tensor, std: float) -> None:

@@ -63,7 +63,7 @@ def build_config(teacher: ZooTeacher) -> Any:
         "patch_size": teacher.patch_size,
     }
     if teacher.family == "ViT":
-        return transformers.ViTConfig(**size, num_labels=1000)
+        return transformers.ViTConfig(**(size | {"num_labels": 1000}))
     if teacher.family == "DINOv3":
         return transformers.DINOv3ViTConfig(**size, num_register_tokens=teacher.registers)
     return transformers.SiglipVisionConfig(**size)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from aloe.alignment.points import check_pair
 from aloe.alignment.trainer import mean_cosines
 from aloe.data.draws import ImageDataset, collate_images
 from aloe.data.sources import ImageSource, open_images
@@ -61,6 +62,7 @@ def cosine_rows(
     rows = []
     for name in models:
         student: Any = load(name)
+        check_pair(student.config, teacher, student.config.resolution)
         student.to(device)
         loader = torch.utils.data.DataLoader(
             ImageDataset(source, ResizeCenterCrop(student.config.resolution)),
@@ -68,7 +70,10 @@ def cosine_rows(
             collate_fn=collate_images,
         )
         blocks = tuple(range(1, teacher.num_layers + 1))
-        rows.append({"model": name, **mean_cosines(student, teacher, loader, blocks, device)})
+        cosines = mean_cosines(student, teacher, loader, blocks, device)
+        if not cosines:
+            raise UserError("None of the images could be read.")
+        rows.append({"model": name, **cosines})
     return rows
 
 

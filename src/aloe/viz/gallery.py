@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,8 @@ def save_png(picture: Image.Image, path: Path) -> None:
         picture.save(temporary, "PNG", optimize=True)
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 

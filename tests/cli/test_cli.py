@@ -1,0 +1,264 @@
+"""The command line: every mistake is one sentence and exit code 2 with nothing written; every verb works."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import transformers as hf
+from PIL import Image
+
+from aloe.cli import doctor, main
+from aloe.models.convert import bcosify
+from aloe.models.saving import save_student
+from conftest import build_teacher
+from pictures import picture, write_pictures
+
+
+@pytest.fixture
+def aloe(monkeypatch, capsys, tmp_path):
+    """Runs `aloe WORDS` in an empty folder: (exit code, stdout, stderr)."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+    def run(*words) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["aloe", *map(str, words)])
+        try:
+            main.main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """A teacher and its student with classes, a foreign model, images, class folders."""
+    home = tmp_path_factory.mktemp("home")
+    teacher = build_teacher("vit-classifier")
+    teacher.model.config.id2label = {i: f"class {i}" for i in range(5)}
+    teacher.model.save_pretrained(home / "teacher")
+    save_student(bcosify(teacher), home / "student")
+    hf.BertModel(hf.BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1)).save_pretrained(
+        home / "bert"
+    )
+    write_pictures(home / "images")
+    for name in ("one", "two"):
+        write_pictures(home / "train" / name, 3)
+    (home / "empty").mkdir()
+    (home / "broken.png").write_bytes((home / "images" / "00.png").read_bytes()[:50])
+    (home / "foreign").mkdir()
+    (home / "foreign" / "thesis.tex").write_text("words")
+    return home
+
+
+MISTAKES = {
+    "align {}/teacher {}/empty -o out": "No images found",
+    "align {}/teacher {}/none -o out": "does not exist",
+    "align ./missing {}/images -o out": "missing",
+    "align {}/images {}/images -o out": "config.json",
+    "align {}/bert {}/images -o out": "'bert' cannot be converted",
+    "align {}/student {}/images -o out": "'bcos_vit' cannot be converted",
+    "align {}/teacher {}/images -o out --steps 0 --objective best --set lerning_rate=1": "did you mean learning_rate?",
+    "align {}/teacher {}/images -o out --set seed": "key=value",
+    "align {}/teacher {}/images -o out --set seed=[": "key=value",
+    "align {}/teacher {}/images -o out --device abacus": "no device 'abacus'",
+    "align {}/teacher {}/images -o out --resolution 33": "try 32",
+    "align {}/teacher {}/images -o out --config none.yaml": "cannot be read",
+    "align {}/teacher {}/images -o {}/foreign": "not empty",
+    "align {}/teacher {}/images -o out --after-block 4": "blocks 1 to 3",
+    "bcosify {}/teacher -o {}/foreign": "not empty",
+    "bcosify {}/teacher -o out --stem tree": "stem must be one of",
+    "explain {}/teacher {}/images -o out": "not a B-cos student",
+    "explain {}/student {}/images -o out --target zebra": "no class 'zebra'",
+    "explain {}/student {}/images -o out --target 5": "out of range",
+    "explain {}/student {}/broken.png -o out": "broken.png",
+    "explain {}/student {}/empty -o out": "No images found",
+    "explain {}/student {}/images -o out --resolution 33": "whole number of 8-pixel patches",
+    "explain {}/student {}/images -o {}/foreign/thesis.tex": "is a file",
+    "explain {}/student {}/images -o {}/images": "overwrite",
+    "explain {}/student {}/images/*.png -o {}/images": "overwrite",
+    "evaluate knn {}/student --test {}/train": "--train",
+    "evaluate cosine {}/student --test {}/train": "--teacher",
+    "evaluate magic {}/student --test {}/train": "tasks: knn, cosine",
+    "evaluate knn {}/student --train {}/images --test {}/train": "no labels",
+    "evaluate knn {}/student --train {}/train --test {}/train": "k is 20 but there are 6",
+    "demo -o {}/foreign --device cpu": "something else",
+}
+
+
+@pytest.mark.parametrize("line", MISTAKES)
+def test_a_mistake_is_one_sentence_and_nothing_is_written(aloe, home, line):
+    before = {p: p.stat().st_mtime_ns for p in home.rglob("*")}
+    code, out, err = aloe(*(word.replace("{}", str(home)) for word in [*line.split(), "--json"]))
+    assert (code, out) == (2, "")
+    assert err.startswith("aloe: ")
+    assert MISTAKES[line] in err
+    assert err.count("\n") == 1
+    assert list(Path().iterdir()) == []
+    assert {p: p.stat().st_mtime_ns for p in home.rglob("*")} == before
+
+
+def test_wrong_settings_are_listed_together(aloe, home):
+    line = (
+        "align",
+        home / "teacher",
+        home / "images",
+        "-o",
+        "out",
+        "--steps",
+        0,
+        "--objective",
+        "best",
+        "--set",
+        "a=1",
+    )
+    _, _, err = aloe(*line)
+    assert all(words in err for words in ("steps: ", "objective: ", "'best'", "a: unknown"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["explain", "nonsense", "align a b", "bcosify t -o o --b 0.5", "explain s i -o o --limit 0", "align --wrong"],
+)
+def test_usage_errors_are_short(aloe, line):
+    code, out, err = aloe(*line.split())
+    assert (code, out) == (2, "")
+    assert "Traceback" not in err
+    assert 1 <= err.count("\n") <= 5
+
+
+def test_help_names_every_verb(aloe):
+    code, out, _ = aloe("--help")
+    assert code == 0
+    assert all(verb in out for verb in ["demo", "align", "explain", "evaluate", "bcosify", "teachers", "doctor"])
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "words"), [(KeyboardInterrupt(), 130, "Interrupted"), (OSError(28, ""), 2, "full")]
+)
+def test_interruption_and_a_full_disk(aloe, monkeypatch, raised, code, words):
+    def fail(*_):
+        raise raised
+
+    monkeypatch.setattr(doctor, "table", fail)
+    found, _, err = aloe("doctor")
+    assert found == code
+    assert words in err
+    assert "Traceback" not in err
+
+
+def test_our_own_errors_keep_their_traceback(aloe, monkeypatch):
+    monkeypatch.delattr(doctor, "table")
+    with pytest.raises(NameError):
+        aloe("doctor")
+
+
+def test_teachers(aloe):
+    _, out, _ = aloe("teachers")
+    assert "facebook/dinov3-vitl16-pretrain-lvd1689m" in out
+    code, out, _ = aloe("teachers", "--json")
+    assert code == 0
+    assert len(json.loads(out)["teachers"]) == 8
+
+
+def test_doctor(aloe):
+    code, out, _ = aloe("doctor", "--json")
+    assert code == 0
+    assert {"aloe", "python", "torch", "cuda device"} <= set(json.loads(out))
+
+
+def test_bcosify(aloe, home):
+    code, out, _ = aloe("bcosify", home / "teacher", "-o", "out")
+    assert code == 0
+    assert "folded" in out
+    assert {p.name for p in Path("out").iterdir()} == {"config.json", "model.safetensors", "preprocessor_config.json"}
+
+
+def test_align_twice_then_explain(aloe, home):
+    line = ("align", home / "teacher", home / "images", "-o", "out", "--steps", 2, "--batch-size", 4, "--workers", 0)
+    line += ("--after-block", "1,3", "--set", "evaluate_every=1", "--device", "cpu", "--json")
+    code, out, err = aloe(*line)
+    assert (code, err) == (0, "")
+    result = json.loads(out)
+    assert set(result) == {"student", "cosine_after_block_1", "cosine_after_block_3", "cosine_pooled"}
+    assert json.loads(aloe(*line)[1]) == result, "a finished run answers at once"
+    code, out, _ = aloe("explain", "out", home / "images" / "00.png", "-o", "pictures", "--target", "Class 3", "--json")
+    assert code == 0
+    (row,) = json.loads(out)["explanations"]
+    assert row["prediction"].startswith("class ")
+    assert Path(row["picture"]).is_file()
+
+
+def odd_images(folder: Path) -> Path:
+    """Whatever people have: CMYK, 16 bits, a palette, a turned camera, two files of one name, and a truncated one."""
+    write_pictures(folder, 1)
+    image = picture(3)
+    image.convert("CMYK").save(folder / "cmyk.jpg")
+    Image.new("I;16", (40, 40), 40_000).save(folder / "deep.png")
+    image.convert("P").save(folder / "palette.gif")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture(4, 64).resize((64, 40)).save(folder / "turned.jpg", exif=exif)
+    image.save(folder / "00.jpg")
+    (folder / "truncated.png").write_bytes((folder / "00.png").read_bytes()[:60])
+    return folder
+
+
+@pytest.mark.parametrize("spec", ["{}", "{}/*.*"])
+def test_explain_a_folder_and_a_glob_of_odd_images(aloe, home, tmp_path, spec):
+    folder = odd_images(tmp_path / "odd")
+    words = ("explain", home / "student", spec.format(folder), "-o", "out", "--batch-size", 2, "--device", "cpu")
+    code, out, _ = aloe(*words, "--json")
+    assert code == 0
+    result = json.loads(out)
+    assert [r["file"] for r in result["explanations"]] == [
+        "00.jpg",
+        "00.png",
+        "cmyk.jpg",
+        "deep.png",
+        "palette.gif",
+        "turned.jpg",
+    ]
+    written = [Path(r["picture"]) for r in result["explanations"]]
+    assert len(set(written)) == 6, "00.jpg and 00.png have a picture each"
+    assert sorted(written) == sorted(Path("out").iterdir())
+    assert [line.split(":")[0] for line in result["unreadable"]] == ["truncated.png"]
+    assert "truncated.png" in aloe(*words)[1]
+
+
+def test_evaluate(aloe, home):
+    options = ("--test", home / "train", "--device", "cpu", "--json")
+    code, out, _ = aloe(
+        "evaluate", "knn", home / "teacher", home / "student", "--train", home / "train", "--k", 1, *options
+    )
+    assert code == 0
+    rows = json.loads(out)["rows"]
+    assert [Path(r["model"]).name for r in rows] == ["teacher", "student"]
+    assert all(0 <= r["knn"] <= 100 for r in rows)
+    code, out, _ = aloe("evaluate", "cosine", home / "student", "--teacher", home / "teacher", *options)
+    assert code == 0
+    (row,) = json.loads(out)["rows"]
+    assert -1 <= row["pooled"] <= 1
+    assert "after_block_3" in row
+
+
+def test_importing_aloe_and_help_do_not_import_torch():
+    code = "import sys, aloe, aloe.cli.main; sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'datasets')))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.slow
+def test_python_m_aloe(home):
+    words = ["align", "./missing", str(home / "images"), "-o", "never"]
+    done = subprocess.run([sys.executable, "-m", "aloe", *words], capture_output=True, text=True, cwd=home / "empty")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("aloe: ")
+    assert done.stderr.count("\n") == 1
