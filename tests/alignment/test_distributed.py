@@ -22,7 +22,18 @@ def _align(processes: int, teacher: Path, images: Path, output: Path, batch: int
     if processes > 1:
         command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     command += ["-m", "aloe", "align", str(teacher), str(images), "-o", str(output), "--device", "cpu", "--json"]
-    command += ["--steps", "3", "--batch-size", str(batch), "--workers", "0", "--set", "log_every=1", "--set", "holdout=2"]
+    command += [
+        "--steps",
+        "3",
+        "--batch-size",
+        str(batch),
+        "--workers",
+        "0",
+        "--set",
+        "log_every=1",
+        "--set",
+        "holdout=2",
+    ]
     done = subprocess.run(
         command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240, check=False
     )

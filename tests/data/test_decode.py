@@ -124,9 +124,7 @@ def test_palette_with_and_without_transparency_is_composited_on_white() -> None:
         ("LA", (100, 255), (100, 100, 100)),
     ],
 )
-def test_alpha_is_composited_on_white(
-    mode: str, colour: tuple[int, ...], expected: tuple[int, ...]
-) -> None:
+def test_alpha_is_composited_on_white(mode: str, colour: tuple[int, ...], expected: tuple[int, ...]) -> None:
     assert tuple(pixels(encoded(Image.new(mode, (3, 3), colour)))[1, 1]) == expected
 
 
@@ -149,9 +147,7 @@ def test_one_bit() -> None:
     np.testing.assert_array_equal(pixels(encoded(image))[0, :, 0], [0, 255])
 
 
-@pytest.mark.parametrize(
-    ("kind", "options"), [("GIF", {}), ("WEBP", {"lossless": True}), ("PNG", {})]
-)
+@pytest.mark.parametrize(("kind", "options"), [("GIF", {}), ("WEBP", {"lossless": True}), ("PNG", {})])
 def test_first_frame_of_an_animation(kind: str, options: dict[str, bool]) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
     data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
@@ -191,9 +187,7 @@ def test_damaged_exif_does_not_make_an_image_unreadable() -> None:
     assert decode_image(data).size == (40, 24)
 
 
-@pytest.mark.parametrize(
-    ("draft", "side"), [(None, 800), (500, 800), (400, 400), (101, 200), (1, 100)]
-)
+@pytest.mark.parametrize(("draft", "side"), [(None, 800), (500, 800), (400, 400), (101, 200), (1, 100)])
 def test_draft_decodes_no_smaller_than_asked(draft: int | None, side: int) -> None:
     data = encoded(Image.new("RGB", (1200, 800), "teal"), "JPEG")
     assert min(decode_image(data, draft_size=draft).size) == side
@@ -255,9 +249,7 @@ def test_bombs_are_refused_unread(side: int) -> None:
     assert limit == Image.MAX_IMAGE_PIXELS
 
 
-def test_files_past_the_size_limit_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_past_the_size_limit_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.png").write_bytes(encoded(noise()))
     monkeypatch.setattr(decode, "MAX_BYTES", 100)
     with pytest.raises(UnreadableImage, match="MiB"):

@@ -38,9 +38,7 @@ def hub_dataset(labelled: bool = True) -> object:
 
 @pytest.mark.parametrize("labelled", [True, False])
 @pytest.mark.parametrize("form", ["disk", "parquet"])
-def test_local_datasets(
-    form: str, labelled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_local_datasets(form: str, labelled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset, path = hub_dataset(labelled), tmp_path / "data"
     if form == "disk":
         dataset.save_to_disk(path)
@@ -86,9 +84,7 @@ def test_dataset_row_without_an_image_is_unreadable(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("spec", "package"), [("hf:x", "datasets"), ("wds:x", "webdataset")])
-def test_missing_packages_are_named(
-    spec: str, package: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_packages_are_named(spec: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setitem(sys.modules, "webdataset.shardlists", None)
     with pytest.raises(UserError, match=rf"needs the package {package}; install aloe-vit\[data\]"):

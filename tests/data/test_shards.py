@@ -69,9 +69,7 @@ def test_repetition_is_reshuffled(tmp_path: Path) -> None:
 @pytest.mark.parametrize("slots", [2, 3, 4, 7])  # 7: more readers than shards
 def test_shares_are_disjoint_and_complete(slots: int, tmp_path: Path) -> None:
     source = ShardSource(write_shards(tmp_path))
-    shares = [
-        reds(source.samples(seed=3, slot=slot, slots=slots, repeat=False)) for slot in range(slots)
-    ]
+    shares = [reds(source.samples(seed=3, slot=slot, slots=slots, repeat=False)) for slot in range(slots)]
     assert all(shares)
     assert sorted(chain.from_iterable(shares)) == everything()
 
@@ -103,9 +101,7 @@ def test_shards_without_images(tmp_path: Path) -> None:
         next(ShardSource(f"{tmp_path}/a.tar").samples(seed=0))
 
 
-def test_a_failing_shard_is_continued_where_it_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failing_shard_is_continued_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every opening but the third breaks off in the middle of the shard."""
     source = ShardSource(write_shards(tmp_path, shards=1), pause=0, retries=2)
     whole, opened = Path(source.urls[0]).read_bytes(), []
@@ -156,9 +152,7 @@ def test_draws_from_a_loader_are_one_pass(workers: int, tmp_path: Path) -> None:
 def test_draws_split_by_rank(tmp_path: Path) -> None:
     source, values = ShardSource(write_shards(tmp_path)), []
     for rank in range(2):
-        draws = ShardDraws(
-            source, ResizeCenterCrop(4), seed=0, repeat=False, rank=rank, world_size=2
-        )
+        draws = ShardDraws(source, ResizeCenterCrop(4), seed=0, repeat=False, rank=rank, world_size=2)
         values += [round(sample["pixel_values"][0, 0, 0].item() * 255) for sample in draws]
     assert sorted(values) == everything()
 

@@ -32,9 +32,7 @@ def png(value: int, size: tuple[int, int] = (6, 4)) -> bytes:
 def files() -> dict[str, bytes]:
     """A labelled tree: image k of class c has the red value 10 c + k."""
     return {
-        f"set/{name}/{k}.png": png(10 * c + k)
-        for c, (name, count) in enumerate(CLASSES.items())
-        for k in range(count)
+        f"set/{name}/{k}.png": png(10 * c + k) for c, (name, count) in enumerate(CLASSES.items()) for k in range(count)
     }
 
 
@@ -197,9 +195,7 @@ def test_shards_are_no_random_access_source() -> None:
         open_images("wds:a.tar")
 
 
-@pytest.mark.parametrize(
-    "name", ["../x.png", "/etc/x.png", "a/../../x.png", "..\\x.png", "C:/x.png"]
-)
+@pytest.mark.parametrize("name", ["../x.png", "/etc/x.png", "a/../../x.png", "..\\x.png", "C:/x.png"])
 @pytest.mark.parametrize("kind", ["zip", "tar"])
 def test_members_outside_the_archive_are_refused(kind: str, name: str, tmp_path: Path) -> None:
     write = write_zip if kind == "zip" else write_tar
@@ -208,9 +204,7 @@ def test_members_outside_the_archive_are_refused(kind: str, name: str, tmp_path:
         open_images(path)
 
 
-@pytest.mark.parametrize(
-    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE]
-)
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
 def test_links_and_devices_in_a_tar_are_refused(kind: bytes, tmp_path: Path) -> None:
     path = write_tar(tmp_path / "bad.tar", files())
     with tarfile.open(path, "a") as archive:
@@ -249,9 +243,7 @@ def test_leading_dot_folders_and_repeated_members_of_a_tar(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz", "tar.xz", "tar.bz2"])
-def test_truncated_archives_are_refused_and_leave_nothing(
-    kind: str, tmp_path: Path, cache: Path
-) -> None:
+def test_truncated_archives_are_refused_and_leave_nothing(kind: str, tmp_path: Path, cache: Path) -> None:
     path = made(tmp_path, kind)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 3])
@@ -292,9 +284,7 @@ def test_compressed_tar_is_decompressed_once_per_version(tmp_path: Path, cache: 
     assert len(list(cache.iterdir())) == 2
 
 
-def test_cache_that_cannot_be_written_is_told_plainly(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cache_that_cannot_be_written_is_told_plainly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("ALOE_CACHE", str(tmp_path / "file"))
     with pytest.raises(UserError, match="ALOE_CACHE"):
@@ -316,9 +306,7 @@ def test_scenes() -> None:
     source = open_images("scenes:3@1@32")
     assert len(source) == 3
     assert source.load(2).size == (32, 32)
-    np.testing.assert_array_equal(
-        np.asarray(source.load(2)), scenes.SceneDataset(3, seed=1, resolution=32)[2].image
-    )
+    np.testing.assert_array_equal(np.asarray(source.load(2)), scenes.SceneDataset(3, seed=1, resolution=32)[2].image)
     assert source.classes == list(scenes.CLASSES)
     assert source.labels.shape == (3,)
     assert source.fingerprint() == open_images("scenes:3@1@32").fingerprint()

@@ -82,9 +82,7 @@ def customary_box(
 def test_boxes_have_the_customary_distribution(size: tuple[int, int]) -> None:
     crop, rng, other = RandomResizedCrop(8), generator(2), generator(3)
     ours = np.array([crop.box(size, rng) for _ in range(6000)], dtype=float)
-    theirs = np.array(
-        [customary_box(size, crop.scale, crop.ratio, other) for _ in range(6000)], dtype=float
-    )
+    theirs = np.array([customary_box(size, crop.scale, crop.ratio, other) for _ in range(6000)], dtype=float)
     for k in range(4):  # Kolmogorov-Smirnov distance; 0.035 has probability below 0.002
         points = np.sort(np.unique(np.concatenate([ours[:, k], theirs[:, k]])))
         below = [np.searchsorted(np.sort(x[:, k]), points, "right") / 6000 for x in (ours, theirs)]
@@ -107,9 +105,7 @@ def test_whole_image_at_scale_one() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(100, 3000), st.integers(100, 3000), st.integers(0, 1000))
-def test_enough_is_the_smallest_decoding_that_is_not_enlarged(
-    width: int, height: int, seed: int
-) -> None:
+def test_enough_is_the_smallest_decoding_that_is_not_enlarged(width: int, height: int, seed: int) -> None:
     crop, shorter = RandomResizedCrop(32), min(width, height)
     enough = crop.enough((width, height), lambda: generator(seed))
     left, top, right, bottom = crop.box((width, height), generator(seed))
@@ -124,9 +120,7 @@ def test_flip() -> None:
     np.testing.assert_array_equal(np.asarray(RandomHorizontalFlip(1)(image, generator())), mirrored)
     assert RandomHorizontalFlip(0)(image, generator()).tobytes() == image.tobytes()
     rng = generator()
-    flips = sum(
-        RandomHorizontalFlip()(image, rng).tobytes() != image.tobytes() for _ in range(2000)
-    )
+    flips = sum(RandomHorizontalFlip()(image, rng).tobytes() != image.tobytes() for _ in range(2000))
     assert 900 < flips < 1100
 
 

@@ -100,9 +100,7 @@ def test_a_small_change_of_one_weight_is_noticed(folder: Path, script: ModuleTyp
     assert after[6] > script.TOLERANCE
 
 
-def test_failed_comparison_leaves_nothing(
-    tmp_path: Path, script: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_comparison_leaves_nothing(tmp_path: Path, script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ["script", *package_options(), "--output-dir", str(tmp_path / "vits14")]
     monkeypatch.setattr(sys, "argv", arguments)
     monkeypatch.setattr(script, "compare", lambda *_: [0.0] * 13 + [float("nan")])

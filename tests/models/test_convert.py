@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import build_teacher
 
 from aloe.errors import UserError
 from aloe.models.convert import bcosify, fold_normalization
 from aloe.models.modeling import BcosViTForImageClassification
 from aloe.models.teachers import Teacher
+from conftest import build_teacher
 
 
 def _states(student, images):

@@ -77,6 +77,7 @@ def align(
     converted: Any = student if student is not None else bcosify(teacher, resolved.stem, resolved.b, seed=resolved.seed)
     resolution = resolved.resolution or converted.config.resolution
     check_pair(converted.config, teacher, resolution)
+    converted.config.teacher = {**converted.config.teacher, "resolution": resolution}
     blocks = resolve_blocks(resolved.after_block, teacher.num_layers)
     train, held_out = _split(source, resolved)
     if not isinstance(train, ShardSource):
@@ -91,7 +92,7 @@ def align(
     backbone = converted.base_model
     if resolved.gradient_checkpointing:
         backbone.gradient_checkpointing_enable()
-    arguments = training_arguments(resolved, home, device)
+    arguments = training_arguments(resolved, home, device, evaluates=held_out is not None)
     bar = ProgressBar() if progress else None
     trainer = AlignmentTrainer(
         settings=resolved,
@@ -111,6 +112,8 @@ def align(
     done = checkpoints(home)
     try:
         trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
+        if held_out is not None and not trainer.evaluated_at(resolved.steps):
+            trainer.evaluate()
     finally:
         if bar:
             bar.close()

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, SequentialSampler
+from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainingArguments, get_wsd_schedule
 
 from aloe.alignment.objectives import SiglipLoss, cosine, infonce, mse
@@ -112,6 +112,24 @@ class AlignmentTrainer(Trainer):
         self.log(logs)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
         return logs
+
+    def evaluated_at(self, step: int) -> bool:
+        """Whether the log holds an evaluation at this step."""
+        rows = [row for row in self.state.log_history if row["step"] == step]
+        return any(key.startswith(COSINE_PREFIX) for row in rows for key in row)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Draws in order, dealt out to the ranks by accelerate; shards split themselves by rank and worker."""
+        data: Any = self.train_dataset
+        if not isinstance(data, IterableDataset):
+            return super().get_train_dataloader()
+        return DataLoader(
+            data,
+            batch_size=self.args.train_batch_size,
+            num_workers=self.args.dataloader_num_workers,
+            collate_fn=self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
 
     def get_eval_dataloader(self, *_: Any) -> DataLoader:
         """The held-out images; unreadable ones are left out of their batches."""
@@ -210,12 +228,18 @@ def mean_cosines(
     return {name: total / images_seen for name, total in zip(sums, totals, strict=True)}
 
 
-def training_arguments(settings: AlignSettings, output_dir: Path, device: str | None) -> TrainingArguments:
-    """The settings in transformers' words."""
-    evaluate: Mapping[str, Any] = (
-        {"eval_strategy": "steps", "eval_steps": settings.evaluate_every} if settings.holdout else {}
-    )
-    return TrainingArguments(
+def training_arguments(
+    settings: AlignSettings, output_dir: Path, device: str | None, evaluates: bool
+) -> TrainingArguments:
+    """The settings in transformers' words.
+
+    Raises:
+        UserError: one of several GPUs by number, which is chosen from outside.
+    """
+    if device is not None and device.startswith("cuda:"):
+        raise UserError(f"Choose the GPU from outside: CUDA_VISIBLE_DEVICES={device[5:]} aloe align ... --device cuda.")
+    evaluate: Mapping[str, Any] = {"eval_strategy": "steps", "eval_steps": settings.evaluate_every} if evaluates else {}
+    arguments = TrainingArguments(
         output_dir=str(output_dir),
         max_steps=settings.steps,
         per_device_train_batch_size=settings.batch_size,
@@ -224,7 +248,7 @@ def training_arguments(settings: AlignSettings, output_dir: Path, device: str | 
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
-        logging_steps=settings.log_every,
+        logging_steps=min(settings.log_every, settings.steps),
         logging_nan_inf_filter=False,
         save_strategy="steps",
         save_steps=settings.save_every,
@@ -243,6 +267,8 @@ def training_arguments(settings: AlignSettings, output_dir: Path, device: str | 
         ddp_find_unused_parameters=False,
         **evaluate,
     )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # one process per GPU (torchrun), never DataParallel
+    return arguments
 
 
 def checkpoints(folder: Path) -> list[Path]:
