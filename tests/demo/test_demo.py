@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from aloe import demo
+from aloe.data.scenes import files
 from aloe.errors import UserError
 
 
@@ -14,7 +15,7 @@ from aloe.errors import UserError
 def test_the_demo_writes_its_page_and_resumes(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "TRAIN_SCENES", 60)
     monkeypatch.setattr(demo, "TEST_SCENES", 30)
-    monkeypatch.setattr(demo, "ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))  # starts at once
+    monkeypatch.setattr(files, "ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))  # starts at once
     out = tmp_path / "demo"
     first = demo.run_demo(out, steps=3, progress=False)
     html = first.page.read_text()

@@ -6,13 +6,8 @@ and aligned from there without labels, exactly as a user's own would be. Run aga
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +22,7 @@ from aloe.alignment.trainer import mean_cosines
 from aloe.attribution.inherent import explain
 from aloe.data.draws import ImageDataset, collate_images
 from aloe.data.scenes import CLASSES, SceneDataset, teacher_path
+from aloe.data.scenes.files import write_scenes
 from aloe.data.sources import open_images
 from aloe.data.transforms import ResizeCenterCrop, to_tensor
 from aloe.demo.page import write_page
@@ -73,8 +69,8 @@ def run_demo(output_dir: Path, *, steps: int = 200, device: str = "cpu", progres
         raise UserError(f"{output_dir} holds something else than a demo; give another --output-dir.")
     seconds: dict[str, float] = {}
     with _timed(seconds, "rendering", progress):
-        train = _render(output_dir / "scenes" / "train", TRAIN_SCENES, TRAIN_SEED)
-        test = _render(output_dir / "scenes" / "test", TEST_SCENES, TEST_SEED)
+        train = write_scenes(output_dir / "scenes" / "train", TRAIN_SCENES, TRAIN_SEED, PIXELS)
+        test = write_scenes(output_dir / "scenes" / "test", TEST_SCENES, TEST_SEED, PIXELS)
     teacher = load_teacher(teacher_path())
     converted = bcosify(teacher)
     with _timed(seconds, "alignment", progress):
@@ -158,27 +154,6 @@ def _explanations(student: Any, rows: list[dict[str, Any]], batch: int = 100) ->
         }
         for i in chosen
     ]
-
-
-def _render(folder: Path, count: int, seed: int) -> Path:
-    """`count` scenes as PNG files in class folders; a folder appears only when it is complete."""
-    if folder.is_dir():
-        return folder
-    staging = folder.with_name(f".{folder.name}")
-    shutil.rmtree(staging, ignore_errors=True)
-    for name in CLASSES:
-        (staging / name).mkdir(parents=True)
-    workers = min(8, os.cpu_count() or 1)
-    write = partial(_write_scene, staging, count, seed)
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        list(pool.map(write, range(count), chunksize=50))
-    os.replace(staging, folder)
-    return folder
-
-
-def _write_scene(folder: Path, count: int, seed: int, index: int) -> None:
-    scene = SceneDataset(count, seed=seed, resolution=PIXELS)[index]
-    Image.fromarray(scene.image).save(folder / CLASSES[scene.label] / f"{index:05}.png")
 
 
 class _timed:
