@@ -4,11 +4,11 @@ whose distance gives the object its share of the frame. Nothing here depends on 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from .geometry import Array, Primitive
+from .geometry import Array, Primitive, cross
 from .materials import FLAT_PATTERNS, random_colour, random_material
 from .objects import Rng, build, distractor, rotation
 from .tracing import Tracer, World, pixel_rays
@@ -41,8 +41,7 @@ class Layout:
 def compose(name: str, rng: Rng) -> Layout:
     """Draw a scene that shows the labelled object `name`."""
     size = rng.uniform(0.8, 1.25)
-    parts = [replace(part, labelled=True) for part in build(name, rng)]
-    parts = [part.moved(np.eye(3), size, np.zeros(3)) for part in parts]
+    parts = build(name, rng, size)
     focal, pitch = 0.5 / np.tan(rng.uniform(0.34, 0.5)), rng.uniform(0.14, 0.6)
     camera = _frame_object(parts, focal, pitch, rng)
     arc = VIEW_STEP * rng.choice([-1.0, 1.0])
@@ -59,10 +58,10 @@ def compose(name: str, rng: Rng) -> Layout:
 def _look(eye: Array, target: Array) -> Array:
     """Camera to world (4,4) at `eye` with z towards `target`, x to the right, y down."""
     forward = (target - eye) / np.linalg.norm(target - eye)
-    right = np.cross(forward, (0.0, 0.0, 1.0))
+    right = cross(forward, np.array([0.0, 0.0, 1.0]))
     right /= np.linalg.norm(right)
     pose = np.eye(4)
-    pose[:3, :3] = np.stack([right, np.cross(forward, right), forward], axis=1)
+    pose[:3, :3] = np.stack([right, cross(forward, right), forward], axis=1)
     pose[:3, 3] = eye
     return pose
 
@@ -134,7 +133,7 @@ def _clutter(
             and all(math.hypot(x - at_x, y - at_y) > radius + r for at_x, at_y, r in taken)
             and all(x * facing[0] + y * facing[1] - level > radius for facing, level in walls)
         ):
-            placed.append(distractor(rng, scale).moved(np.eye(3), 1.0, np.array([x, y, 0.0])))
+            placed.append(distractor(rng, scale, np.array([x, y, 0.0])))
             taken.append((x, y, radius))
     return placed
 

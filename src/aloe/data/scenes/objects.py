@@ -5,28 +5,30 @@ drawn independently of it."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .geometry import Primitive, box_planes, fin_planes, pyramid_planes, roof_planes
+from .geometry import Primitive, box_planes, cross, fin_planes, pyramid_planes, roof_planes
 from .materials import SOLID_PATTERNS, Material, random_material
 
 Array = NDArray[np.float64]
 Rng = np.random.Generator
 
 
-def build(name: str, rng: Rng) -> list[Primitive]:
-    """The labelled object `name` (a key of BUILDERS) with random proportions, materials and heading."""
+def build(name: str, rng: Rng, size: float) -> list[Primitive]:
+    """The labelled object `name` (a key of BUILDERS), `size` times its usual size, with random proportions, materials
+    and heading."""
     materials = [random_material(rng, SOLID_PATTERNS, cell=0.3) for _ in range(3)]
     parts = BUILDERS[name](rng, materials)
     spread = _TURN.get(name, np.pi)
     turn = rotation("z", rng.uniform(-spread, spread))
-    return [part.moved(turn, 1.0, np.zeros(3)) for part in parts]
+    return [replace(part.moved(turn, size, np.zeros(3)), labelled=True) for part in parts]
 
 
-def distractor(rng: Rng, size: float) -> Primitive:
-    """One primitive that stands or lies on the ground, within 1.5 `size` of the vertical axis through the origin."""
+def distractor(rng: Rng, size: float, place: Array) -> Primitive:
+    """One primitive that stands or lies on the ground, within 1.5 `size` of the vertical axis through `place` (3,)."""
     kind = ("ball", "box", "cylinder", "cone", "pill", "wedge")[rng.integers(6)]
     tall = rng.uniform(0.5, 1.7)
     paint = random_material(rng, SOLID_PATTERNS, cell=0.25)
@@ -41,7 +43,7 @@ def distractor(rng: Rng, size: float) -> Primitive:
     else:
         top = rng.uniform(0.6, 1.0) if kind == "cylinder" else 0.0
         solid = tube((0, 0, 0), (0, 0, 1), size, 2 * size * tall, paint, top)
-    return solid.moved(rotation("z", rng.uniform(-np.pi, np.pi)), 1.0, np.zeros(3))
+    return solid.moved(rotation("z", rng.uniform(-np.pi, np.pi)), 1.0, place)
 
 
 def rotation(axis: str, angle: float) -> Array:
@@ -104,9 +106,9 @@ def _frame(axis: Point) -> Array:
         return np.eye(3)
     z = np.array(axis, float) / np.linalg.norm(axis)
     helper = np.array([1.0, 0.0, 0.0]) if abs(z[0]) < 0.9 else np.array([0.0, 1.0, 0.0])
-    y = np.cross(z, helper)
+    y = cross(z, helper)
     y /= np.linalg.norm(y)
-    return np.stack([np.cross(y, z), y, z], axis=1)
+    return np.stack([cross(y, z), y, z], axis=1)
 
 
 _UP: Point = (0, 0, 1)

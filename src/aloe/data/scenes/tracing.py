@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .geometry import Array, Primitive, intersect, local_normal
+from .geometry import Array, Primitive, dot, intersect, local_normal
 from .materials import albedo
 
 Index = NDArray[np.intp]
@@ -59,7 +59,7 @@ class Tracer:
                 continue
             inverse = self._inverses[i]
             origin = inverse @ (self.eye - primitive.origin)[:, None]
-            t = intersect(primitive, origin, inverse @ rays[:, index])
+            t = intersect(primitive, origin, inverse @ rays.take(index, axis=1))
             closer = np.flatnonzero(t < depth[index])
             index = index[closer]
             depth[index], which[index] = t[closer], i
@@ -78,25 +78,22 @@ class Tracer:
         Ray j is shadowed from sun direction sun[j]; `pixel` is the width of a pixel at depth 1, over which textures are
         filtered.
         """
-        up = np.clip(2.5 * rays[2] / np.sqrt((rays * rays).sum(0)), 0, 1)
-        low, high = self.world.sky[:, :, None]
-        colour, signature = low + up * (high - low), np.full(len(up), -10.0)
-        found = np.flatnonzero(hits.which >= 0)
-        if not found.size:
-            return colour, signature
-        distance = np.where(hits.which >= 0, hits.depth, 0)
+        surface = hits.which >= 0
+        distance = np.where(surface, hits.depth, 0)
         point = self.eye[:, None] + distance * rays
-        slant = np.maximum(-(hits.normal * rays).sum(0), 0.25)
-        blur = pixel * distance / slant
+        blur = pixel * distance / np.maximum(-dot(hits.normal, rays), 0.25)
+        base = np.zeros_like(rays)
         for i, mine in hits.groups:
             primitive = self.world.primitives[i]
-            local = primitive.rotation.T @ (point[:, mine] - primitive.origin[:, None])
-            colour[:, mine] = albedo(primitive.material, local, blur[mine])
-        suns = self.world.suns[sun[found]].T
-        light, dark = self._light(point[:, found], hits.normal[:, found], suns)
-        colour[:, found] = np.clip(colour[:, found] * light, 0, 1)
-        signature[found] = 10 * light + 20 * dark + 40 * hits.which[found]
-        return colour, signature
+            local = primitive.rotation.T @ (point.take(mine, axis=1) - primitive.origin[:, None])
+            base[:, mine] = albedo(primitive.material, local, blur[mine])
+        light, dark = self._light(point, hits.normal, self.world.suns.T.take(sun, axis=1))
+        signature = np.where(surface, 10 * light + 20 * dark + 40 * hits.which, -10.0)
+        return np.where(surface, np.clip(base * light, 0, 1), self._sky(rays)), signature
+
+    def _sky(self, rays: Array) -> Array:
+        low, high = self.world.sky[:, :, None]
+        return low + np.clip(2.5 * rays[2] / np.sqrt(dot(rays, rays)), 0, 1) * (high - low)
 
     def _near_rays(self, rays: Array) -> NDArray[np.bool_]:
         """Which primitives' bounding spheres each ray meets, (P,n)."""
@@ -104,7 +101,7 @@ class Tracer:
         reach = (offset * offset).sum(1) - self._radii**2
         always = ~np.isfinite(self._radii) | (reach <= 0)
         cosine = np.sqrt(np.where(always, 0, reach))  # of the cone round the sphere, times its distance
-        length = np.sqrt((rays * rays).sum(0))
+        length = np.sqrt(dot(rays, rays))
         return (offset @ (rays / length) >= cosine[:, None]) | always[:, None]
 
     def _normals(self, rays: Array, depth: Array, groups: list[tuple[int, Index]]) -> Array:
@@ -112,18 +109,18 @@ class Tracer:
         for i, mine in groups:
             inverse, primitive = self._inverses[i], self.world.primitives[i]
             start = (self.eye - primitive.origin)[:, None]
-            outward = local_normal(primitive, inverse @ (start + depth[mine] * rays[:, mine]))
+            outward = local_normal(primitive, inverse @ (start + depth[mine] * rays.take(mine, axis=1)))
             normal[:, mine] = inverse.T @ outward
-        facing = (normal * rays).sum(0)
-        length = np.sqrt((normal * normal).sum(0))
-        return normal * (np.where(facing > 0, -1, 1) / np.where(length > 0, length, 1))
+        length = np.sqrt(dot(normal, normal))
+        return normal * (np.where(dot(normal, rays) > 0, -1, 1) / np.where(length > 0, length, 1))
 
     def _light(self, point: Array, normal: Array, suns: Array) -> tuple[Array, NDArray[np.bool_]]:
         """Ambient plus direct light (n,) at the points (3,n), and which of them are shadowed towards suns (3,n)."""
         ambient = self.world.ambient
         facing = np.maximum(self.world.suns.mean(0) @ normal, 0)
         dark, lit = np.zeros(len(facing), dtype=bool), np.flatnonzero(facing)
-        dark[lit] = self._shadowed(point[:, lit] + 1e-4 * normal[:, lit], suns[:, lit])
+        start = point.take(lit, axis=1) + 1e-4 * normal.take(lit, axis=1)
+        dark[lit] = self._shadowed(start, suns.take(lit, axis=1))
         direct = np.where(dark, 0, (1 - ambient) * facing)
         return 1.15 * (ambient * (0.75 + 0.25 * normal[2]) + direct), dark
 
@@ -134,7 +131,7 @@ class Tracer:
         where, towards, middle = (a.astype(np.float32) for a in (point, sun, centre))  # half the traffic
         along = middle @ towards - (towards * where).sum(0)
         apart = ((centre**2).sum(1)[:, None] - 1.02 * radius**2).astype(np.float32)
-        apart = apart - 2 * (middle @ where) + (where * where).sum(0)
+        apart = apart - (2 * middle) @ where + (where * where).sum(0)
         near = (apart < along * along) & (along > -radius.astype(np.float32))
         dark = np.zeros(point.shape[1], dtype=bool)
         for i, close in zip(solid, near, strict=True):
@@ -142,7 +139,7 @@ class Tracer:
             if not index.size:
                 continue
             inverse, start = self._inverses[i], self.world.primitives[i].origin[:, None]
-            origin, ray = inverse @ (point[:, index] - start), inverse @ sun[:, index]
+            origin, ray = inverse @ (point.take(index, axis=1) - start), inverse @ sun.take(index, axis=1)
             dark[index] = np.isfinite(intersect(self.world.primitives[i], origin, ray))
         return dark
 
