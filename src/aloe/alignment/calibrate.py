@@ -2,7 +2,7 @@
 
 A B-cos unit multiplies the linear response o = w . x by |cos(x, w)|^(B-1), which is far below 1 in high dimensions: units
 of a converted network answer a tenth as loudly as the teacher's, and constants drown the image. y is homogeneous of degree
-one in w, so scaling a weight by s scales its output by s and leaves every cosine, gate and explanation ratio as it was.
+one in w, so scaling a weight by s scales its output by s and leaves every cosine and gate of that unit as it was.
 One pass over a few images sets s for every unit to rms(o) / rms(y).
 """
 

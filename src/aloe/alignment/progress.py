@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ class JsonlLog(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
             kept = [row for row in read_log(self.path.parent) if row["step"] <= state.global_step]
-            self.path.write_text("".join(json.dumps(row) + "\n" for row in kept if state.global_step))
+            temporary = self.path.with_name(f".{LOG_NAME}")
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in kept if state.global_step))
+            os.replace(temporary, self.path)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if state.is_world_process_zero and logs:

@@ -7,6 +7,7 @@ or returns the finished student; another run's folder is refused.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
@@ -29,14 +30,14 @@ from aloe.alignment.trainer import AlignmentModel, AlignmentTrainer, checkpoints
 from aloe.data.draws import AlignmentDraws, FaultLog, ImageDataset, ShardDraws, check_source, collate_draws
 from aloe.data.shards import ShardSource
 from aloe.data.sources import ImageSource, open_source
-from aloe.data.subset import SubsetImages
+from aloe.data.subset import MemoryImages, SubsetImages
 from aloe.data.transforms import Compose, RandomHorizontalFlip, RandomResizedCrop, ResizeCenterCrop
 from aloe.errors import UserError
 from aloe.models.convert import Student, bcosify
 from aloe.models.saving import load, save_student
 from aloe.models.teachers import Teacher, load_teacher
 
-RUN_NAME = "run.json"
+RUN_NAME, FAULTS_NAME = "run.json", "unreadable.txt"
 
 
 def align(
@@ -82,17 +83,20 @@ def align(
     train, held_out = _split(source, resolved)
     if not isinstance(train, ShardSource):
         check_source(train, max_bad_fraction=resolved.max_bad_fraction)
-    record = _record(resolved, teacher, source, resolution, blocks)
+    arguments = training_arguments(resolved, home, device, evaluates=held_out is not None)
+    calibrates = resolved.calibrate and student is None and not checkpoints(home)
+    sample = _sample(train, resolution, resolved.seed) if calibrates else None
+    record = _record(resolved, teacher, source, student, resolution, blocks, arguments.world_size)
     if _claim(home, record) == "finished":
         return load(home)
 
-    if resolved.calibrate and student is None:
-        calibrate(converted, _sample(train, resolution, resolved.seed))
-    faults = FaultLog(None if isinstance(train, ShardSource) else len(train), resolved.max_bad_fraction)
+    if sample is not None:
+        calibrate(converted, sample)
+    images_seen = None if isinstance(train, ShardSource) else len(train)
+    faults = FaultLog(images_seen, resolved.max_bad_fraction, home / FAULTS_NAME)
     backbone = converted.base_model
     if resolved.gradient_checkpointing:
         backbone.gradient_checkpointing_enable()
-    arguments = training_arguments(resolved, home, device, evaluates=held_out is not None)
     bar = ProgressBar() if progress else None
     trainer = AlignmentTrainer(
         settings=resolved,
@@ -119,17 +123,21 @@ def align(
             bar.close()
     if resolved.gradient_checkpointing:
         backbone.gradient_checkpointing_disable()
-    aligned = converted.cpu().eval()
+    aligned = trainer.gathered(converted).cpu().eval()
     if trainer.is_world_process_zero():
         save_student(aligned, home)
-        _note_faults(home, faults, progress)
+        if progress and (summary := faults.summary()):
+            _say(summary)
     return aligned
 
 
 def _split(source: Any, settings: AlignSettings) -> tuple[Any, ImageSource | None]:
-    """(training images, held-out images): a seeded sample is held out, at most a tenth of all."""
-    if isinstance(source, ShardSource) or settings.holdout == 0:
+    """(training images, held-out images): a seeded sample, at most a tenth; of shards, part of the last of several."""
+    if settings.holdout == 0 or (isinstance(source, ShardSource) and len(source.urls) < 2):
         return source, None
+    if isinstance(source, ShardSource):
+        rest, held_out = source.hold_out(settings.holdout)
+        return rest, MemoryImages(held_out)
     count = min(settings.holdout, len(source) // 10)
     if count == 0:
         return source, None
@@ -151,7 +159,10 @@ def _sample(source: Any, resolution: int, seed: int, count: int = 64) -> torch.T
     crop = ResizeCenterCrop(resolution)
     if isinstance(source, ShardSource):
         stream = iter(ShardDraws(source, crop, seed, repeat=False, rank=0, world_size=1))
-        return torch.stack([sample["pixel_values"] for sample in itertools.islice(stream, count)])
+        found = [sample["pixel_values"] for sample in itertools.islice(stream, count)]
+        if not found:
+            raise UserError("None of the images in the shards could be read.")
+        return torch.stack(found)
     draws = AlignmentDraws(source, crop, seed, min(count, len(source)))
     return torch.stack([draws[i]["pixel_values"] for i in range(len(draws))])
 
@@ -161,15 +172,25 @@ def _images_per_step(settings: AlignSettings, world_size: int) -> int:
 
 
 def _record(
-    settings: AlignSettings, teacher: Teacher, source: Any, resolution: int, blocks: tuple[int, ...]
+    settings: AlignSettings,
+    teacher: Teacher,
+    source: Any,
+    student: Student | None,
+    resolution: int,
+    blocks: tuple[int, ...],
+    world_size: int,
 ) -> dict[str, Any]:
+    """What makes a run this run; another record in the same folder is another run."""
+    free = _FREE - ({"workers"} if isinstance(source, ShardSource) else set())  # shards are dealt out to the workers
     return {
         "teacher": teacher.name,
-        "teacher_fingerprint": _fingerprint(teacher),
+        "teacher_fingerprint": _fingerprint(teacher.model, teacher.mean, teacher.std),
+        "student_fingerprint": None if student is None else _fingerprint(student),
         "data_fingerprint": source.fingerprint(),
         "resolution": resolution,
         "blocks": list(blocks),
-        **settings.model_dump(exclude={"resolution", *_FREE}, mode="json"),
+        "processes": world_size,
+        **settings.model_dump(exclude={"resolution", *free}, mode="json"),
         "versions": {name: version(name) for name in ("aloe-vit", "torch", "transformers")},
     }
 
@@ -195,37 +216,31 @@ def _claim(home: Path, record: dict[str, Any]) -> str:
     temporary = home / f".{RUN_NAME}.{os.getpid()}"  # several ranks may claim at once
     if home.exists() and not (home.is_dir() and all(p.name.startswith(f".{RUN_NAME}") for p in home.iterdir())):
         raise UserError(f"{home} is not empty and holds no run of aloe; give another --output-dir.")
+    made = not home.exists()
     try:
         home.mkdir(parents=True, exist_ok=True)
         temporary.write_text(json.dumps(record, indent=2) + "\n")
         os.replace(temporary, path)
     except OSError as error:
-        if home.is_dir() and not path.exists():
+        if made:
             shutil.rmtree(home, ignore_errors=True)
         raise UserError(f"{home} cannot be written: {error.strerror or error}.") from error
     return "new"
 
 
-def _fingerprint(teacher: Teacher) -> str:
-    """A hash of the teacher's weights and normalisation."""
-    import hashlib
-
-    digest = hashlib.sha256(repr((teacher.mean, teacher.std)).encode())
-    for name, tensor in sorted(teacher.model.state_dict().items()):
+def _fingerprint(model: nn.Module, *rest: Any) -> str:
+    """A hash of a module's weights and of whatever else is given."""
+    digest = hashlib.sha256(repr(rest).encode())
+    for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
-def _note_faults(home: Path, faults: FaultLog, progress: bool) -> None:
-    summary = faults.summary()
-    if summary is None:
-        return
-    (home / "unreadable.txt").write_text("\n".join(faults.draws_lost) + "\n")
-    if progress:
-        from rich.console import Console
+def _say(words: str) -> None:
+    from rich.console import Console
 
-        Console(stderr=True).print(f"{summary} (listed in {home / 'unreadable.txt'})", highlight=False)
+    Console(stderr=True).print(words, highlight=False)
 
 
 def _module_or_name(teacher: Any) -> Any:

@@ -74,6 +74,10 @@ class AlignSettings(BaseModel):
     def _something_to_align(self) -> AlignSettings:
         if not self.pooled and (self.after_block == [] or self.objective in ("siglip", "infonce")):
             raise ValueError(f"objective {self.objective} without the pooled output aligns nothing")
+        if self.objective in ("siglip", "infonce") and self.batch_size < 2:
+            raise ValueError(
+                f"objective {self.objective} contrasts images of a batch, so batch_size must be at least 2"
+            )
         if self.warmup + (self.decay if self.schedule == "warmup-constant-cosine" else 0) > 1:
             raise ValueError("warmup and decay together exceed the run")
         return self

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainingArguments, get_wsd_schedule
 
+from aloe.alignment.compare import mean_over_images
 from aloe.alignment.objectives import SiglipLoss, cosine, infonce, mse
 from aloe.alignment.points import (
     POOLED,
@@ -30,6 +31,7 @@ from aloe.alignment.points import (
 from aloe.alignment.settings import AlignSettings
 from aloe.data.draws import FaultLog, collate_images
 from aloe.errors import UserError
+from aloe.models.modeling import BcosViTModel
 from aloe.models.teachers import Features, Teacher
 
 LOSS_PREFIX, COSINE_PREFIX = "loss_", "eval_cosine_"
@@ -37,6 +39,8 @@ LOSS_PREFIX, COSINE_PREFIX = "loss_", "eval_cosine_"
 
 class AlignmentModel(nn.Module):
     """The student and the loss: images and the teacher's features in, one loss per alignment point out."""
+
+    _no_split_modules = BcosViTModel._no_split_modules  # what FSDP wraps
 
     def __init__(self, student: nn.Module, source: Teacher, settings: AlignSettings, blocks: tuple[int, ...]) -> None:
         super().__init__()
@@ -48,8 +52,11 @@ class AlignmentModel(nn.Module):
         self.loss = SiglipLoss() if settings.objective == "siglip" else None
         self._objective = {"cosine": cosine, "mse": mse, "infonce": infonce}.get(settings.objective)
 
-    def forward(self, images: Tensor, teacher: Features) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, teacher: Features, measure: str = "loss") -> dict[str, Tensor]:
+        """The loss of every point, or with `measure="cosine"` the cosine similarity of every point."""
         features = student_features(self.student, images, self.blocks)
+        if measure == "cosine":
+            return cosines(features, teacher, self.config, self._source[0])
         compare: Any = self.loss or self._objective
         losses = {}
         for k in self.blocks:
@@ -106,12 +113,34 @@ class AlignmentTrainer(Trainer):
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """Cosine per alignment point on the held-out images, student against teacher."""
         core: AlignmentModel = self.accelerator.unwrap_model(self.model)
-        loader = self.get_eval_dataloader()
-        metrics = mean_cosines(core.student, self.source, loader, core.blocks, self.args.device, self.accelerator)
+        model = self.model_wrapped  # what is sharded or replicated is only whole in its wrapper
+
+        def compare(images: Tensor) -> dict[str, Tensor]:
+            return model(images, teacher_features(self.source, images, core.config, core.blocks), "cosine")
+
+        loader = map(self.faults.take, self.get_eval_dataloader())
+        model.eval()
+        try:
+            metrics = mean_over_images(compare, loader, self.args.device, self.accelerator)
+        finally:
+            model.train()
         logs = {f"{COSINE_PREFIX}{name}": value for name, value in metrics.items()}
         self.log(logs)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
         return logs
+
+    def gathered(self, student: Any) -> Any:
+        """The student with its trained weights whole: itself, or under FSDP a copy made from the shards."""
+        if not self.is_fsdp_enabled:
+            return student
+        state = self.accelerator.get_state_dict(self.model_wrapped)
+        whole = type(student)(student.config)
+        if whole is not whole.base_model:
+            whole.classifier.weight.data.copy_(student.classifier.weight.data)
+        if self.is_world_process_zero():
+            weights = {k.removeprefix("student."): v for k, v in state.items() if k.startswith("student.")}
+            whole.base_model.load_state_dict(weights)
+        return whole
 
     def evaluated_at(self, step: int) -> bool:
         """Whether the log holds an evaluation at this step."""
@@ -200,34 +229,6 @@ def make_schedule(
     return get_wsd_schedule(optimizer, num_warmup_steps=warmup, num_decay_steps=decay, num_training_steps=steps)
 
 
-@torch.no_grad()
-def mean_cosines(
-    student: Any, source: Teacher, loader: Any, blocks: tuple[int, ...], device: Any, accelerator: Any = None
-) -> dict[str, float]:
-    """Mean cosine per point over a loader of images, weighted by images; every rank gets the same numbers."""
-    was_training = student.training
-    student.eval()
-    sums: dict[str, Tensor] = {}
-    count = torch.zeros((), device=device)
-    try:
-        for batch in loader:
-            images = batch["pixel_values"].to(device)
-            if not len(images):  # none of them readable
-                continue
-            theirs = teacher_features(source, images, student.config, blocks)
-            ours = student_features(student, images, blocks)
-            for name, value in cosines(ours, theirs, student.config, source).items():
-                sums[name] = sums.get(name, torch.zeros((), device=device)) + value * len(images)
-            count += len(images)
-    finally:
-        student.train(was_training)
-    stacked = torch.stack([*sums.values(), count])
-    if accelerator is not None:
-        stacked = accelerator.reduce(stacked, reduction="sum")
-    *totals, images_seen = stacked.tolist()
-    return {name: total / images_seen for name, total in zip(sums, totals, strict=True)}
-
-
 def training_arguments(
     settings: AlignSettings, output_dir: Path, device: str | None, evaluates: bool
 ) -> TrainingArguments:
@@ -236,6 +237,7 @@ def training_arguments(
     Raises:
         UserError: one of several GPUs by number, which is chosen from outside.
     """
+    _check_reporters(settings.report_to)
     if device is not None and device.startswith("cuda:"):
         raise UserError(f"Choose the GPU from outside: CUDA_VISIBLE_DEVICES={device[5:]} aloe align ... --device cuda.")
     evaluate: Mapping[str, Any] = {"eval_strategy": "steps", "eval_steps": settings.evaluate_every} if evaluates else {}
@@ -264,11 +266,22 @@ def training_arguments(
         use_cpu=device == "cpu",
         report_to=settings.report_to or "none",
         disable_tqdm=True,
-        ddp_find_unused_parameters=False,
+        ddp_find_unused_parameters=not settings.pooled,  # then the final norm gets no gradient
         **evaluate,
     )
     arguments._n_gpu = min(1, arguments.n_gpu)  # one process per GPU (torchrun), never DataParallel
     return arguments
+
+
+def _check_reporters(wanted: list[str]) -> None:
+    from transformers.integrations import get_available_reporting_integrations
+
+    available = get_available_reporting_integrations()
+    absent = [name for name in wanted if name not in (*available, "none", "all")]
+    if absent:
+        raise UserError(
+            f"report_to {absent[0]} is not installed or not known; installed: {', '.join(available) or 'none'}."
+        )
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -16,6 +16,7 @@ Norms are taken in at least float32. They are never zero by a floor of 1e-12: a 
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -61,6 +62,8 @@ def bcos_linear(x: Tensor, weight: Tensor, b: float = 2.0, *, detach: bool = Fal
     x, weight = _autocast(x, weight)
     if b == 1:
         return F.linear(x, weight)
+    if x.ndim == 1:
+        return _BcosLinear.apply(x[None], weight, b, detach)[0]
     return _BcosLinear.apply(x, weight, b, detach)
 
 
@@ -183,7 +186,8 @@ class _BcosConv2d(torch.autograd.Function):
         out = F.conv2d(x, weight, stride=stride, padding=padding)
         power = x.to(_wide(x.dtype)).square().sum(dim=1, keepdim=True)
         box = power.new_ones(1, 1, *weight.shape[2:])
-        x_norm = F.conv2d(power, box, stride=stride, padding=padding).sqrt_().clamp_min_(NORM_FLOOR)
+        with _without_autocast(x.device.type):  # norms stay in float32 whatever the products are in
+            x_norm = F.conv2d(power, box, stride=stride, padding=padding).clamp_min_(0).sqrt_().clamp_min_(NORM_FLOOR)
         w_norm = _norm(weight.flatten(1), dim=-1)
         y, factor = _epilogue(out, x_norm, w_norm[:, :, None], b)
         ctx.save_for_backward(x, weight, factor, None if detach else y, x_norm, w_norm, box)
@@ -247,6 +251,10 @@ def _autocast(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         dtype = torch.get_autocast_dtype(kind)
         return x.to(dtype), weight.to(dtype)
     return x, weight
+
+
+def _without_autocast(kind: str) -> AbstractContextManager[Any]:
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def _check_exponent(b: float) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -171,11 +172,13 @@ class FaultLog:
     Args:
         images: Number of images in the source; None for shards, whose number is unknown.
         max_bad_fraction: The fraction of unreadable images past which the run is stopped.
+        path: A file that lists them, one a line, as they are found: a resumed run goes on with it, and several
+            processes add to it.
     """
 
-    def __init__(self, images: int | None = None, max_bad_fraction: float = 0.05) -> None:
-        self.images, self.max_bad_fraction = images, max_bad_fraction
-        self.draws_lost: dict[str, int] = {}
+    def __init__(self, images: int | None = None, max_bad_fraction: float = 0.05, path: Path | None = None) -> None:
+        self.images, self.max_bad_fraction, self.path = images, max_bad_fraction, path
+        self.draws_lost: dict[str, int] = dict.fromkeys(self._listed(), 0)
         self._seen = 0
 
     def take(self, batch: Sample) -> Sample:
@@ -187,6 +190,10 @@ class FaultLog:
         """
         unreadable = batch.get("unreadable", [])
         self._seen += len(batch["pixel_values"]) + len(unreadable)
+        new = [message for message in dict.fromkeys(unreadable) if message not in self.draws_lost]
+        if new and self.path is not None:
+            with self.path.open("a") as file:
+                file.write("".join(f"{message}\n" for message in new))
         for message in unreadable:
             self.draws_lost[message] = self.draws_lost.get(message, 0) + 1
         if unreadable and (self.images or self._seen >= 200):
@@ -195,10 +202,15 @@ class FaultLog:
 
     def summary(self) -> str | None:
         """One line for the end of a run; None when every image was readable."""
-        if not self.draws_lost:
+        names = list(dict.fromkeys([*self.draws_lost, *self._listed()]))
+        if not names:
             return None
         lost = sum(self.draws_lost.values())
-        return f"{len(self.draws_lost)} unreadable images were skipped ({lost} draws): {_some(list(self.draws_lost))}"
+        where = f" (all in {self.path})" if self.path is not None else ""
+        return f"{len(names)} unreadable images were skipped ({lost} draws lost here): {_some(names)}{where}"
+
+    def _listed(self) -> list[str]:
+        return self.path.read_text().splitlines() if self.path is not None and self.path.is_file() else []
 
 
 def check_source(source: ImageSource, sample: int = 64, max_bad_fraction: float = 0.05) -> list[str]:

@@ -7,6 +7,7 @@ is repeated.
 
 from __future__ import annotations
 
+import copy
 import glob
 import hashlib
 import random
@@ -58,6 +59,12 @@ class ShardSource:
     def fingerprint(self) -> str:
         """A hash of the addresses; the shards are not read."""
         return hashlib.sha256("\n".join(self.urls).encode()).hexdigest()
+
+    def hold_out(self, count: int) -> tuple[ShardSource, list[tuple[str, bytes]]]:
+        """The source without its last shard, and the first `count` images of that shard; needs two shards or more."""
+        rest = copy.copy(self)
+        rest.urls = self.urls[:-1]
+        return rest, list(islice(self._read(self.urls[-1]), count))
 
     def samples(self, *, seed: int, slot: int = 0, slots: int = 1, repeat: bool = True) -> Iterator[tuple[str, bytes]]:
         """(name, encoded image) of share `slot` of `slots`: the first image member of each sample.

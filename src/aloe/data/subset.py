@@ -1,4 +1,4 @@
-"""A chosen part of an image source, itself an image source."""
+"""Parts of an image source that are themselves image sources: a choice of its images, or some held in memory."""
 
 from __future__ import annotations
 
@@ -7,8 +7,34 @@ import hashlib
 import numpy as np
 from PIL import Image
 
-from aloe.data.decode import DraftSize
+from aloe.data.decode import DraftSize, decode_image
 from aloe.data.sources import ImageSource
+
+
+class MemoryImages:
+    """Encoded images held in memory, as (name, bytes) pairs; unlabelled."""
+
+    labels = None
+    classes = None
+
+    def __init__(self, images: list[tuple[str, bytes]]) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def load(self, index: int, draft_size: DraftSize | None = None) -> Image.Image:
+        name, data = self.images[index]
+        return decode_image(data, name=name, draft_size=draft_size)
+
+    def name(self, index: int) -> str:
+        return self.images[index][0]
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for name, data in self.images:
+            digest.update(name.encode() + data)
+        return digest.hexdigest()
 
 
 class SubsetImages:

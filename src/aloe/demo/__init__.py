@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 from torch import nn
 
+from aloe.alignment.compare import mean_cosines
 from aloe.alignment.progress import read_log
 from aloe.alignment.run import align
-from aloe.alignment.trainer import mean_cosines
 from aloe.attribution.inherent import explain
 from aloe.data.draws import ImageDataset, collate_images
 from aloe.data.scenes import CLASSES, SceneDataset, teacher_path

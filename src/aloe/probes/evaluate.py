@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from aloe.alignment.compare import mean_cosines
 from aloe.alignment.points import check_pair
-from aloe.alignment.trainer import mean_cosines
 from aloe.data.draws import ImageDataset, collate_images
 from aloe.data.sources import ImageSource, open_images
 from aloe.data.transforms import ResizeCenterCrop

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aloe.alignment.points import student_features
 from aloe.data.draws import ImageDataset, collate_images
 from aloe.data.sources import ImageSource
 from aloe.data.transforms import ResizeCenterCrop
@@ -77,15 +78,13 @@ def extract(
             continue
         images = batch["pixel_values"].to(device)
         if isinstance(model, Teacher):
-            out = model(resize(images, model.input_size(side // model.patch_size)))
-            features, scores = out.pooled, out.logits
+            features = model(resize(images, model.input_size(side // model.patch_size)))
         else:
-            out = model(images)
-            features, scores = out.pooler_output, getattr(out, "logits", None)
-        pooled.append(features.float().cpu())
+            features = student_features(model, images)
+        pooled.append(features.pooled.float().cpu())
         labels.append(batch["label"])
-        if scores is not None:
-            logits.append(scores.float().cpu())
+        if features.logits is not None:
+            logits.append(features.logits.float().cpu())
     if not pooled:
         raise UserError("None of the images could be read.")
     return FrozenFeatures(torch.cat(pooled), torch.cat(labels), torch.cat(logits) if logits else None)
