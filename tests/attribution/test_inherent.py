@@ -45,6 +45,8 @@ def student():
 def target_of(kind, count):
     if kind == "class":
         return list(range(1, count + 1))
+    if kind in ("prediction", "own direction"):
+        return None
     direction = rand(count, 48, seed=3, dtype=torch.float32) - 0.5
     return direction if kind == "direction" else TextTarget(direction, scale=10.0, bias=-2.0)
 
@@ -56,15 +58,16 @@ def test_completeness_and_gradient_freeze(family, stem):
     exact = build_student(family, stem, torch.float64)
     single = copy.deepcopy(exact).float()
     images = rand(2, 3, 32, 32, dtype=torch.float32)
-    for kind in ("class", "direction", "text"):
+    for kind in ("class", "prediction", "direction", "text", "own direction"):
         target = target_of(kind, 2)
         found = []
         for model, tolerance in ((exact, 1e-9), (single, 1e-4)):
-            e = explain(model, images, target)
+            e = explain(model.vit if kind == "own direction" else model, images, target)
             pixels, size = e.contributions.sum((1, 2)), e.contributions.abs().sum((1, 2))
             assert (size > 0.05 * (size + e.residual.abs())).all(), "vacuous: pixels do not matter"
             assert (pixels.abs() > 0.01 * e.logit.abs()).any(), "vacuous: pixels cancel"
             assert (e.residual.abs() > 1e-3 * e.logit.abs()).all(), "vacuous: constants do not matter"
+            assert (e.logit.abs() > 1e-3 * (size + e.residual.abs())).all(), f"the terms cancel: {kind}"
             assert ((e.logit - pixels - e.residual).abs() <= tolerance * e.logit.abs()).all(), (kind, tolerance)
             assert (e.completeness_error() <= tolerance).all()
             torch.testing.assert_close(e.contributions, (e.weights * six(images).to(e.weights)).sum(1))
@@ -344,6 +347,24 @@ def test_pictures_are_resized_to_the_model(student):
     assert_same(explain(student, [rgb], 0), one)
     torch.testing.assert_close(two.logit[:1], one.logit)
     assert two.logit[1] != two.logit[0]
+
+
+def test_odd_pictures_are_read_like_files(student):
+    """16 bits are scaled, not clipped; a transparent picture lies on white; a turned camera is turned back."""
+    from io import BytesIO
+
+    from PIL import Image
+
+    values = (rand(32, 32) * 65535).to(torch.int32).numpy()
+    deep = Image.fromarray(values.astype("uint16"))
+    grey = Image.fromarray(((values + 128) // 257).astype("uint8"))
+    clear, white = Image.new("RGBA", (32, 32), (0, 0, 0, 0)), Image.new("RGB", (32, 32), "white")
+    array = (rand(40, 50, 3) * 255).byte().numpy()
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(array[::-1, ::-1].copy()).save(file := BytesIO(), "PNG", exif=exif)
+    for odd, plain in ((deep, grey), (clear, white), (Image.open(file), Image.fromarray(array))):
+        assert_same(explain(student, odd, 0), explain(student, plain, 0))
 
 
 def test_colour_explanations_have_the_shape_of_the_image(student):

@@ -84,6 +84,13 @@ MISTAKES = {
     "explain {}/student {}/images -o {}/foreign/thesis.tex": "is a file",
     "explain {}/student {}/images -o {}/images": "overwrite",
     "explain {}/student {}/images/*.png -o {}/images": "overwrite",
+    "explain {}/student {}/images/00.png -o {}/images": "overwrite",
+    "explain {}/student {}/train/*/*.png -o {}/train/one": "overwrite",
+    "explain {}/student {}/train/**/*.png -o {}/train/new": "taken for some",
+    "explain {}/student {}/train/* -o {}/train/new": "taken for some",
+    "explain {}/student {}/train -o {}/train/one/new": "taken for some",
+    "explain {}/student {}/train::one -o {}/train/one": "overwrite",
+    "explain {}/student {}/images {}/train/one -o {}/train/one/new": "taken for some",
     "evaluate knn {}/student --test {}/train": "--train",
     "evaluate cosine {}/student --test {}/train": "--teacher",
     "evaluate magic {}/student --test {}/train": "tasks: knn, cosine",
@@ -141,9 +148,19 @@ def test_help_names_every_verb(aloe):
 
 
 @pytest.mark.parametrize(
-    ("raised", "code", "words"), [(KeyboardInterrupt(), 130, "Interrupted"), (OSError(28, ""), 2, "full")]
+    ("raised", "code", "words"),
+    [
+        (KeyboardInterrupt(), 130, "Interrupted"),
+        (OSError(28, ""), 2, "full"),
+        (
+            PermissionError(13, "Permission denied", "a/b"),
+            2,
+            "aloe: a/b cannot be read or written: Permission denied.\n",
+        ),
+        (NotADirectoryError(20, "Not a directory", "c"), 2, "aloe: c cannot be read or written: Not a directory.\n"),
+    ],
 )
-def test_interruption_and_a_full_disk(aloe, monkeypatch, raised, code, words):
+def test_interruption_and_files_that_cannot_be_used(aloe, monkeypatch, raised, code, words):
     def fail(*_):
         raise raised
 
@@ -155,6 +172,12 @@ def test_interruption_and_a_full_disk(aloe, monkeypatch, raised, code, words):
 
 
 def test_our_own_errors_keep_their_traceback(aloe, monkeypatch):
+    def fail(*_):
+        raise OSError("of no file")
+
+    monkeypatch.setattr(doctor, "table", fail)
+    with pytest.raises(OSError, match="of no file"):
+        aloe("doctor")
     monkeypatch.delattr(doctor, "table")
     with pytest.raises(NameError):
         aloe("doctor")
@@ -179,6 +202,33 @@ def test_bcosify(aloe, home):
     assert code == 0
     assert "folded" in out
     assert {p.name for p in Path("out").iterdir()} == {"config.json", "model.safetensors", "preprocessor_config.json"}
+    assert ["not", "read", "0", "-"] in [line.split() for line in out.splitlines()]
+
+
+def test_bcosify_names_what_was_not_read(aloe, home, tmp_path):
+    hf.ViTModel(build_teacher("vit").model.config).save_pretrained(tmp_path / "pooler")
+    code, out, _ = aloe("bcosify", tmp_path / "pooler", "-o", "out", "--json")
+    assert code == 0
+    result = json.loads(out)
+    assert result["unread"] == ["pooler.dense.bias", "pooler.dense.weight"]
+    assert all(set(result[k]) == {"tensors", "parameters"} for k in ("copied", "fused", "folded", "new", "dropped"))
+    assert ["not", "read", "2", "-"] in [
+        line.split() for line in aloe("bcosify", tmp_path / "pooler", "-o", "again")[1].splitlines()
+    ]
+
+
+def test_bcosify_leaves_no_empty_folder_behind(aloe, home, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(hf.PreTrainedModel, "save_pretrained", fail)
+    code, _, err = aloe("bcosify", home / "teacher", "-o", "new/out")
+    assert code == 2
+    assert "could not be written to new/out" in err
+    assert list(Path().iterdir()) == []
+    Path("old").mkdir()
+    assert aloe("bcosify", home / "teacher", "-o", "old")[0] == 2
+    assert list(Path().rglob("*")) == [Path("old")]
 
 
 def test_align_twice_then_explain(aloe, home):
@@ -231,6 +281,31 @@ def test_explain_a_folder_and_a_glob_of_odd_images(aloe, home, tmp_path, spec):
     assert sorted(written) == sorted(Path("out").iterdir())
     assert [line.split(":")[0] for line in result["unreadable"]] == ["truncated.png"]
     assert "truncated.png" in aloe(*words)[1]
+
+
+def test_pictures_beside_the_images_are_allowed_and_replace_only_themselves(aloe, home):
+    write_pictures(Path(), 2)
+    code, first, _ = aloe("explain", home / "student", "00.png", "01.png", "-o", "why", "--json")
+    assert code == 0
+    assert [r["picture"] for r in json.loads(first)["explanations"]] == ["why/00_explained.png", "why/01_explained.png"]
+    assert aloe("explain", home / "student", "*.png", "-o", "why", "--json")[1] == first
+    assert sorted(p.name for p in Path("why").iterdir()) == ["00_explained.png", "01_explained.png"]
+
+
+def test_a_linked_image_is_never_overwritten(aloe, home):
+    """The folder that is read links into the folder that is written."""
+    write_pictures(Path("out"), 1).joinpath("00.png").rename("out/a_explained.png")
+    Path("in").mkdir()
+    Path("in/a_explained.png").symlink_to(Path("out/a_explained.png").resolve())
+    picture(5).save("in/a.png")
+    before = Path("out/a_explained.png").read_bytes()
+    code, out, _ = aloe("explain", home / "student", "in", "-o", "out", "--json")
+    assert code == 0
+    assert [r["picture"] for r in json.loads(out)["explanations"]] == [
+        "out/a.png_explained.png",
+        "out/a_explained_explained.png",
+    ]
+    assert Path("out/a_explained.png").read_bytes() == before
 
 
 def test_evaluate(aloe, home):

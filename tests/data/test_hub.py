@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from aloe.data.decode import UnreadableImage
+from aloe.data.hub import HubImages
 from aloe.data.sources import ImageSource, open_images, open_source
 from aloe.errors import UserError
 
@@ -81,6 +82,23 @@ def test_dataset_row_without_an_image_is_unreadable(tmp_path: Path) -> None:
     source = open_images(f"hf:{tmp_path}/d")
     with pytest.raises(UnreadableImage, match="row 1"):
         source.load(1)
+
+
+def test_rows_that_are_paths_are_told_apart(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(png(7))
+
+    def fingerprint(*names: str) -> str:
+        rows = {"image": [{"bytes": None, "path": str(tmp_path / name)} for name in names]}
+        dataset = datasets.Dataset.from_dict(rows, features=datasets.Features({"image": datasets.Image()}))
+        return HubImages(dataset, "image").fingerprint()
+
+    before = {fingerprint(*names) for names in ("ab", "ba", "aa", ("a", "gone"))}
+    assert len(before) == 4
+    assert fingerprint(*"ab") in before
+    (tmp_path / "a").write_bytes(png(7) + b"more")
+    assert fingerprint(*"ab") not in before
 
 
 @pytest.mark.parametrize(("spec", "package"), [("hf:x", "datasets"), ("wds:x", "webdataset")])

@@ -92,9 +92,15 @@ def test_the_image_processor_loads(tmp_path):
         processor = AutoImageProcessor.from_pretrained(tmp_path)
     except ImportError as error:
         pytest.skip(f"this transformers needs more for image processors: {error}")
-    pixels = processor(Image.new("RGB", (50, 40), (255, 0, 51)), return_tensors="pt")["pixel_values"]
-    assert pixels.shape == (1, 3, 32, 32)
-    torch.testing.assert_close(pixels[0, :, 5, 5], torch.tensor([1.0, 0.0, 0.2]))
+    from aloe.data.transforms import ResizeCenterCrop, to_tensor
+
+    for width, height in ((50, 40), (40, 75), (32, 32), (20, 30)):
+        values = torch.randint(256, (height, width, 3), generator=torch.Generator().manual_seed(width)).byte()
+        image = Image.fromarray(values.numpy())
+        pixels = processor(image, return_tensors="pt")["pixel_values"]
+        expected = to_tensor(ResizeCenterCrop(32)(image))
+        assert (pixels[0] - expected).abs().max() <= 1.001 / 255, (width, height)
+    assert processor(image.convert("L"), return_tensors="pt")["pixel_values"].shape == (1, 3, 32, 32)
 
 
 def test_loading_runs_no_code_of_the_folder(tmp_path):

@@ -11,6 +11,8 @@ import transformers as hf
 from aloe.errors import UserError
 from aloe.models import convert
 from aloe.models.convert import bcosify
+from aloe.models.hub import explain_hub_errors
+from aloe.models.saving import load
 from aloe.models.teachers import Teacher, load_teacher
 from conftest import SIZE, VISION, build_teacher
 
@@ -73,6 +75,25 @@ def test_the_resolution_of_use(tmp_path, stated, resolution):
     assert loaded.mean == loaded.std == (0.5, 0.5, 0.5)  # the family's own
 
 
+def test_a_checkpoint_that_is_not_normalised(tmp_path):
+    stated = {"do_normalize": False, "image_mean": MEAN, "image_std": STD}
+    save(build_teacher("vit"), tmp_path, **stated)
+    loaded = load_teacher(tmp_path)
+    assert (loaded.mean, loaded.std) == ((0, 0, 0), (1, 1, 1))
+    assert load_teacher(tmp_path, mean=MEAN, std=STD).mean == tuple(MEAN)
+
+
+def test_what_was_not_read_is_named(tmp_path):
+    hf.Dinov2ForImageClassification(build_teacher("dinov2").model.config).save_pretrained(tmp_path)
+    loaded = load_teacher(tmp_path)
+    assert loaded.unread == ("classifier.bias", "classifier.weight")
+    report = bcosify(loaded, with_report=True)[1]
+    assert report.unread == list(loaded.unread)
+    assert "2 tensors not read" in str(report)
+    assert [kind for kind, _, _ in report.rows()] == ["copied", "fused", "folded", "new", "dropped"]
+    assert build_teacher("dinov2").unread == ()
+
+
 @pytest.mark.parametrize("kind", ["siglip", "siglip2"])
 def test_the_vision_tower_of_a_full_checkpoint(tmp_path, images, kind):
     text = {**SIZE, "vocab_size": 20, "max_position_embeddings": 8, "projection_size": 48}
@@ -85,6 +106,7 @@ def test_the_vision_tower_of_a_full_checkpoint(tmp_path, images, kind):
     full.save_pretrained(tmp_path)
     loaded, live = load_teacher(tmp_path), load_teacher(full)
     assert not any("text" in name for name, _ in loaded.named_parameters())
+    assert {name.split(".")[0] for name in loaded.unread} == {"text_model", "logit_scale", "logit_bias"}
     assert loaded.image_size == live.image_size == 32
     assert_same_features(loaded, live, images)
     assert_same_student(bcosify(loaded), bcosify(live))
@@ -202,6 +224,36 @@ def test_folders_that_cannot_be_loaded(tmp_path):
     refused("'bert' cannot be converted; ALOE takes vit, dinov2")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "my_own_vit"}))
     refused("could not be loaded|cannot be converted")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"model_type": "vit", "hidden_size": "big"}, r"config\.json has a field .* 'hidden_size' expected int"),
+        ({"model_type": "vit", "id2label": 3}, r"config\.json has a field of a wrong type"),
+        ({"model_type": "vit", "num_attention_heads": 0}, r"config\.json has a field of a wrong type"),
+        ({"model_type": "bcos_vit", "hidden_size": "big"}, r"config\.json .* hidden_size must be a whole number"),
+        ({"model_type": "bcos_vit", "b": "two"}, r"config\.json .* b must be a number, got 'two'"),
+        ({"model_type": "bcos_vit", "teacher": "x"}, r"config\.json .* teacher must be a dictionary"),
+        ({"model_type": "bcos_vit", "num_attention_heads": 0}, "num_attention_heads must be at least 1"),
+        ({"model_type": "bcos_vit", "stem": "conv", "stem_widths": "ab"}, r"config\.json has a field of a wrong type"),
+        ([1], r"config\.json is not a JSON object"),
+    ],
+    ids=str,
+)
+def test_wrong_fields_name_the_file(tmp_path, wrong, words):
+    build_teacher("vit").model.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(wrong))
+    with pytest.raises(UserError, match=words) as caught:
+        (load if "bcos" in str(wrong) else load_teacher)(tmp_path)
+    sentence(caught)
+
+
+@pytest.mark.parametrize("text", ["", "\n \n"])
+def test_an_error_without_words_is_named(tmp_path, text):
+    build_teacher("vit").model.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="could not be loaded: RuntimeError"), explain_hub_errors(str(tmp_path)):
+        raise RuntimeError(text)
 
 
 def test_missing_weights_are_named(tmp_path):

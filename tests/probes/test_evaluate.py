@@ -90,3 +90,50 @@ def test_features_leave_out_what_is_unreadable(tmp_path):
     assert found.logits is not None
     assert found.logits.shape == (3, 5)
     assert not torch.equal(found.pooled[0], found.pooled[1])
+
+
+class Reordered:
+    """The images of a source with its classes listed the other way round."""
+
+    def __init__(self, source):
+        self._source, self.classes = source, source.classes[::-1]
+        self.labels = len(self.classes) - 1 - source.labels
+
+    def __len__(self):
+        return len(self._source)
+
+    def __getattr__(self, name):
+        return getattr(self._source, name)
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_classes_are_matched_by_name(models, folders, monkeypatch, part):
+    def opened(spec):
+        source = open_images(spec)
+        return Reordered(source) if spec == folders[part == "test"] else source
+
+    monkeypatch.setattr("aloe.probes.evaluate.open_images", opened)
+    (row,) = knn_rows(models[:1], *folders, k=3, batch_size=3, device="cpu", progress=False)
+    assert row["knn"] == 100
+
+
+@pytest.mark.parametrize(
+    ("names", "right"),
+    [(["RED", "Blue"], 100), (["blue", "red"], 0), (["red", "blue", "green"], 100), (["cat", "blue"], "-")],
+    ids=str,
+)
+def test_a_classifier_is_read_by_the_names_of_its_classes(folders, tmp_path, names, right):
+    """A classifier whose first logit is high for red and second for blue, whatever they are called."""
+    teacher = build_teacher("vit-classifier")
+    assert teacher.classifier is not None
+    found = extract(teacher, open_images(folders[0]))
+    blue, red = (found.pooled[found.labels == i].mean(0) for i in range(2))
+    weight = torch.stack([red - blue, blue - red, 0 * red])[: len(names)]
+    middle = weight @ (red + blue) / 2
+    teacher.model.config.id2label = dict(enumerate(names))
+    teacher.model.classifier = torch.nn.Linear(48, len(names))
+    teacher.model.classifier.weight.data, teacher.model.classifier.bias.data = weight, -middle
+    teacher.model.classifier.bias.data[2:] = -1e6
+    teacher.model.save_pretrained(tmp_path)
+    (row,) = knn_rows([str(tmp_path)], *folders, k=3, batch_size=3, device="cpu", progress=False)
+    assert row["classifier"] == right

@@ -73,6 +73,12 @@ def test_the_gaussian_sums_to_1_and_keeps_constants(window):
     assert torch.allclose(gaussian_smooth(torch.full((2, 5, 6), 3.0), window), torch.full((2, 5, 6), 3.0))
 
 
+@pytest.mark.parametrize("window", [2, 4, 14])
+def test_an_even_window_becomes_the_next_odd_one(maps, window):
+    assert torch.equal(gaussian_smooth(maps[1], window), gaussian_smooth(maps[1], window + 1))
+    assert colour_explanation(*maps, smooth=window).shape == (2, 9, 11, 4)
+
+
 def test_negating_the_contributions_swaps_the_ends(maps):
     values = maps[1]
     red, blue = (torch.tensor(c) for c in (POSITIVE, NEGATIVE))

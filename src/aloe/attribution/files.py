@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +16,7 @@ from torch import Tensor
 from aloe.attribution.inherent import Explanation, explain
 from aloe.data.decode import is_image_name
 from aloe.data.draws import ImageDataset, collate_images
-from aloe.data.sources import open_images
+from aloe.data.sources import FolderStore, open_images
 from aloe.data.subset import SubsetImages
 from aloe.data.transforms import ResizeCenterCrop
 from aloe.errors import UserError
@@ -43,14 +45,16 @@ def explain_files(
     device: str = "cpu",
     progress: bool = True,
 ) -> Explained:
-    """Write a picture for every image of a source; pictures that exist are written anew.
+    """Write a picture `<stem>_explained.png` for every image of a source; one that exists is written anew.
 
     Raises:
-        UserError: no student there, no images, none of them readable, an unknown target, a folder that cannot be written.
+        UserError: no student there, no images, none of them readable, an unknown target, a folder that cannot be written
+            or that belongs to the images.
     """
     student: Any = load(model)
     student.to(device)
     source = open_images(images)
+    taken = _names_of_images(source, output_dir)
     if limit is not None:
         source = SubsetImages(source, np.arange(min(limit, len(source))))
     side = resolution or student.config.resolution
@@ -58,13 +62,15 @@ def explain_files(
         raise UserError(f"--resolution {side} is not a whole number of {student.config.patch_size}-pixel patches.")
     if output_dir.exists() and not output_dir.is_dir():
         raise UserError(f"{output_dir} is a file; give a folder as --output-dir.")
-    if any(output_dir.resolve() == folder for folder in _folders(images)):
+    out = output_dir.resolve()
+    if any(out == folder or (deep and folder in out.parents) for folder, deep in _folders(images)):
         raise UserError(
-            f"{output_dir} holds the images, which the pictures could overwrite; give another --output-dir."
+            f"{output_dir} is one of the images' own folders, where pictures could overwrite images or be taken for some;"
+            " give another --output-dir."
         )
     dataset = ImageDataset(source, ResizeCenterCrop(side))
     loader = torch.utils.data.DataLoader(dataset, batch_size=batch_size, collate_fn=collate_images)
-    done, written = Explained(), set[Path]()
+    done = Explained()
     for batch in _watched(loader, progress):
         done.unreadable += batch["unreadable"]
         if not len(batch["pixel_values"]):
@@ -75,7 +81,7 @@ def explain_files(
         for name, picture, values in zip(
             names, pictures(pixels, explanation), rows(explanation, student.config), strict=True
         ):
-            path = _free_path(output_dir, name, written)
+            path = output_dir / _free_name(name, taken)
             save_png(picture, path)
             done.rows.append({"file": name, "picture": str(path), **values})
     if not done.rows:
@@ -83,12 +89,12 @@ def explain_files(
     return done
 
 
-def pictures(images: Tensor, explanation: Explanation, captions: Sequence[str] | None = None) -> Iterator[Any]:
+def pictures(images: Tensor, explanation: Explanation) -> Iterator[Any]:
     """One row picture per image: the input, the colour explanation over white, the signed contributions."""
     inputs = (images * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     colours = over_white(explanation.to_rgba()).cpu().numpy()
     signed = signed_map(explanation.contributions).cpu().numpy()
-    titles = captions or [f"logit {v:.2f}" for v in explanation.logit.tolist()]
+    titles = [f"logit {v:.2f}" for v in explanation.logit.tolist()]
     for image, colour, sign, title in zip(inputs, colours, signed, titles, strict=True):
         yield row([image, colour, sign], [title, "W(x), colour explanation", "contributions, red adds"])
 
@@ -107,22 +113,39 @@ def rows(explanation: Explanation, config: Any) -> list[dict[str, Any]]:
     return found
 
 
-def _folders(images: str | Path | Sequence[str | Path]) -> list[Path]:
-    """The folders that were named, and those of the files that were."""
-    paths = [Path(p).expanduser().resolve() for p in ([images] if isinstance(images, str | Path) else images)]
-    return [p if p.is_dir() else p.parent for p in paths if p.is_dir() or is_image_name(p.name) or "*" in p.name]
+def _folders(images: str | Path | Sequence[str | Path]) -> Iterator[tuple[Path, bool]]:
+    """The folders that a specification reads from, and whether those below them are read as well."""
+    for spec in [images] if isinstance(images, str | Path) else images:
+        outer = re.split("::|[@#]", str(spec).removeprefix("hf:"))[0]  # of FOLDER::inner and hf:FOLDER@split
+        path = next((p for p in (Path(spec), Path(outer)) if p.expanduser().exists()), Path(spec)).expanduser()
+        if path.is_dir():
+            yield path.resolve(), True
+        elif path.is_file() and is_image_name(path.name):
+            yield path.parent.resolve(), False
+        elif glob.has_magic(str(path)):
+            depth = next(i for i, part in enumerate(path.parts) if glob.has_magic(part))
+            files_of_one_folder = depth == len(path.parts) - 1 and is_image_name(path.name)
+            yield Path(*path.parts[:depth]).resolve(), not files_of_one_folder
 
 
-def _free_path(folder: Path, name: str, written: set[Path]) -> Path:
-    """Where the picture of an image goes; `a.jpg` beside `a.png` keeps its extension, so that neither is lost."""
+def _names_of_images(source: Any, folder: Path) -> set[str]:
+    """The source's own files in a folder, also where they were reached through a link."""
+    store = getattr(source, "_store", None)
+    if not (isinstance(store, FolderStore) and folder.is_dir()):
+        return set()
+    files = ((store.root / name).resolve() for name in store.names())
+    return {file.name for file in files if file.parent == folder.resolve()}
+
+
+def _free_name(name: str, taken: set[str]) -> str:
+    """What the picture of an image is called; `a.jpg` beside `a.png` keeps its extension, so that neither is lost."""
     flat = name.replace("/", "_")
-    path = folder / f"{Path(flat).stem}.png"
-    copy = 1
-    while path in written:
-        path = folder / (f"{flat}.png" if copy == 1 else f"{flat}.{copy}.png")
+    free, copy = f"{Path(flat).stem}_explained.png", 1
+    while free in taken:
+        free = f"{flat}_explained.png" if copy == 1 else f"{flat}.{copy}_explained.png"
         copy += 1
-    written.add(path)
-    return path
+    taken.add(free)
+    return free
 
 
 def _watched(loader: Any, progress: bool) -> Any:

@@ -140,6 +140,7 @@ def _as_batch(images: Any, model: nn.Module) -> Tensor:
         if batch.numel() and not (batch.min() >= 0 and batch.max() <= 1):
             raise UserError("Image values must lie in [0, 1]; do not normalise them, the model does what is needed.")
         return batch
+    from aloe.data.decode import decode_image
     from aloe.data.transforms import ResizeCenterCrop, to_tensor
 
     config: Any = model.config
@@ -147,7 +148,7 @@ def _as_batch(images: Any, model: nn.Module) -> Tensor:
     pictures = list(images) if isinstance(images, Sequence) else [images]
     if not all(hasattr(p, "convert") for p in pictures):
         raise UserError("Images must be a float tensor (B, 3, H, W) in [0, 1], a PIL image or a list of PIL images.")
-    return torch.stack([to_tensor(crop(p.convert("RGB"))) for p in pictures]) if pictures else torch.empty(0, 3, 1, 1)
+    return torch.stack([to_tensor(crop(decode_image(p))) for p in pictures]) if pictures else torch.empty(0, 3, 1, 1)
 
 
 def _slice(target: Target, start: int, stop: int, count: int) -> Target:

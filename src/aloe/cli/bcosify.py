@@ -17,7 +17,7 @@ def bcosify(
     seed: Annotated[int, typer.Option()] = 0,
     json: Json = False,
 ) -> None:
-    """Convert TEACHER to a B-cos ViT, not aligned, and report what was copied, fused, folded, new and dropped."""
+    """Convert TEACHER to a B-cos ViT, not aligned, and report what was copied, fused, folded, new, dropped and not read."""
     quiet_libraries()
     from aloe.errors import UserError
     from aloe.models.convert import bcosify as convert
@@ -27,5 +27,7 @@ def bcosify(
         raise UserError(f"{output_dir} is not empty; give another --output-dir.")
     student, report = convert(teacher, stem, b, seed=seed, with_report=True)
     save_student(student, output_dir)
-    words = table(report.rows(), ("what", "tensors", "parameters")) + f"\nConverted student, not aligned: {output_dir}"
-    say({"student": str(output_dir), **{k: {"tensors": n, "parameters": p} for k, n, p in report.rows()}}, words, json)
+    result = {k: {"tensors": n, "parameters": p} for k, n, p in report.rows()}
+    rows = [(k, n, f"{p:>10}") for k, n, p in report.rows()] + [("not read", len(report.unread), f"{'-':>10}")]
+    words = table(rows, ("what", "tensors", "parameters")) + f"\nConverted student, not aligned: {output_dir}"
+    say({"student": str(output_dir), **result, "unread": report.unread}, words, json)

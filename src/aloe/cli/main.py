@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
+from typing import NoReturn
 
 import typer
 
@@ -33,17 +34,18 @@ def main() -> None:
     except UserError as error:
         _fail(str(error))
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno == errno.ENOSPC:
+            place = error.filename or "while writing"
+            _fail(f"The disk is full ({place}): free some space and run the same command again.")
+        if error.filename is None:
             raise
-        _fail(
-            f"The disk is full ({error.filename or 'while writing'}): free some space and run the same command again."
-        )
+        _fail(f"{error.filename} cannot be read or written: {error.strerror or type(error).__name__}.")
     except SystemExit as stop:
         if stop.code == 130:  # how typer reports Ctrl-C
             typer.echo("Interrupted; run the same command again to go on from the last checkpoint.", err=True)
         raise
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     typer.echo(f"aloe: {message}", err=True)
     sys.exit(2)

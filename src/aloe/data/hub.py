@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +64,21 @@ class HubImages:
     def fingerprint(self) -> str:
         import pyarrow.compute as pc
 
-        # Lengths come from Arrow's offsets: the images themselves are not read.
-        tables = self._dataset.with_format("arrow").iter(batch_size=1000)
-        data = (pc.struct_field(table[self._column], "bytes") for table in tables)
-        return digest(str(size) for part in data for size in pc.binary_length(part).to_pylist())
+        def lines() -> Iterator[str]:
+            for table in self._dataset.with_format("arrow").iter(batch_size=1000):
+                data, paths = (pc.struct_field(table[self._column], field) for field in ("bytes", "path"))
+                # Lengths come from Arrow's offsets: the images themselves are not read.
+                for size, path in zip(pc.binary_length(data).to_pylist(), paths.to_pylist(), strict=True):
+                    yield f"{path}\0{_file_size(path)}" if size is None else str(size)
+
+        return digest(lines())
+
+
+def _file_size(path: str | None) -> int | None:
+    try:
+        return Path(path).stat().st_size if path else None
+    except OSError:  # a file that is gone, or inside an archive or on the hub
+        return None
 
 
 def _hub_dataset(name: str, split: str | None) -> Any:

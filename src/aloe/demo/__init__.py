@@ -33,7 +33,7 @@ from aloe.probes.evaluate import accuracy
 from aloe.probes.features import extract
 from aloe.probes.knn import knn_predict
 
-TRAIN_SCENES, TEST_SCENES, PIXELS = 2400, 600, 64
+TRAIN_SCENES, TEST_SCENES, PIXELS = 2000, 400, 64
 TRAIN_SEED, TEST_SEED = 101, 202  # neither is a seed the teacher was trained on
 NEIGHBOURS, PICTURED = 20, 10
 _CONTENTS = {"scenes", "student", "index.html", ".index.html"}
@@ -59,7 +59,7 @@ class DemoResult:
         return "\n".join([*lines, f"Time: {spent}", f"Open {self.page}"])
 
 
-def run_demo(output_dir: Path, *, steps: int = 200, device: str = "cpu", progress: bool = True) -> DemoResult:
+def run_demo(output_dir: Path, *, steps: int = 160, device: str = "cpu", progress: bool = True) -> DemoResult:
     """Render, convert, align, compare, explain, and write `index.html`.
 
     Raises:

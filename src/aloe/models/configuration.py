@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -13,6 +14,10 @@ POSITIONS = ("learned", "rope")
 POOLINGS = ("cls", "mean", "attention")
 MLPS = ("mlp", "swiglu")
 INTERPOLATIONS = ("bicubic", "bicubic-antialias", "bilinear-antialias")
+WHOLE_NUMBERS = (
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+    *("image_size", "patch_size", "num_register_tokens"),
+)
 CONV_STEM_WIDTHS = (
     64,
     128,
@@ -46,7 +51,7 @@ class BcosViTConfig(PreTrainedConfig):
             student pixels at which the teacher is used (DINOv2 stores positions for 518 pixels and is used at 224).
 
     Raises:
-        ValueError: for a value that no B-cos ViT can have, naming the field.
+        ValueError: for a value that no B-cos ViT can have, naming the field. TypeError: for one of a wrong type.
     """
 
     model_type = "bcos_vit"
@@ -99,6 +104,7 @@ class BcosViTConfig(PreTrainedConfig):
         self.logit_bias = logit_bias
         self.initializer_range = initializer_range
         self.teacher = teacher or {}
+        self._check_types()
         super().__init__(**kwargs)
         self._check()
 
@@ -127,6 +133,18 @@ class BcosViTConfig(PreTrainedConfig):
     def resolution(self) -> int:
         """Pixels on a side at which the model is meant to be used."""
         return int(self.teacher.get("resolution") or self.image_size)
+
+    def _check_types(self) -> None:
+        for field in WHOLE_NUMBERS:
+            value, least = getattr(self, field), 0 if field == "num_register_tokens" else 1
+            if not isinstance(value, Integral):
+                raise TypeError(f"{field} must be a whole number, got {value!r}.")
+            if value < least:
+                raise ValueError(f"{field} must be at least {least}, got {value}.")
+        if not isinstance(self.b, int | float):
+            raise TypeError(f"b must be a number, got {self.b!r}.")
+        if not isinstance(self.teacher, dict):
+            raise TypeError(f"teacher must be a dictionary, got {self.teacher!r}.")
 
     def _check(self) -> None:
         choices = {

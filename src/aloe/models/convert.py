@@ -26,7 +26,7 @@ Student = BcosViTModel | BcosViTForImageClassification
 class ConversionReport:
     """What became of every tensor: student names under `copied`, `fused`, `folded`, `new`; teacher names `dropped`.
 
-    Each maps a tensor's name to its number of parameters.
+    Each maps a tensor's name to its number of parameters. `unread` names what of the checkpoint was never loaded.
     """
 
     copied: dict[str, int] = field(default_factory=dict)
@@ -34,13 +34,16 @@ class ConversionReport:
     folded: dict[str, int] = field(default_factory=dict)
     new: dict[str, int] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
+    unread: list[str] = field(default_factory=list)
 
     def rows(self) -> list[tuple[str, int, int]]:
-        """(what, tensors, parameters) for each kind."""
-        return [(kind, len(group), sum(group.values())) for kind, group in vars(self).items()]
+        """(what, tensors, parameters) for each kind; what was not read has no known parameters and no row."""
+        groups = {kind: group for kind, group in vars(self).items() if isinstance(group, dict)}
+        return [(kind, len(group), sum(group.values())) for kind, group in groups.items()]
 
     def __str__(self) -> str:
-        return ", ".join(f"{kind} {total:,} parameters in {count} tensors" for kind, count, total in self.rows())
+        parts = [f"{kind} {total:,} parameters in {count} tensors" for kind, count, total in self.rows()]
+        return ", ".join(parts + [f"{len(self.unread)} tensors not read"] * bool(self.unread))
 
 
 def bcosify(
@@ -77,7 +80,7 @@ def bcosify(
         torch.manual_seed(seed)
         student: Any = model_class(config)
         student.to(reference.dtype)
-    report = ConversionReport()
+    report = ConversionReport(unread=list(teacher.unread))
     tensors = _convert(teacher, student, report)
     student.load_state_dict(tensors, strict=False, assign=True)
     student.requires_grad_(True).eval()

@@ -13,7 +13,12 @@ from aloe.errors import UserError
 @contextmanager
 def explain_hub_errors(name: str) -> Iterator[None]:
     """Within the block, errors of loading `name` (hub id or folder) become a `UserError`."""
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        StrictDataclassError,
+    )
     from safetensors import SafetensorError
 
     path = Path(name)
@@ -28,6 +33,8 @@ def explain_hub_errors(name: str) -> Iterator[None]:
         yield
     except SafetensorError as error:
         raise UserError(f"{name}: the safetensors file is truncated or corrupt ({error}); fetch it again.") from error
+    except (StrictDataclassError, TypeError, AttributeError, ArithmeticError) as error:  # how wrong fields show
+        raise UserError(f"{path / 'config.json'} has a field of a wrong type or value: {_sentence(error)}.") from error
     except (OSError, ValueError, RuntimeError) as error:
         if isinstance(error, UserError):
             raise
@@ -47,15 +54,23 @@ def explain_hub_errors(name: str) -> Iterator[None]:
                 "or download its files and give the folder."
             )
         else:
-            message = f"{name} could not be loaded: {str(error).strip().splitlines()[0].rstrip('.')}."
+            message = f"{name} could not be loaded: {_sentence(error)}."
         raise UserError(message) from error
 
 
 def _check_json(path: Path) -> None:
     try:
-        json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}); fetch it again.") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is not a JSON object; fetch it again.")
+
+
+def _sentence(error: BaseException) -> str:
+    """The first line of a message, with the second where the first only announces it, or else the error's kind."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[: 1 + lines[0].endswith(":")]).rstrip(".")
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:

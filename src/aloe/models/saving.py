@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,13 @@ def save_student(model: BcosViTModel | BcosViTForImageClassification, folder: st
     """Write a student with its image processor; each file appears whole, the weights last.
 
     Raises:
-        UserError: the folder cannot be written; what was there before stays.
+        UserError: the folder cannot be written; what was there before stays, and no empty folder is left.
     """
     from safetensors import SafetensorError
 
     home = Path(folder)
     staging = home / ".student"
+    made = [p for p in (home, *home.parents) if not os.path.lexists(p)]
     try:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
@@ -55,18 +57,29 @@ def save_student(model: BcosViTModel | BcosViTForImageClassification, folder: st
         for path in sorted(staging.iterdir(), key=lambda p: p.suffix == ".safetensors"):
             os.replace(path, home / path.name)
     except (OSError, RuntimeError, SafetensorError) as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        for path in made:
+            with suppress(OSError):
+                path.rmdir()
         raise UserError(f"The student could not be written to {home}: {error}.") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
 def image_processor(config: Any) -> dict[str, Any]:
-    """What `AutoImageProcessor` needs: resize to the resolution of use, values in [0, 1], no normalisation."""
+    """What `AutoImageProcessor` needs to do as `ResizeCenterCrop`: values in [0, 1], no normalisation.
+
+    Where the margin of the crop is odd, transformers may place it one pixel to the left or above.
+    """
+    side = config.resolution
     return {
-        "image_processor_type": "ViTImageProcessor",
+        "image_processor_type": "BitImageProcessor",
+        "do_convert_rgb": True,
         "do_resize": True,
-        "size": {"height": config.resolution, "width": config.resolution},
+        "size": {"shortest_edge": side},
         "resample": 3,
+        "do_center_crop": True,
+        "crop_size": {"height": side, "width": side},
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": False,

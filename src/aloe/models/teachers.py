@@ -41,9 +41,13 @@ class Teacher(nn.Module):
         mean, std: normalisation of images in [0, 1]; default: the family's.
         resolution: side in pixels at which it is used; default: the configuration's `image_size`.
 
+    `unread` names the checkpoint's tensors that were not loaded (poolers, text towers, heads on something else).
+
     Raises:
         UserError: for a module of another architecture.
     """
+
+    unread: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -184,14 +188,18 @@ def load_teacher(
         missing = sorted(report["missing_keys"])
         raise UserError(f"{name}: {len(missing)} weights are missing from the checkpoint, first {missing[0]!r}.")
     stated = _preprocessing(name)
+    if stated.get("do_normalize") is False:
+        stated |= {"image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}
     label = Path(name).name if Path(name).exists() else name
-    return Teacher(
+    teacher = Teacher(
         model,
         label,
         mean or stated.get("image_mean"),
         std or stated.get("image_std"),
         resolution or _resolution(stated, model.config),
     )
+    teacher.unread = tuple(sorted(report["unexpected_keys"]))
+    return teacher
 
 
 def family_of(model_type: str | None) -> Family:

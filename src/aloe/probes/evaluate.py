@@ -30,6 +30,8 @@ def knn_rows(
     """
     sources = {"train": open_images(train), "test": open_images(test)}
     check_classes(sources["train"], sources["test"])
+    classes, found = sources["train"].classes or [], sources["test"].classes or []
+    in_train = torch.tensor([*map(classes.index, found), -1])  # -1, unlabelled, stays -1
     rows = []
     for name in models:
         model = load_any(name)
@@ -44,11 +46,13 @@ def knn_rows(
             for part, source in sources.items()
         }
         test_set = features["test"]
+        labels = in_train[test_set.labels]
         predicted = knn_predict(features["train"].pooled, features["train"].labels, test_set.pooled, k)
-        row: dict[str, Any] = {"model": name, "k": k, "knn": 100 * accuracy(predicted, test_set.labels)}
+        row: dict[str, Any] = {"model": name, "k": k, "knn": 100 * accuracy(predicted, labels)}
         row["classifier"] = "-"
-        if test_set.logits is not None and test_set.logits.shape[1] == len(sources["test"].classes or []):
-            row["classifier"] = 100 * accuracy(test_set.logits.argmax(1), test_set.labels)
+        meant = None if test_set.logits is None else class_of_logit(model.config, test_set.logits.shape[1], classes)
+        if test_set.logits is not None and meant is not None:
+            row["classifier"] = 100 * accuracy(meant[test_set.logits.argmax(1)], labels)
         rows.append(row)
     return rows
 
@@ -79,6 +83,16 @@ def cosine_rows(
 
 def accuracy(predicted: torch.Tensor, labels: torch.Tensor) -> float:
     return float((predicted == labels).double().mean())
+
+
+def class_of_logit(config: Any, count: int, classes: Sequence[str]) -> torch.Tensor | None:
+    """Which of the data's classes each of `count` logits stands for by its name in `id2label`, upper and lower case alike.
+
+    (count,) int64, -1 for a class that the data lack; None when the classifier lacks one of the data's classes.
+    """
+    index = {name.lower(): i for i, name in enumerate(classes)}
+    found = [index.get(str(config.id2label.get(i)).lower(), -1) for i in range(count)]
+    return torch.tensor(found) if set(index.values()) <= set(found) else None
 
 
 def check_classes(train: ImageSource, test: ImageSource) -> None:

@@ -22,7 +22,8 @@ def colour_explanation(weights: Tensor, contributions: Tensor, smooth: int | Non
 
     Args:
         weights: (B, 6, H, W). contributions: (B, H, W).
-        smooth: width in pixels of the Gaussian's window; default 15 at 224 pixels and in proportion.
+        smooth: width in pixels of the Gaussian's window, an even one counts as the next odd one; default 15 at 224
+            pixels and in proportion.
 
     Returns:
         (B, H, W, 4) uint8, RGBA.
@@ -60,9 +61,10 @@ def over_white(rgba: Tensor) -> Tensor:
 
 
 def gaussian_smooth(maps: Tensor, window: int) -> Tensor:
-    """Gaussian of an odd window (sigma = window / 6) over (B, H, W), edges repeated."""
+    """Gaussian of an odd window (sigma = window / 6) over (B, H, W), edges repeated; an even window becomes the next odd."""
     if window <= 1:
         return maps
+    window |= 1
     offsets = torch.arange(window, device=maps.device, dtype=maps.dtype) - (window - 1) / 2
     kernel = torch.exp(-0.5 * (offsets / (window / 6)) ** 2)
     kernel = kernel / kernel.sum()
