@@ -78,9 +78,9 @@ def explain_files(
         pixels = batch["pixel_values"].to(device)
         explanation = explain(student, pixels, target, batch_size=batch_size)
         names = [source.name(int(i)) for i in batch["index"]]
-        for name, picture, values in zip(
-            names, pictures(pixels, explanation), rows(explanation, student.config), strict=True
-        ):
+        numbers = rows(explanation, student.config)
+        titles = [f"{target or n.get('prediction', 'feature')}: {n['logit']:.2f}" for n in numbers]
+        for name, picture, values in zip(names, pictures(pixels, explanation, titles), numbers, strict=True):
             path = output_dir / _free_name(name, taken)
             save_png(picture, path)
             done.rows.append({"file": name, "picture": str(path), **values})
@@ -89,12 +89,11 @@ def explain_files(
     return done
 
 
-def pictures(images: Tensor, explanation: Explanation) -> Iterator[Any]:
-    """One row picture per image: the input, the colour explanation over white, the signed contributions."""
+def pictures(images: Tensor, explanation: Explanation, titles: Sequence[str]) -> Iterator[Any]:
+    """One row picture per image: the input and its title, the colour explanation over white, the signed contributions."""
     inputs = (images * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     colours = over_white(explanation.to_rgba()).cpu().numpy()
     signed = signed_map(explanation.contributions).cpu().numpy()
-    titles = [f"logit {v:.2f}" for v in explanation.logit.tolist()]
     for image, colour, sign, title in zip(inputs, colours, signed, titles, strict=True):
         yield row([image, colour, sign], [title, "W(x), colour explanation", "contributions, red adds"])
 
