@@ -10,7 +10,7 @@ demo: $(STAMP)
 	$(BIN)/aloe demo --output-dir demo-out
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -27,6 +27,7 @@ $(STAMP): $(BIN)/python pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps bcos  # a reference for the tests; its own needs are not
 	touch $@
 
 clean:
