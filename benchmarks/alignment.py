@@ -1,6 +1,6 @@
 """Images per second of a full alignment step per model size, on random weights and images.
 
-    python benchmarks/alignment.py --sizes Ti S B --batch 8 --steps 3 --threads 2
+python benchmarks/alignment.py --sizes Ti S B --batch 8 --steps 3 --threads 2
 """
 
 from __future__ import annotations

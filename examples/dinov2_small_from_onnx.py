@@ -244,9 +244,7 @@ def write_model(folder: Path, backbone: Backbone, detector: str, side: int) -> N
     model.save_pretrained(folder)
 
 
-def compare(
-    model: Dinov2Model, proto: onnx.ModelProto, backbone: Backbone, pixels: torch.Tensor
-) -> list[float]:
+def compare(model: Dinov2Model, proto: onnx.ModelProto, backbone: Backbone, pixels: torch.Tensor) -> list[float]:
     """Return per point, for `pixels` (B, 3, H, W), max |a - b| / max |b| of the worst image."""
     exposed = onnx.ModelProto()
     exposed.CopyFrom(proto)

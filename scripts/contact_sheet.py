@@ -1,6 +1,6 @@
 """Several pictures on one sheet, in columns.
 
-    python scripts/contact_sheet.py explanations/*.png --columns 2 --width 900 --output docs/images/sheet.png
+python scripts/contact_sheet.py explanations/*.png --columns 2 --width 900 --output docs/images/sheet.png
 """
 
 from __future__ import annotations

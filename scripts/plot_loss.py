@@ -1,6 +1,6 @@
 """Loss and held-out cosine per alignment point of one or more runs, as one picture.
 
-    python scripts/plot_loss.py RUN [RUN ...] --output docs/images/loss.png
+python scripts/plot_loss.py RUN [RUN ...] --output docs/images/loss.png
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ def main() -> None:
     figure, axes = plt.subplots(len(args.runs), 2, figsize=(9, 3 * len(args.runs)), squeeze=False)
     for (left, right), run in zip(axes, args.runs, strict=True):
         rows = read_log(run)
-        for axis, prefix, title in ((left, LOSS_PREFIX, "loss (1 - cosine)"), (right, COSINE_PREFIX, "held-out cosine")):
+        for axis, prefix, title in (
+            (left, LOSS_PREFIX, "loss (1 - cosine)"),
+            (right, COSINE_PREFIX, "held-out cosine"),
+        ):
             names = sorted(sorted({key for row in rows for key in row if key.startswith(prefix)}), key=len)
             for name in names:
                 points = [(row["step"], row[name]) for row in rows if name in row]
