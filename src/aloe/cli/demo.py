@@ -12,7 +12,7 @@ from aloe.cli.common import Device, Json, choose_device, quiet_libraries, say
 
 def demo(
     output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Folder to write to.")] = Path("demo-out"),
-    steps: Annotated[int, typer.Option(help="Alignment steps.")] = 160,
+    steps: Annotated[int, typer.Option(help="Alignment steps.")] = 240,
     device: Device = None,
     json: Json = False,
 ) -> None:

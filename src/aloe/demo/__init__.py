@@ -59,7 +59,7 @@ class DemoResult:
         return "\n".join([*lines, f"Time: {spent}", f"Open {self.page}"])
 
 
-def run_demo(output_dir: Path, *, steps: int = 160, device: str = "cpu", progress: bool = True) -> DemoResult:
+def run_demo(output_dir: Path, *, steps: int = 240, device: str = "cpu", progress: bool = True) -> DemoResult:
     """Render, convert, align, compare, explain, and write `index.html`.
 
     Raises:
