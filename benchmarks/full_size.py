@@ -1,6 +1,6 @@
 """A Table A1 teacher at full size with random weights: convert, one forward and backward, one explanation.
 
-    python benchmarks/full_size.py google/vit-base-patch16-224 google/siglip2-so400m-patch14-384 --stem conv
+python benchmarks/full_size.py google/vit-base-patch16-224 google/siglip2-so400m-patch14-384 --stem conv
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Several pictures on one sheet, in columns.
+"""Several pictures on one sheet, in columns; PNG or JPEG by the ending of the output.
 
 python scripts/contact_sheet.py explanations/*.png --columns 2 --width 900 --output docs/images/sheet.png
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from aloe.viz.gallery import GAP, PAPER, save_png, stack
+from aloe.viz.gallery import GAP, PAPER, stack
 
 
 def main() -> None:
@@ -29,7 +29,8 @@ def main() -> None:
         sheet.paste(column, (left, 0))
         left += column.width + 3 * GAP
     height = round(sheet.height * args.width / sheet.width)
-    save_png(sheet.resize((args.width, height), Image.Resampling.LANCZOS), args.output)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    sheet.resize((args.width, height), Image.Resampling.LANCZOS).save(args.output, quality=82)
 
 
 if __name__ == "__main__":
