@@ -1,4 +1,4 @@
-"""Alignment on `transformers.Trainer`: resume, accumulation, mixed precision, DDP, FSDP and logging come with it.
+"""Alignment on `transformers.Trainer`: resume, accumulation, mixed precision, DDP and logging come with it.
 
 The trained module is the student plus the objective's own parameters; the teacher stands beside it, never wrapped, never
 saved. Checkpoints appear whole (written aside, then renamed) and are never taken from weights that are not finite.
@@ -130,7 +130,10 @@ class AlignmentTrainer(Trainer):
         return logs
 
     def gathered(self, student: Any) -> Any:
-        """The student with its trained weights whole: itself, or under FSDP a copy made from the shards."""
+        """The student with its trained weights whole: itself, or under FSDP a copy made from the shards.
+
+        accelerate switches FSDP off on the CPU, so the second half has not been run yet.
+        """
         if not self.is_fsdp_enabled:
             return student
         state = self.accelerator.get_state_dict(self.model_wrapped)
