@@ -52,3 +52,53 @@ def test_two_processes_equal_one_with_the_same_global_batch(tmp_path):
     two = _align(2, teacher, images, tmp_path / "two", batch=4)
     assert len(one) == 3
     np.testing.assert_allclose(two, one, rtol=1e-5)
+
+
+SHARDED = """
+import torch, torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from aloe.alignment.points import teacher_features
+from aloe.alignment.settings import AlignSettings
+from aloe.alignment.trainer import AlignmentModel
+from aloe.models.convert import bcosify
+from conftest import build_teacher
+
+dist.init_process_group("gloo")
+rank, mesh, teacher = dist.get_rank(), init_device_mesh("cpu", (2,)), build_teacher("dinov3")
+images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+def losses(shard):
+    model = AlignmentModel(bcosify(teacher), teacher, AlignSettings(), (1, 2, 3)).train()
+    if shard:
+        for layer in model.student.layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+    optimizer, found = torch.optim.AdamW(model.parameters(), lr=1e-3), []
+    for _ in range(3):
+        batch = images[4 * rank : 4 * rank + 4] if shard else images
+        loss = sum(model(batch, teacher_features(teacher, batch, model.config, model.blocks)).values())
+        loss.backward(); optimizer.step(); optimizer.zero_grad()
+        total = loss.detach().clone()
+        if shard:
+            dist.all_reduce(total)
+            total /= 2
+        found.append(total)
+    return torch.stack(found)
+
+whole, sharded = losses(False), losses(True)
+assert whole[-1] < whole[0]
+torch.testing.assert_close(sharded, whole, rtol=1e-5, atol=0)
+dist.destroy_process_group()
+"""
+
+
+def test_a_sharded_student_takes_the_same_steps(tmp_path):
+    """torch's own FSDP on two processes; accelerate's switch for it needs GPUs."""
+    script = tmp_path / "sharded.py"
+    script.write_text(SHARDED)
+    tests = Path(__file__).parents[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tests)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]

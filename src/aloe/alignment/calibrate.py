@@ -1,7 +1,7 @@
 """Give a converted student back the scale of its teacher's activations before it is aligned.
 
-A B-cos unit multiplies the linear response o = w . x by |cos(x, w)|^(B-1), which is far below 1 in high dimensions: units
-of a converted network answer a tenth as loudly as the teacher's, and constants drown the image. y is homogeneous of degree
+A B-cos unit multiplies the linear response o = w . x by |cos(x, w)|^(B-1), which is far below 1 in high dimensions: the
+units of a converted network answer more quietly than the teacher's, and constants drown the image. y is homogeneous of degree
 one in w, so scaling a weight by s scales its output by s and leaves every cosine and gate of that unit as it was.
 One pass over a few images sets s for every unit to rms(o) / rms(y).
 """
