@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from aloe.bcos.dynamic import explanation_mode
     from aloe.bcos.functional import encode
     from aloe.errors import UserError
+    from aloe.finetuning.run import finetune
     from aloe.models.configuration import BcosViTConfig
     from aloe.models.convert import bcosify
     from aloe.models.modeling import BcosViTForImageClassification, BcosViTModel
     from aloe.models.saving import load
     from aloe.models.teachers import Teacher, load_teacher
+    from aloe.probes.evaluate import evaluate
 
 __version__ = "0.1.0"
 
@@ -30,9 +32,11 @@ _HOMES = {
     "BcosViTForImageClassification": "aloe.models.modeling",
     "BcosViTModel": "aloe.models.modeling",
     "encode": "aloe.bcos.functional",
+    "evaluate": "aloe.probes.evaluate",
     "explain": "aloe.attribution.inherent",
     "Explanation": "aloe.attribution.inherent",
     "explanation_mode": "aloe.bcos.dynamic",
+    "finetune": "aloe.finetuning.run",
     "load": "aloe.models.saving",
     "load_teacher": "aloe.models.teachers",
     "Teacher": "aloe.models.teachers",

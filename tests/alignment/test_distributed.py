@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aloe.alignment.progress import read_log
+from aloe.training.progress import read_log
 from conftest import build_teacher
 
 pytestmark = pytest.mark.slow

@@ -20,12 +20,13 @@ from safetensors.torch import load_file
 from transformers import Trainer
 
 from aloe.alignment import run as run_module
-from aloe.alignment.progress import JsonlLog, read_log
 from aloe.alignment.run import align
-from aloe.alignment.trainer import checkpoints
 from aloe.data.transforms import ResizeCenterCrop, to_tensor
 from aloe.errors import UserError
 from aloe.models.saving import load
+from aloe.training import trainer as trainer_module
+from aloe.training.progress import JsonlLog, read_log
+from aloe.training.trainer import checkpoints
 from conftest import build_teacher
 from pictures import picture, write_pictures
 
@@ -64,7 +65,7 @@ def interrupt(monkeypatch):
                 if state.global_step == after:
                     raise KeyboardInterrupt
 
-        monkeypatch.setattr(run_module, "JsonlLog", Log)
+        monkeypatch.setattr(trainer_module, "JsonlLog", Log)
 
     return arm
 
@@ -102,12 +103,12 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(images, tmp_path):
 import os, signal, sys
 sys.path.insert(0, {IN_CODE!r}); sys.path.insert(0, {str(Path(__file__).parent)!r})
 import torch; torch.set_num_threads(1)
-import aloe.alignment.run as run
+import aloe.training.trainer as trainer
 from test_run import tiny
-class Kill(run.JsonlLog):
+class Kill(trainer.JsonlLog):
     def on_step_end(self, args, state, control, **_):
         if state.global_step == 3: os.kill(os.getpid(), signal.SIGKILL)
-run.JsonlLog = Kill
+trainer.JsonlLog = Kill
 tiny({str(images)!r}, {str(tmp_path / "cut")!r}, save_every=2)
 """
     killed = subprocess.run([sys.executable, "-c", code], capture_output=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from aloe.alignment.settings import AlignSettings, recipes, resolve
+from aloe.alignment.settings import AlignSettings
 from aloe.errors import UserError
+
+recipes, resolve = AlignSettings.recipes, AlignSettings.resolve
 
 
 def test_recipes_load():

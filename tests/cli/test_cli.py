@@ -92,10 +92,15 @@ MISTAKES = {
     "explain {}/student {}/train::one -o {}/train/one": "overwrite",
     "explain {}/student {}/images {}/train/one -o {}/train/one/new": "taken for some",
     "evaluate knn {}/student --test {}/train": "--train",
-    "evaluate cosine {}/student --test {}/train": "--teacher",
-    "evaluate magic {}/student --test {}/train": "tasks: knn, cosine",
+    "evaluate knn {}/student --train {}/train": "--test",
+    "evaluate knn {}/student": "--data NAME",
+    "evaluate knn {}/student --data cifar11": "did you mean cifar10",
+    "evaluate cosine {}/student --test {}/train": "--reference",
+    "evaluate magic {}/student --test {}/train": "tasks: knn, linear",
     "evaluate knn {}/student --train {}/images --test {}/train": "no labels",
     "evaluate knn {}/student --train {}/train --test {}/train": "k is 20 but there are 6",
+    "evaluate knn {}/student --train {}/train --test {}/train --k five": "such as 1,5,20",
+    "evaluate knn {}/student --train {}/train --test {}/train --set neighbours=3": "neighbours",
     "demo -o {}/foreign --device cpu": "something else",
 }
 
@@ -309,19 +314,21 @@ def test_a_linked_image_is_never_overwritten(aloe, home):
 
 
 def test_evaluate(aloe, home):
-    options = ("--test", home / "train", "--device", "cpu", "--json")
-    code, out, _ = aloe(
-        "evaluate", "knn", home / "teacher", home / "student", "--train", home / "train", "--k", 1, *options
-    )
+    options = ("--test", home / "train", "--device", "cpu", "--cache", "cache")
+    models = (home / "teacher", home / "student")
+    code, out, _ = aloe("evaluate", "knn,linear", *models, "--train", home / "train", "--k", "1,3", *options, "--json")
     assert code == 0
     rows = json.loads(out)["rows"]
-    assert [Path(r["model"]).name for r in rows] == ["teacher", "student"]
-    assert all(0 <= r["knn"] <= 100 for r in rows)
+    assert [(Path(r["model"]).name, r["task"]) for r in rows] == [
+        (m, t) for m in ("teacher", "student") for t in ("knn", "linear")
+    ]
+    assert all(0 <= r["value"] <= 100 for r in rows)
+    assert sorted(rows[0]["details"]["by_k"]) == ["1", "3"]
     code, out, _ = aloe("evaluate", "cosine", home / "student", "--teacher", home / "teacher", *options)
     assert code == 0
-    (row,) = json.loads(out)["rows"]
-    assert -1 <= row["pooled"] <= 1
-    assert "after_block_3" in row
+    assert "cosine" in out
+    assert len(Path("results/results.jsonl").read_text().splitlines()) == 5
+    assert len(list(Path("cache").iterdir())) == 2  # train and test are the same images
 
 
 def test_importing_aloe_and_help_do_not_import_torch():

@@ -26,6 +26,7 @@ from aloe.data.draws import (
     collate_images,
 )
 from aloe.data.sources import open_images
+from aloe.data.subset import SubsetImages
 from aloe.data.transforms import (
     Compose,
     RandomHorizontalFlip,
@@ -100,6 +101,7 @@ def assert_equal_batches(left: list[dict], right: list[dict]) -> None:
     assert len(left) == len(right)
     for a, b in zip(left, right, strict=True):
         assert torch.equal(a["pixel_values"], b["pixel_values"])
+        assert torch.equal(a["label"], b["label"])
         assert a["unreadable"] == b["unreadable"]
 
 
@@ -196,6 +198,30 @@ def test_unreadable_images_fall_through_to_the_next() -> None:
         assert bool(chain) == (index in bad)
 
 
+@pytest.mark.parametrize("bad", [(), (0, 4, 5, 11, 17)])
+def test_the_label_is_that_of_the_image_in_the_sample(bad: tuple[int, ...]) -> None:
+    """Flat image i has the colour i and the label i % 3, also where it stands in for an unreadable one."""
+    draws = AlignmentDraws(Flat(20, bad, labelled=True), FIXED, 0, 60)
+    batch = collate_draws([draws[i] for i in range(60)])
+    shown = indices(draws[i] for i in range(60))
+    assert batch["label"].dtype == torch.int64
+    assert batch["label"].tolist() == [index % 3 for index in shown]
+    assert sum(bool(draws[i]["unreadable"]) for i in range(60)) >= 3 * len(bad)
+
+
+def test_labels_of_a_part_of_a_source() -> None:
+    part = SubsetImages(Flat(20, (7,), labelled=True), np.array([19, 7, 8, 3]))
+    draws = AlignmentDraws(part, RANDOM, 0, 12)
+    shown = indices(draws[i] for i in range(12))
+    assert set(shown) == {19, 8, 3}
+    assert [draws[i]["label"] for i in range(12)] == [index % 3 for index in shown]
+
+
+def test_unlabelled_draws_have_the_label_minus_1(photos: Path) -> None:
+    draws = AlignmentDraws(open_images(photos), RANDOM, seed=0, total=4)
+    assert collate_draws([draws[i] for i in range(4)])["label"].tolist() == [-1] * 4
+
+
 @pytest.mark.parametrize("count", [3, 500])
 def test_a_draw_gives_up_at_last(count: int) -> None:
     draws = AlignmentDraws(Flat(count, tuple(range(count))), FIXED, 0, 5)
@@ -223,7 +249,7 @@ def test_fault_log_counts_and_reports(photos: Path) -> None:
     draws = AlignmentDraws(source, RANDOM, seed=0, total=26)
     log = FaultLog(len(source), max_bad_fraction=0.2)
     for batch in batches(draws, 2):
-        assert set(log.take(batch)) == {"pixel_values"}
+        assert set(log.take(batch)) == {"pixel_values", "label"}
     assert {message.split(":")[0] for message in log.draws_lost} == {"03.jpg", "08.jpg"}
     assert sum(log.draws_lost.values()) >= 4  # each met in both epochs
     assert "2 unreadable images were skipped" in log.summary()

@@ -84,6 +84,43 @@ def test_dataset_row_without_an_image_is_unreadable(tmp_path: Path) -> None:
         source.load(1)
 
 
+@pytest.mark.parametrize(
+    ("kind", "values", "classes", "labels"),
+    [
+        ("string", ["dog", "cat", None], ["cat", "dog"], [1, 0, -1]),
+        ("int32", [10, 9, 10], ["9", "10"], [1, 0, 1]),
+        ("class", [1, None, -1], ["a", "b"], [1, -1, -1]),
+        ("float32", [0.5, 1.0, 2.0], None, None),
+    ],
+)
+def test_label_columns(kind: str, values: list, classes: list[str] | None, labels: list[int] | None) -> None:
+    datasets = pytest.importorskip("datasets")
+    feature = datasets.ClassLabel(names=["a", "b"]) if kind == "class" else datasets.Value(kind)
+    rows = {"image": [{"bytes": png(k), "path": None} for k in range(3)], "label": values}
+    dataset = datasets.Dataset.from_dict(
+        rows, features=datasets.Features({"image": datasets.Image(), "label": feature})
+    )
+    source = HubImages(dataset)
+    assert source.classes == classes
+    assert (source.labels is None) == (labels is None)
+    if labels is not None:
+        assert source.labels.tolist() == labels
+    else:
+        with pytest.raises(UserError, match="Column label of dataset holds no labels"):
+            HubImages(dataset, label="label")
+
+
+def test_columns_in_the_spec(tmp_path: Path) -> None:
+    dataset = hub_dataset().add_column("other", ["x", "y", "z"])
+    dataset.save_to_disk(tmp_path / "d")
+    assert open_images(f"hf:{tmp_path}/d#photo").classes == ["a", "b"]
+    assert open_images(f"hf:{tmp_path}/d#photo,other").classes == ["x", "y", "z"]
+    with pytest.raises(UserError, match="has no label column none; its columns are id, photo, kind, other"):
+        open_images(f"hf:{tmp_path}/d#photo,none")
+    with pytest.raises(UserError, match=r"Column photo of .* holds no labels"):
+        open_images(f"hf:{tmp_path}/d#photo,photo")
+
+
 def test_rows_that_are_paths_are_told_apart(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     for name in ("a", "b"):

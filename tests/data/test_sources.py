@@ -312,6 +312,7 @@ def test_scenes() -> None:
     assert source.labels.shape == (3,)
     assert source.fingerprint() == open_images("scenes:3@1@32").fingerprint()
     assert source.fingerprint() != open_images("scenes:3@2@32").fingerprint()
+    assert source.state() == open_images("scenes:3@1@32").state() != open_images("scenes:3@2@32").state()
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/data beside this checkout")

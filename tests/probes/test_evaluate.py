@@ -1,19 +1,23 @@
-"""Evaluation rows on tiny class folders: a teacher, its converted student, and mistakes."""
+"""Evaluation on tiny class folders: rows, resuming, and what is missing said before any work."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
+import aloe.probes.evaluate as module
 from aloe.data.sources import open_images
 from aloe.errors import UserError
 from aloe.models.convert import bcosify
-from aloe.models.saving import save_student
-from aloe.probes.evaluate import cosine_rows, knn_rows
+from aloe.models.saving import load, save_student
+from aloe.probes.backbones import load_any
+from aloe.probes.evaluate import evaluate, evaluate_all
 from aloe.probes.features import extract
+from aloe.probes.tasks import TASKS, score
 from conftest import build_teacher
 from pictures import write_pictures
 
@@ -24,6 +28,7 @@ def models(tmp_path_factory) -> tuple[str, str]:
     home = tmp_path_factory.mktemp("models")
     teacher = build_teacher("vit", zero_bias=True)
     teacher.model.save_pretrained(home / "teacher")
+    teacher.name = "teacher"
     save_student(bcosify(teacher, b=1.0), home / "student")
     return str(home / "teacher"), str(home / "student")
 
@@ -34,23 +39,136 @@ def folders(tmp_path_factory) -> tuple[str, str]:
     home = tmp_path_factory.mktemp("classes")
     for part, offset in (("train", 0), ("test", 50)):
         for name, colour in (("blue", (0, 0, 200)), ("red", (200, 0, 0))):
-            folder = write_pictures(home / part / name, 4, offset)
+            folder = write_pictures(home / part / name, 8 if part == "train" else 4, offset)
             for path in folder.iterdir():
                 with Image.open(path) as image:
                     Image.blend(image, Image.new("RGB", image.size, colour), 0.9).save(path)
     return str(home / "train"), str(home / "test")
 
 
-def test_knn_rows(models, folders):
-    rows = knn_rows(models, *folders, k=3, batch_size=3, device="cpu", progress=False)
-    assert [(r["model"], r["knn"], r["classifier"]) for r in rows] == [(m, 100.0, "-") for m in models]
+def test_models_times_tasks(models, folders, tmp_path):
+    rows = evaluate_all(models, ["knn", "linear"], [folders], tmp_path / "out", progress=False, k=[3, 1], seed=4)
+    assert [(r["name"], r["task"]) for r in rows] == [(m, t) for m in ("teacher", "student") for t in ("knn", "linear")]
+    assert all(r["value"] == 100 for r in rows)
+    assert [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()] == rows
+    first, probe = rows[0], rows[3]
+    assert first["details"]["by_k"] == {"3": 100.0, "1": 100.0}
+    assert first["counts"] == {"train": 16, "test": 8}
+    assert (first["stage"], first["interpretable"], first["architecture"]) == ("teacher", False, "ViT 3x48/8")
+    assert (probe["stage"], probe["interpretable"], probe["architecture"]) == ("converted", True, "B-ViT 3x48/8")
+    assert {r["teacher"] for r in rows} == {"teacher"}
+    assert first["settings"] == {
+        "feature": "pooled",
+        "resolution": None,
+        "precision": "float32",
+        "k": [3, 1],
+        "distance": "cosine",
+        "votes": "uniform",
+    }
+    assert (rows[1]["settings"]["head"], probe["settings"]["head"]) == ("linear", "bcos")
+    assert set(probe["fingerprints"]) == {"model", "train", "test"}
+    json.dumps(rows)
+
+
+def test_saved_probes_classify_and_explain(models, folders, tmp_path):
+    from aloe.attribution.inherent import explain
+
+    rows = evaluate_all(models, ["linear"], [folders], tmp_path, progress=False)
+    test = open_images(folders[1])
+    for row in rows:
+        classifier = load_any(tmp_path / row["details"]["probe"])
+        images = torch.stack(
+            [torch.from_numpy(__import__("numpy").array(test.load(i).resize((32, 32)))) for i in (0, 7)]
+        )
+        with torch.no_grad():
+            logits = classifier(images.permute(0, 3, 1, 2).float() / 255).logits
+        assert logits.argmax(1).tolist() == [0, 1]
+    student = load(tmp_path / rows[1]["details"]["probe"])
+    assert student.config.id2label == {0: "blue", 1: "red"}
+    explanation = explain(student, test.load(0), "blue")
+    assert float(explanation.completeness_error()) < 1e-5
+
+
+def test_rows_that_exist_are_not_measured_again(models, folders, tmp_path, monkeypatch):
+    def run(k: int = 3, which=models):
+        return evaluate_all(which, ["knn"], [folders], tmp_path, progress=False, k=k)
+
+    first = run(which=models[:1])
+    path = tmp_path / "results.jsonl"
+    path.write_text(path.read_text() + '{"key": "cut off by a cra')
+    both = run()
+    assert both[0] == first[0]
+    assert len(path.read_text().splitlines()) == 2
+    monkeypatch.setattr(module, "_measure", None)
+    assert run() == both
+    with pytest.raises(TypeError):
+        run(k=2)  # another setting is another row
+
+
+def test_results_survive_a_task_that_fails(models, folders, tmp_path):
+    with pytest.raises(UserError, match="has no classifier"):
+        evaluate_all(models, ["knn", "classifier"], [folders], tmp_path, progress=False, k=3)
+    assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_file_that_is_not_result_rows_is_left_alone(models, folders, tmp_path):
+    (tmp_path / "results.jsonl").write_text("my notes\n")
+    with pytest.raises(UserError, match="line 1, is not a result row"):
+        evaluate_all(models, ["knn"], [folders], tmp_path, progress=False)
+    assert (tmp_path / "results.jsonl").read_text() == "my notes\n"
+
+
+def test_everything_missing_is_said_before_any_work(models, folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_measure", None)
+    data = [folders, f"food101={tmp_path / 'nothing'}", "cifar11"]
+    with pytest.raises(UserError) as caught:
+        evaluate_all([*models, str(tmp_path / "model")], ["knn"], data, tmp_path / "out", progress=False)
+    message = str(caught.value)
+    assert "food101" in message
+    assert "did you mean cifar10" in message
+    assert "model" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tasks": ["guess"]}, "no task 'guess'; tasks: knn, linear"),
+        ({"tasks": []}, "There is no task given"),
+        ({"models": []}, "at least one model"),
+        ({"data": []}, "at least one data set"),
+        ({"k": 0}, "k is 0"),
+        ({"k": 17}, "k is 17 but there are 16"),
+        ({"distance": "manhattan", "epochs": 0}, "distance: .*; epochs: "),
+        ({"neighbours": 3}, "neighbours: "),
+    ],
+    ids=str,
+)
+def test_mistakes(models, folders, tmp_path, change, message):
+    call = {"models": models, "tasks": ["knn"], "data": [folders], "output_dir": tmp_path, "progress": False, **change}
+    with pytest.raises(UserError, match=message):
+        evaluate_all(**call)
+
+
+def test_a_single_row_from_python(models, folders):
+    row = evaluate(load_any(models[1]), "knn", folders, k=1)
+    assert (row["value"], row["task"], row["name"]) == (100.0, "knn", "BcosViTModel")
+
+
+def test_a_class_whose_images_are_all_broken(models, folders, tmp_path):
+    write_pictures(tmp_path / "train" / "blue", 3)
+    write_pictures(tmp_path / "test" / "blue", 3)
+    write_pictures(tmp_path / "test" / "red", 3)
+    (tmp_path / "train" / "red").mkdir()
+    (tmp_path / "train" / "red" / "a.png").write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"Class 'red' of .* has no readable training image"):
+        evaluate(models[1], "knn", str(tmp_path), k=1)
 
 
 def test_cosine_of_a_student_that_equals_its_teacher_is_1(models, folders):
     teacher, student = models
-    (row,) = cosine_rows([student], teacher, folders[1], batch_size=3, device="cpu")
-    assert list(row) == ["model", "after_block_1", "after_block_2", "after_block_3", "pooled"]
-    assert all(row[k] == pytest.approx(1, abs=1e-5) for k in row if k != "model")
+    row = evaluate(student, "cosine", (None, folders[1]), reference=teacher)
+    assert list(row["details"]) == ["after_block_1", "after_block_2", "after_block_3", "pooled"]
+    assert all(value == pytest.approx(1, abs=1e-5) for value in [*row["details"].values(), row["value"]])
 
 
 def test_cosine_refuses_a_student_of_another_teacher(models, folders, tmp_path):
@@ -58,82 +176,59 @@ def test_cosine_refuses_a_student_of_another_teacher(models, folders, tmp_path):
     config.num_hidden_layers = 2
     save_student(type(bcosify(build_teacher("vit")))(config), tmp_path / "shallow")
     with pytest.raises(UserError, match="number of blocks is 2 and the teacher's 3"):
-        cosine_rows([str(tmp_path / "shallow")], models[0], folders[1], batch_size=3, device="cpu")
-    with pytest.raises(UserError, match="not a B-cos student"):
-        cosine_rows([models[0]], models[0], folders[1], batch_size=3, device="cpu")
+        evaluate(tmp_path / "shallow", "cosine", (None, folders[1]), reference=models[0])
+    with pytest.raises(UserError, match="is a teacher"):
+        evaluate(models[0], "cosine", (None, folders[1]), reference=models[0])
+    with pytest.raises(UserError, match="needs the teacher to compare with"):
+        evaluate(models[1], "cosine", (None, folders[1]))
 
 
-def test_cosine_needs_a_readable_image(models, tmp_path):
+def test_only_tasks_that_need_no_training_images_do_without(models, folders, tmp_path):
+    with pytest.raises(UserError, match="Task knn needs training images"):
+        evaluate(models[1], "knn", (None, folders[1]))
     (tmp_path / "a.png").write_bytes(b"nothing")
     with pytest.raises(UserError, match="could be read"):
-        cosine_rows([models[1]], models[0], str(tmp_path), batch_size=3, device="cpu")
-
-
-def test_classes_that_differ(models, folders, tmp_path):
-    train, test = folders
-    write_pictures(tmp_path / "other" / "red", 1)
-    write_pictures(tmp_path / "other" / "green", 1)
-    options = {"k": 1, "batch_size": 2, "device": "cpu", "progress": False}
-    with pytest.raises(UserError, match="blue, green is in one of them only"):
-        knn_rows(models, train, str(tmp_path / "other"), **options)
-    with pytest.raises(UserError, match="test images are not in class folders"):
-        knn_rows(models, train, str(Path(test) / "red"), **options)
-
-
-def test_features_leave_out_what_is_unreadable(tmp_path):
-    write_pictures(tmp_path / "a", 2)
-    write_pictures(tmp_path / "b", 2)
-    (tmp_path / "a" / "00.png").write_bytes(b"nothing")
-    found = extract(build_teacher("vit-classifier"), open_images(tmp_path), batch_size=1)
-    assert found.labels.tolist() == [0, 1, 1]
-    assert found.pooled.shape == (3, 48)
-    assert found.logits is not None
-    assert found.logits.shape == (3, 5)
-    assert not torch.equal(found.pooled[0], found.pooled[1])
-
-
-class Reordered:
-    """The images of a source with its classes listed the other way round."""
-
-    def __init__(self, source):
-        self._source, self.classes = source, source.classes[::-1]
-        self.labels = len(self.classes) - 1 - source.labels
-
-    def __len__(self):
-        return len(self._source)
-
-    def __getattr__(self, name):
-        return getattr(self._source, name)
-
-
-@pytest.mark.parametrize("part", ["train", "test"])
-def test_classes_are_matched_by_name(models, folders, monkeypatch, part):
-    def opened(spec):
-        source = open_images(spec)
-        return Reordered(source) if spec == folders[part == "test"] else source
-
-    monkeypatch.setattr("aloe.probes.evaluate.open_images", opened)
-    (row,) = knn_rows(models[:1], *folders, k=3, batch_size=3, device="cpu", progress=False)
-    assert row["knn"] == 100
+        evaluate(models[1], "cosine", (None, str(tmp_path)), reference=models[0])
+    with pytest.raises(UserError, match="no labels"):
+        evaluate(models[1], "classifier", (None, str(tmp_path)))
 
 
 @pytest.mark.parametrize(
     ("names", "right"),
-    [(["RED", "Blue"], 100), (["blue", "red"], 0), (["red", "blue", "green"], 100), (["cat", "blue"], "-")],
+    [(["RED", "Blue"], 100), (["blue", "red"], 0), (["red", "blue", "green"], 100), (["cat", "blue"], None)],
     ids=str,
 )
 def test_a_classifier_is_read_by_the_names_of_its_classes(folders, tmp_path, names, right):
     """A classifier whose first logit is high for red and second for blue, whatever they are called."""
     teacher = build_teacher("vit-classifier")
-    assert teacher.classifier is not None
     found = extract(teacher, open_images(folders[0]))
-    blue, red = (found.pooled[found.labels == i].mean(0) for i in range(2))
+    blue, red = (found.tensor()[found.labels == i].mean(0) for i in range(2))
     weight = torch.stack([red - blue, blue - red, 0 * red])[: len(names)]
-    middle = weight @ (red + blue) / 2
     teacher.model.config.id2label = dict(enumerate(names))
     teacher.model.classifier = torch.nn.Linear(48, len(names))
-    teacher.model.classifier.weight.data, teacher.model.classifier.bias.data = weight, -middle
+    teacher.model.classifier.weight.data = weight
+    teacher.model.classifier.bias.data = -weight @ (red + blue) / 2
     teacher.model.classifier.bias.data[2:] = -1e6
     teacher.model.save_pretrained(tmp_path)
-    (row,) = knn_rows([str(tmp_path)], *folders, k=3, batch_size=3, device="cpu", progress=False)
-    assert row["classifier"] == right
+    if right is None:
+        with pytest.raises(UserError, match="does not know all classes"):
+            evaluate(tmp_path, "classifier", folders)
+    else:
+        assert evaluate(tmp_path, "classifier", folders)["value"] == right
+
+
+def test_mean_per_class_weighs_classes_alike():
+    predicted, labels = torch.tensor([0, 0, 0, 0]), torch.tensor([0, 0, 0, 1])
+    assert score(predicted, labels, "top-1") == 75
+    assert score(predicted, labels, "mean per class") == 50
+
+
+def test_every_task_is_explained_in_the_help():
+    from aloe.cli.evaluate import evaluate as verb
+
+    assert all(task in str(verb.__annotations__["tasks"]) for task in TASKS)
+
+
+def test_folders_are_found_by_their_parts(models, folders):
+    row = evaluate(models[0], "knn", str(Path(folders[0]).parent), k=3)
+    assert (row["value"], row["official"]) == (100, False)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from aloe.errors import UserError
 from aloe.models.configuration import BcosViTConfig
 from aloe.models.teachers import Features, Teacher, resize
+from aloe.training.runs import check_resolution
 
 POOLED = "pooled"
 
@@ -106,11 +107,7 @@ def check_pair(config: BcosViTConfig, teacher: Teacher, resolution: int) -> None
     ):
         if ours != theirs:
             raise UserError(f"The student's {what} is {ours} and the teacher's {theirs}; convert it from this teacher.")
-    if resolution % config.patch_size or resolution < config.patch_size:
-        raise UserError(
-            f"Resolution {resolution} is not a whole number of {config.patch_size}-pixel patches; "
-            f"try {max(1, round(resolution / config.patch_size)) * config.patch_size}."
-        )
+    check_resolution(resolution, config.patch_size)
 
 
 def _without_registers(tokens: Tensor, cls: int, registers: int) -> Tensor:

@@ -1,60 +1,26 @@
-"""The configuration of an alignment: strict, resolved from a recipe, a file and flags, saved with the run.
-
-Order of precedence: explicit values, then the file, then the recipe, then the defaults below. Every mistake is listed at
-once, and an unknown key names the nearest known one.
-"""
+"""The configuration of an alignment (METHOD.md section 5), over what every training shares."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
-from importlib import resources
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from aloe.errors import UserError
+from aloe.training.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
-class AlignSettings(BaseModel):
-    """What an alignment does. Batch sizes are per process; steps are optimiser steps."""
+class AlignSettings(TrainSettings):
+    """What an alignment does."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    recipe_package: ClassVar[str] = "aloe.alignment"
 
-    stem: Literal["patch", "conv"] = "patch"
-    b: float = Field(2.0, ge=1)
     calibrate: bool = Field(True, description="rescale the converted units before training")
     objective: Literal["cosine", "mse", "siglip", "infonce"] = "cosine"
     after_block: Literal["default", "paper", "all"] | list[int] = "default"
     pooled: bool = True
-
-    resolution: int | None = Field(None, ge=1, description="student pixels; default: the student's native size")
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    flip: bool = True
-    holdout: int = Field(256, ge=0, description="images kept out of training for validation")
-    max_bad_fraction: float = Field(0.05, ge=0, le=1)
-
-    steps: int = Field(30_000, ge=1)
-    batch_size: int = Field(64, ge=1)
-    gradient_accumulation: int = Field(1, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
-    schedule: Literal["one-cycle", "warmup-constant-cosine"] = "one-cycle"
-    warmup: float = Field(0.1, ge=0, le=1, description="share of the steps")
-    decay: float = Field(0.2, ge=0, le=1, description="share of the steps, warmup-constant-cosine only")
-    weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
-
-    seed: int = Field(0, ge=0)
-    precision: Literal["float32", "bf16", "fp16"] = "float32"
-    gradient_checkpointing: bool = False
-    workers: int = Field(1, ge=0)
-    log_every: int = Field(20, ge=1)
-    evaluate_every: int = Field(500, ge=1)
-    save_every: int = Field(500, ge=1)
-    keep_checkpoints: int = Field(2, ge=1)
-    report_to: list[str] = Field(default_factory=list, description="tensorboard, wandb, ...")
 
     @field_validator("after_block")
     @classmethod
@@ -63,83 +29,12 @@ class AlignSettings(BaseModel):
             raise ValueError("blocks count from 1")
         return value
 
-    @field_validator("crop_scale")
-    @classmethod
-    def _scale_is_a_range(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < value[0] <= value[1] <= 1:
-            raise ValueError("must satisfy 0 < low <= high <= 1")
-        return value
-
     @model_validator(mode="after")
-    def _something_to_align(self) -> AlignSettings:
+    def _something_to_align(self) -> Self:
         if not self.pooled and (self.after_block == [] or self.objective in ("siglip", "infonce")):
             raise ValueError(f"objective {self.objective} without the pooled output aligns nothing")
         if self.objective in ("siglip", "infonce") and self.batch_size < 2:
             raise ValueError(
                 f"objective {self.objective} contrasts images of a batch, so batch_size must be at least 2"
             )
-        if self.warmup + (self.decay if self.schedule == "warmup-constant-cosine" else 0) > 1:
-            raise ValueError("warmup and decay together exceed the run")
         return self
-
-
-def recipes() -> list[str]:
-    """Names of the recipes that come with the package."""
-    return sorted(p.name.removesuffix(".yaml") for p in _recipe_folder().iterdir() if p.name.endswith(".yaml"))
-
-
-def resolve(
-    recipe: str = "short", file: str | Path | None = None, overrides: Mapping[str, Any] | None = None
-) -> AlignSettings:
-    """The settings of a recipe, changed by a YAML file, changed by explicit values.
-
-    Raises:
-        UserError: listing every mistake, or naming a recipe or file that does not exist.
-    """
-    values = dict(_read_recipe(recipe))
-    if file is not None:
-        values |= _read_yaml(Path(file))
-    values |= {k: v for k, v in (overrides or {}).items() if v is not None}
-    try:
-        return AlignSettings.model_validate(values)
-    except ValidationError as error:
-        raise UserError(_sentence(error)) from None
-
-
-def _sentence(error: ValidationError) -> str:
-    known = list(AlignSettings.model_fields)
-    parts = []
-    for item in error.errors():
-        key = ".".join(str(p) for p in item["loc"][:1]) or "settings"
-        if item["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(key, known, n=1)
-            parts.append(f"{key}: unknown" + (f", did you mean {near[0]}?" if near else ""))
-        else:
-            problem = item["msg"].removeprefix("Value error, ")
-            given = "" if key == "settings" else f" (got {item['input']!r})"
-            parts.append(f"{key}: {problem[0].lower() + problem[1:]}{given}")
-    return "Wrong settings: " + "; ".join(dict.fromkeys(parts)) + "."
-
-
-def _read_recipe(name: str) -> dict[str, Any]:
-    if name not in recipes():
-        near = difflib.get_close_matches(name, recipes(), n=1)
-        hint = f"; did you mean {near[0]}" if near else ""
-        raise UserError(f"There is no recipe {name!r}{hint}; recipes: {', '.join(recipes())}.")
-    return yaml.safe_load(_recipe_folder().joinpath(f"{name}.yaml").read_text()) or {}
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise UserError(f"The configuration file {path} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"The configuration file {path} is not YAML: {str(error).splitlines()[0]}.") from error
-    if not isinstance(values, dict):
-        raise UserError(f"The configuration file {path} must hold `key: value` lines.")
-    return values
-
-
-def _recipe_folder() -> Any:
-    return resources.files("aloe.alignment") / "recipes"

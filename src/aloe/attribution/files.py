@@ -1,10 +1,11 @@
-"""Explain the images of a source and write one PNG for each: input | colour explanation | signed map."""
+"""Explain the images of a source and write one PNG for each: input | colour explanation | signed map; or, for texts, the
+input and for each text its logit, colour explanation and signed map (zero-shot explanations, the paper's Figure C1)."""
 
 from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from aloe.attribution.inherent import Explanation, explain
+from aloe.attribution.targets import TextTarget
 from aloe.data.decode import is_image_name
 from aloe.data.draws import ImageDataset, collate_images
 from aloe.data.sources import FolderStore, open_images
@@ -22,7 +24,7 @@ from aloe.data.transforms import ResizeCenterCrop
 from aloe.errors import UserError
 from aloe.models.saving import load
 from aloe.viz.explanations import over_white, signed_map
-from aloe.viz.gallery import row, save_png
+from aloe.viz.gallery import row, save_png, stack
 
 
 @dataclass
@@ -34,11 +36,12 @@ class Explained:
 
 
 def explain_files(
-    model: str | Path,
+    model: str | Path | torch.nn.Module,
     images: str | Path | Sequence[str | Path],
     output_dir: Path,
     *,
     target: str | None = None,
+    texts: Mapping[str, TextTarget] | None = None,
     resolution: int | None = None,
     limit: int | None = None,
     batch_size: int = 16,
@@ -47,11 +50,16 @@ def explain_files(
 ) -> Explained:
     """Write a picture `<stem>_explained.png` for every image of a source; one that exists is written anew.
 
+    Args:
+        model: folder or hub id of a student, or the student itself.
+        target: a class; default: the predicted one.
+        texts: what to explain instead, each under its own words; the prediction is then the text of the highest logit.
+
     Raises:
         UserError: no student there, no images, none of them readable, an unknown target, a folder that cannot be written
             or that belongs to the images.
     """
-    student: Any = load(model)
+    student: Any = load(model) if isinstance(model, str | Path) else model
     student.to(device)
     source = open_images(images)
     taken = _names_of_images(source, output_dir)
@@ -76,11 +84,16 @@ def explain_files(
         if not len(batch["pixel_values"]):
             continue
         pixels = batch["pixel_values"].to(device)
-        explanation = explain(student, pixels, target, batch_size=batch_size)
         names = [source.name(int(i)) for i in batch["index"]]
-        numbers = rows(explanation, student.config)
-        titles = [f"{target or n.get('prediction', 'feature')}: {n['logit']:.2f}" for n in numbers]
-        for name, picture, values in zip(names, pictures(pixels, explanation, titles), numbers, strict=True):
+        if texts:
+            by_text = {text: explain(student, pixels, goal, batch_size=batch_size) for text, goal in texts.items()}
+            numbers, sheets = text_rows(by_text), text_pictures(pixels, by_text)
+        else:
+            explanation = explain(student, pixels, target, batch_size=batch_size)
+            numbers = rows(explanation, student.config)
+            titles = [f"{target or n.get('prediction', 'feature')}: {n['logit']:.2f}" for n in numbers]
+            sheets = pictures(pixels, explanation, titles)
+        for name, picture, values in zip(names, sheets, numbers, strict=True):
             path = output_dir / _free_name(name, taken)
             save_png(picture, path)
             done.rows.append({"file": name, "picture": str(path), **values})
@@ -91,11 +104,26 @@ def explain_files(
 
 def pictures(images: Tensor, explanation: Explanation, titles: Sequence[str]) -> Iterator[Any]:
     """One row picture per image: the input and its title, the colour explanation over white, the signed contributions."""
-    inputs = (images * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     colours = over_white(explanation.to_rgba()).cpu().numpy()
     signed = signed_map(explanation.contributions).cpu().numpy()
-    for image, colour, sign, title in zip(inputs, colours, signed, titles, strict=True):
+    for image, colour, sign, title in zip(_pixels(images), colours, signed, titles, strict=True):
         yield row([image, colour, sign], [title, "W(x), colour explanation", "contributions, red adds"])
+
+
+def text_pictures(images: Tensor, by_text: Mapping[str, Explanation]) -> Iterator[Any]:
+    """Two lines per image: the input and each text's colour explanation, then each text's signed contributions and logit.
+
+    The signed maps of an image share one scale, so that what a text adds or takes away can be compared.
+    """
+    colours = [over_white(explanation.to_rgba()).cpu().numpy() for explanation in by_text.values()]
+    beside = torch.cat([explanation.contributions for explanation in by_text.values()], dim=1)
+    signed = signed_map(beside).unflatten(1, (len(by_text), -1)).cpu().numpy()
+    for i, (image, numbers) in enumerate(zip(_pixels(images), text_rows(by_text), strict=True)):
+        best = numbers["prediction"]
+        logits = [f"logit {n['logit']:.1f}" + " (highest)" * (text == best) for text, n in numbers["texts"].items()]
+        page = np.full_like(image, 255)
+        first = row([image, *(colour[i] for colour in colours)], ["input", *by_text])
+        yield stack([first, row([page, *signed[i]], ["red adds, blue takes away", *logits])])
 
 
 def rows(explanation: Explanation, config: Any) -> list[dict[str, Any]]:
@@ -110,6 +138,28 @@ def rows(explanation: Explanation, config: Any) -> list[dict[str, Any]]:
         values["residual"] = float(explanation.residual[i])
         found.append(values)
     return found
+
+
+def text_rows(by_text: Mapping[str, Explanation]) -> list[dict[str, Any]]:
+    """The numbers behind each picture: the text of the highest logit, and of every text its logit, SigLIP's probability
+    (the logit's sigmoid) and the residual of the constants."""
+    found = []
+    for i in range(len(next(iter(by_text.values())))):
+        texts = {
+            text: {
+                "logit": float(explanation.logit[i]),
+                "probability": float(explanation.logit[i].sigmoid()),
+                "residual": float(explanation.residual[i]),
+            }
+            for text, explanation in by_text.items()
+        }
+        best = max(texts, key=lambda text: texts[text]["logit"])
+        found.append({"prediction": best, **texts[best], "texts": texts})
+    return found
+
+
+def _pixels(images: Tensor) -> np.ndarray:
+    return (images * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
 def _folders(images: str | Path | Sequence[str | Path]) -> Iterator[tuple[Path, bool]]:

@@ -21,6 +21,9 @@ def align(
     output_dir: OutputDir,
     recipe: Annotated[str, typer.Option(help="short or paper.")] = "short",
     config: Annotated[Path | None, typer.Option(help="YAML file of settings over the recipe.")] = None,
+    student: Annotated[
+        str | None, typer.Option(help="Go on from this student instead of converting the teacher.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per step and process.")] = None,
     learning_rate: Annotated[float | None, typer.Option("--learning-rate", "--lr")] = None,
@@ -39,8 +42,9 @@ def align(
 ) -> None:
     """Align a B-cos student to TEACHER on unlabelled IMAGES. Run the same command again to resume."""
     quiet_libraries()
-    from aloe.alignment.progress import read_log
     from aloe.alignment.run import align as run
+    from aloe.models.saving import load
+    from aloe.training.progress import read_log
 
     flags = {
         "steps": steps,
@@ -62,6 +66,7 @@ def align(
         output_dir,
         recipe=recipe,
         config=config,
+        student=None if student is None else load(student),
         device=choose_device(device),
         progress=not json,
         **{k: v for k, v in flags.items() if v is not None},

@@ -1,40 +1,99 @@
-"""`aloe evaluate TASK MODELS`: numbers for teachers and students on labelled or unlabelled images."""
+"""`aloe evaluate TASKS MODELS --data ...`: numbers for teachers and students, kept in a results folder."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from aloe.cli.common import Device, Json, choose_device, quiet_libraries, say, table
+from aloe.cli.common import Device, Json, choose_device, parse_settings, quiet_libraries, say, table
 
 
 def evaluate(
-    task: Annotated[str, typer.Argument(help="knn (needs --train) or cosine (needs --teacher).")],
-    models: Annotated[list[str], typer.Argument(help="Teachers or students: folders or hub ids.")],
-    test: Annotated[str, typer.Option(help="Test images; class-per-folder for knn.")],
-    train: Annotated[str | None, typer.Option(help="Training images, class-per-folder.")] = None,
-    teacher: Annotated[str | None, typer.Option(help="The teacher to compare with.")] = None,
-    k: Annotated[int, typer.Option(help="Neighbours.")] = 20,
-    batch_size: Annotated[int, typer.Option(min=1)] = 128,
+    tasks: Annotated[str, typer.Argument(help="knn, linear, zeroshot, classifier, cosine; several with commas.")],
+    models: Annotated[list[str], typer.Argument(help="Teachers and students: folders or hub ids.")],
+    data: Annotated[
+        list[str] | None,
+        typer.Option("--data", "-d", help="cifar10, food101, ...; NAME=PATH for a local copy; a path. Repeatable."),
+    ] = None,
+    train: Annotated[str | None, typer.Option(help="Your own training images, class-per-folder.")] = None,
+    test: Annotated[str | None, typer.Option(help="Your own test images, class-per-folder.")] = None,
+    output_dir: Annotated[
+        Path, typer.Option("--output-dir", "-o", help="Results folder: rows are added, none is measured twice.")
+    ] = Path("results"),
+    k: Annotated[str | None, typer.Option(help="Neighbours, 20 or 1,5,20; the first counts.")] = None,
+    head: Annotated[str | None, typer.Option(help="auto, bcos or linear.")] = None,
+    feature: Annotated[str | None, typer.Option(help="pooled, cls, mean or concat.")] = None,
+    templates: Annotated[str | None, typer.Option(help="single, openclip, or a file of prompts with {}.")] = None,
+    text_tower: Annotated[str | None, typer.Option(help="SigLIP checkpoint; default: the model's teacher.")] = None,
+    class_names: Annotated[Path | None, typer.Option(help="JSON or text file of names for zeroshot.")] = None,
+    reference: Annotated[
+        str | None, typer.Option("--reference", "--teacher", help="Teacher that cosine compares with.")
+    ] = None,
+    resolution: Annotated[int | None, typer.Option(help="Pixels; default: each model's own.")] = None,
+    precision: Annotated[str | None, typer.Option(help="float32, bf16 or fp16.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1)] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that decode images.")] = None,
+    seed: Annotated[int | None, typer.Option()] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Any other setting, as key=value.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Where features are kept; default: ~/.cache/aloe.")] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no features.")] = False,
     device: Device = None,
     json: Json = False,
 ) -> None:
-    """Evaluate MODELS: k-NN accuracy on frozen pooled features, or cosine to a teacher per block."""
+    """Evaluate MODELS on data sets. Run the same command again to go on; `aloe report` makes tables of the results."""
     quiet_libraries()
     from aloe.errors import UserError
-    from aloe.probes.evaluate import cosine_rows, knn_rows
+    from aloe.probes.cache import default_cache
+    from aloe.probes.evaluate import Data, evaluate_all
 
-    where = choose_device(device)
-    if task == "knn":
-        if train is None:
-            raise UserError("Task knn needs labelled training images: --train FOLDER with one folder per class.")
-        rows = knn_rows(models, train, test, k=k, batch_size=batch_size, device=where, progress=not json)
-    elif task == "cosine":
-        if teacher is None:
-            raise UserError("Task cosine needs the teacher to compare with: --teacher.")
-        rows = cosine_rows(models, teacher, test, batch_size=batch_size, device=where)
-    else:
-        raise UserError(f"There is no task {task!r}; tasks: knn, cosine.")
-    header = tuple(rows[0])
-    say({"task": task, "rows": rows}, table([tuple(r.values()) for r in rows], header), json)
+    if train is not None and test is None:
+        raise UserError("--train needs --test; or give data sets with --data.")
+    sets: list[Data] = [*(data or []), *([(train, test)] if test is not None else [])]
+    flags = {
+        "k": None if k is None else _numbers(k),
+        "head": head,
+        "feature": feature,
+        "templates": templates,
+        "text_tower": text_tower,
+        "class_names": class_names,
+        "reference": reference,
+        "resolution": resolution,
+        "precision": precision,
+        "batch_size": batch_size,
+        "workers": workers,
+        "seed": seed,
+        **parse_settings(set_ or []),
+    }
+    rows = evaluate_all(
+        models,
+        [t.strip() for t in tasks.split(",") if t.strip()],
+        sets,
+        output_dir,
+        device=choose_device(device),
+        cache=None if no_cache else cache or default_cache(),
+        progress=not json,
+        **{key: value for key, value in flags.items() if value is not None},
+    )
+    words = table([_line(row) for row in rows], ("data", "task", "model", "stage", "value", "metric"))
+    say(
+        {"results": str(output_dir), "rows": rows},
+        f"{words}\nKept in {output_dir}; tables: aloe report {output_dir}",
+        json,
+    )
+
+
+def _line(row: dict[str, Any]) -> tuple[Any, ...]:
+    value = round(row["value"], 4 if row["metric"] == "cosine" else 2)
+    dagger = "" if row["official"] or row["metric"] == "cosine" else " (not the official split)"
+    return row["data"], row["task"], row["name"], row["stage"], value, row["metric"] + dagger
+
+
+def _numbers(text: str) -> list[int]:
+    from aloe.errors import UserError
+
+    parts = [p.strip() for p in text.split(",") if p.strip()]
+    if not parts or not all(p.isdigit() for p in parts):
+        raise UserError(f"--k takes a number or several with commas, such as 1,5,20; got {text!r}.")
+    return [int(p) for p in parts]

@@ -1,4 +1,4 @@
-"""`aloe explain MODEL IMAGES`: one PNG per image, input | colour explanation | signed map."""
+"""`aloe explain MODEL IMAGES`: one PNG per image, for a class or, with `--text`, for texts."""
 
 from __future__ import annotations
 
@@ -14,6 +14,15 @@ def explain(
     images: Annotated[list[str], typer.Argument(help="Files, folders, globs or archives.")],
     output_dir: OutputDir,
     target: Annotated[str | None, typer.Option(help="Class name or index; default: the predicted class.")] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(help="Explain the similarity to this text (SigLIP students); may be repeated.")
+    ] = None,
+    text_tower: Annotated[
+        str | None, typer.Option(help="Folder or hub id of the text tower; default: the student's teacher.")
+    ] = None,
+    templates: Annotated[
+        str | None, typer.Option(help="Prompts that each text is put into: single, openclip or a file; default: none.")
+    ] = None,
     resolution: Annotated[int | None, typer.Option(min=1, help="Pixels; default: the model's native size.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many images.")] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 16,
@@ -23,13 +32,23 @@ def explain(
     """Write a picture for every image: the input, the model's own colour explanation, and the signed contributions."""
     quiet_libraries()
     from aloe.attribution.files import explain_files
+    from aloe.errors import UserError
+    from aloe.models.saving import load
+    from aloe.models.text import text_tower_for
+    from aloe.probes.zeroshot import text_targets
 
+    if text and target is not None:
+        raise UserError("Give --target or --text, not both.")
+    if not text and (text_tower or templates):
+        raise UserError("--text-tower and --templates belong to --text; give a text as well.")
     source = images[0] if len(images) == 1 else images
+    student = load(model)
     done = explain_files(
-        model,
+        student,
         source,
         output_dir,
         target=target,
+        texts=text_targets(text_tower_for(student, text_tower), text, templates) if text else None,
         resolution=resolution,
         limit=limit,
         batch_size=batch_size,

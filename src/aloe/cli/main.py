@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import typer
 
-from aloe.cli import align, bcosify, demo, doctor, evaluate, explain, teachers
+from aloe.cli import align, bcosify, demo, doctor, evaluate, explain, finetune, report, teachers
 from aloe.errors import UserError
 
 app = typer.Typer(
@@ -20,8 +20,10 @@ app = typer.Typer(
 )
 app.command("demo")(demo.demo)
 app.command("align")(align.align)
+app.command("finetune")(finetune.finetune)
 app.command("explain")(explain.explain)
 app.command("evaluate")(evaluate.evaluate)
+app.command("report")(report.report)
 app.command("bcosify")(bcosify.bcosify)
 app.command("teachers")(teachers.teachers)
 app.command("doctor")(doctor.doctor)

@@ -35,8 +35,8 @@ class AlignmentDraws(Dataset[Sample]):
     resumed run change it. Read it in order (a sequential sampler): the permutations are the
     shuffling. An unreadable image is replaced by the next of the permutation.
 
-    Item: {"pixel_values": float32 (3, H, W) in [0, 1], "unreadable": list of str}. Collate with
-    `collate_draws`.
+    Item: {"pixel_values": float32 (3, H, W) in [0, 1], "label": int (of the image in it, -1 if
+    unlabelled), "unreadable": list of str}. Collate with `collate_draws`.
 
     Raises:
         DataError: `MAX_SKIPS` unreadable images in a row.
@@ -46,6 +46,7 @@ class AlignmentDraws(Dataset[Sample]):
         if seed < 0 or total < 1:
             raise ValueError(f"seed {seed} must not be negative and total {total} must be positive")
         self.source, self.transform, self.seed, self.total = source, transform, seed, total
+        self._labels = source.labels  # once, because a part of a source makes them anew each time
         self._orders: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -61,13 +62,14 @@ class AlignmentDraws(Dataset[Sample]):
         draft = _draft_size(self.transform, fresh)
         unreadable: list[str] = []
         for step in range(min(images, MAX_SKIPS)):
+            index = int(order[(position + step) % images])
             try:
-                image = self.source.load(int(order[(position + step) % images]), draft)
+                image = self.source.load(index, draft)
             except UnreadableImage as error:
                 unreadable.append(str(error))
                 continue
             pixels = to_tensor(self.transform(image, fresh()))
-            return {"pixel_values": pixels, "unreadable": unreadable}
+            return {"pixel_values": pixels, "label": _label(self._labels, index), "unreadable": unreadable}
         raise _too_many(unreadable)
 
     def _order(self, epoch: int) -> np.ndarray:
@@ -82,7 +84,7 @@ class AlignmentDraws(Dataset[Sample]):
 
 class ShardDraws(IterableDataset[Sample]):
     """Augmented draws from a stream of shards, split by rank and worker; the samples of
-    `AlignmentDraws`.
+    `AlignmentDraws`, all unlabelled.
 
     Deterministic for a given seed, number of ranks and number of workers. A resumed run must skip
     what it has used.
@@ -128,7 +130,7 @@ class ShardDraws(IterableDataset[Sample]):
                     raise _too_many(unreadable) from error
                 continue
             pixels = to_tensor(self.transform(image, fresh()))
-            yield {"pixel_values": pixels, "unreadable": unreadable}
+            yield {"pixel_values": pixels, "label": -1, "unreadable": unreadable}
             unreadable = []
 
 
@@ -143,6 +145,7 @@ class ImageDataset(Dataset[Sample]):
     def __init__(self, source: ImageSource, transform: Transform, skip: Collection[int] = ()) -> None:
         self.source, self.transform = source, transform
         self.skip = sorted(set(skip))
+        self._labels = source.labels
         self._indices = np.setdiff1d(np.arange(len(source)), np.array(self.skip, dtype=np.int64))
 
     def __len__(self) -> int:
@@ -157,10 +160,9 @@ class ImageDataset(Dataset[Sample]):
         except UnreadableImage as error:
             image = Image.new("RGB", (64, 64), "white")
             unreadable = [str(error)]
-        labels = self.source.labels
         return {
             "pixel_values": to_tensor(self.transform(image)),
-            "label": -1 if labels is None else int(labels[index]),
+            "label": _label(self._labels, index),
             "index": index,
             "unreadable": unreadable,
         }
@@ -232,9 +234,10 @@ def check_source(source: ImageSource, sample: int = 64, max_bad_fraction: float 
 
 
 def collate_draws(samples: Sequence[Sample]) -> Sample:
-    """{"pixel_values": (B, 3, H, W), "unreadable": the lists joined}."""
+    """{"pixel_values": (B, 3, H, W), "label": (B,) int64, "unreadable": the lists joined}."""
     return {
         "pixel_values": torch.stack([sample["pixel_values"] for sample in samples]),
+        "label": torch.tensor([sample["label"] for sample in samples], dtype=torch.int64),
         "unreadable": [name for sample in samples for name in sample["unreadable"]],
     }
 
@@ -244,9 +247,8 @@ def collate_images(samples: Sequence[Sample]) -> Sample:
     batch = collate_draws(samples)
     good = [k for k, sample in enumerate(samples) if not sample["unreadable"]]
     if len(good) < len(samples):
-        batch["pixel_values"] = batch["pixel_values"][good]
-    for key in ("label", "index"):
-        batch[key] = torch.tensor([samples[k][key] for k in good], dtype=torch.int64)
+        batch |= {key: batch[key][good] for key in ("pixel_values", "label")}
+    batch["index"] = torch.tensor([samples[k]["index"] for k in good], dtype=torch.int64)
     return batch
 
 
@@ -261,6 +263,10 @@ def _draft_size(transform: Transform, fresh: partial[np.random.Generator]) -> Dr
     """The resolution the transform needs as a function of the image size; None if it tells none."""
     enough = getattr(transform, "enough", None)
     return None if enough is None else partial(enough, fresh=fresh)
+
+
+def _label(labels: np.ndarray | None, index: int) -> int:
+    return -1 if labels is None else int(labels[index])
 
 
 def _refuse_past(limit: float, unreadable: Sequence[str], images: int) -> None:

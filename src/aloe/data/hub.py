@@ -1,9 +1,12 @@
-"""Hugging Face datasets as an image source: read lazily, decoded like any other file."""
+"""Hugging Face datasets as image sources: read lazily, decoded like any other file."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,44 +14,57 @@ import numpy as np
 from PIL import Image
 
 from aloe.data.decode import DraftSize, decode_image
-from aloe.data.sources import digest
+from aloe.data.sources import HASHED_BYTES, digest, stamp
 from aloe.errors import UserError
 
 
 class HubImages:
-    """A Hugging Face dataset's image column: hub, parquet file, or folder of `save_to_disk`."""
+    """The image column of a `datasets.Dataset`, with the classes of a label column where it has one.
 
-    def __init__(self, dataset: Any, column: str) -> None:
+    Args:
+        column: the image column; default: the first one.
+        label: the label column: a `ClassLabel`, whole numbers or strings; default: the first `ClassLabel`, else a column
+            of that kind called "label", else none.
+        where: what to call the dataset in errors.
+
+    Raises:
+        UserError: no rows, no such column, or labels of another kind.
+    """
+
+    def __init__(
+        self, dataset: Any, column: str | None = None, label: str | None = None, where: str = "dataset"
+    ) -> None:
         import datasets
 
+        features, listed = dataset.features, ", ".join(dataset.features)
+        images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
+        if not images or (column and column not in images):
+            raise UserError(f"{where} has no image column {column or ''}; its columns are {listed}.")
+        if label and label not in features:
+            raise UserError(f"{where} has no label column {label}; its columns are {listed}.")
+        if not len(dataset):
+            raise UserError(f"No images found in {where}: the dataset has no rows.")
+        if label and not _holds_labels(features[label]):
+            raise UserError(f"Column {label} of {where} holds no labels: give whole numbers, strings or a ClassLabel.")
+        classed = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
+        usual = [name for name in ("label",) if name in features and _holds_labels(features[name])]
+        label = label or next(iter([*classed, *usual]), None)
         self.classes: list[str] | None = None
         self.labels: np.ndarray | None = None
-        for name, feature in dataset.features.items():
-            if isinstance(feature, datasets.ClassLabel):
-                self.classes = list(feature.names)
-                self.labels = np.asarray(dataset[name], dtype=np.int64)
-                break
-        self._column = column
-        only = dataset.select_columns([column])
-        self._dataset = only.cast_column(column, datasets.Image(decode=False))
+        if label:
+            self.classes, self.labels = _labels(dataset, label)
+        self._column = column or images[0]
+        only = dataset.select_columns([self._column])
+        self._dataset = only.cast_column(self._column, datasets.Image(decode=False))
 
     @classmethod
     def parse(cls, spec: str) -> HubImages:
-        """`hf:NAME_OR_PATH[@split][#image_column]`."""
-        match = re.fullmatch(r"hf:(.+?)(?:@([^@#/]+))?(?:#([^#]+))?", spec)
+        """`hf:NAME_OR_PATH[@split][#image_column[,label_column]]`; the split is `train`, or the only one, by default."""
+        match = re.fullmatch(r"hf:(.+?)(?:@([^@#/]+))?(?:#([^#,]+)(?:,([^#,]+))?)?", spec)
         if match is None:
-            raise UserError(f"{spec!r} is not of the form hf:NAME_OR_PATH[@split][#image_column].")
-        name, split, column = match.groups()
-        dataset = _hub_dataset(name, split)
-        import datasets
-
-        images = [k for k, v in dataset.features.items() if isinstance(v, datasets.Image)]
-        if not images or (column and column not in images):
-            listed = ", ".join(dataset.features)
-            raise UserError(f"{spec} has no image column {column or ''}; its columns are {listed}.")
-        if not len(dataset):
-            raise UserError(f"No images found in {spec}: the dataset has no rows.")
-        return cls(dataset, column or images[0])
+            raise UserError(f"{spec!r} is not of the form hf:NAME_OR_PATH[@split][#image_column[,label_column]].")
+        name, split, column, label = match.groups()
+        return cls(_one_split(name, load_splits(name), split), column, label, where=spec)
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -62,16 +78,144 @@ class HubImages:
         return decode_image(data, name=self.name(index), draft_size=draft_size)
 
     def fingerprint(self) -> str:
+        sizes = self._sizes()
+        return digest(f"{path}\0{_file_size(path)}" if size is None else str(size) for size, path in sizes)
+
+    def state(self) -> str:
+        return self._state
+
+    @cached_property
+    def _state(self) -> str:
+        labels = [
+            json.dumps(self.classes),
+            "" if self.labels is None else hashlib.sha256(self.labels.tobytes()).hexdigest(),
+        ]
+        sizes = list(self._sizes())
+        total = [(size if size is not None else _file_size(path) if path else 0) for size, path in sizes]
+        if None not in total and sum(n or 0 for n in total) <= HASHED_BYTES:
+            return digest([*labels, *self._hashes()])
+        files = [stamp(Path(file["filename"])) for file in self._dataset.cache_files]
+        rows = (stamp(Path(path or "")) if size is None else str(size) for size, path in sizes)
+        return digest([*labels, self._dataset._fingerprint, *files, *rows])
+
+    def _sizes(self) -> Iterator[tuple[int | None, str | None]]:
+        """Length of the encoded image, None where it is not in the table, and its path, row by row."""
         import pyarrow.compute as pc
 
-        def lines() -> Iterator[str]:
-            for table in self._dataset.with_format("arrow").iter(batch_size=1000):
-                data, paths = (pc.struct_field(table[self._column], field) for field in ("bytes", "path"))
-                # Lengths come from Arrow's offsets: the images themselves are not read.
-                for size, path in zip(pc.binary_length(data).to_pylist(), paths.to_pylist(), strict=True):
-                    yield f"{path}\0{_file_size(path)}" if size is None else str(size)
+        for table in self._dataset.with_format("arrow").iter(batch_size=1000):
+            data, paths = (pc.struct_field(table[self._column], field) for field in ("bytes", "path"))
+            # Lengths come from Arrow's offsets: the images themselves are not read.
+            yield from zip(pc.binary_length(data).to_pylist(), paths.to_pylist(), strict=True)
 
-        return digest(lines())
+    def _hashes(self) -> Iterator[str]:
+        for table in self._dataset.with_format("arrow").iter(batch_size=100):
+            for cell in table[self._column].to_pylist():
+                data, path = (cell or {}).get("bytes"), Path((cell or {}).get("path") or "")
+                if data is None and path.is_file():
+                    data = path.read_bytes()
+                yield str(path) if data is None else hashlib.sha256(data).hexdigest()
+
+
+def load_splits(name: str, config: str | None = None, advice: str | None = None) -> dict[str, Callable[[], Any]]:
+    """The splits of a dataset by name, each a function that loads it; one without splits has the one split "".
+
+    Args:
+        name: a hub id, a parquet file, or a folder: of parquet files (see `parquet_files`), written by `save_to_disk`, or
+            of another kind that `datasets` reads.
+        advice: what to do if it cannot be opened.
+
+    Raises:
+        UserError: `datasets` is not installed, or the dataset cannot be opened.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise UserError(f"{name} needs the package datasets; install aloe-vit[data].") from error
+
+    def told(load: Callable[[], Any]) -> Any:
+        try:
+            return load()
+        except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+            raise UserError(f"The dataset {name} could not be opened ({reason}); {advice or _ADVICE}.") from error
+
+    def parquet(split: str, files: list[str]) -> Callable[[], Any]:
+        return lambda: told(lambda: datasets.load_dataset("parquet", data_files={split: files}, split=split))
+
+    path = Path(name).expanduser()
+    files = {"train": [str(path)]} if path.is_file() else parquet_files(path)
+    if files:
+        return {split: parquet(split, of_split) for split, of_split in files.items()}
+    if is_dataset_folder(path):
+        loaded = told(lambda: datasets.load_from_disk(str(path)))
+    else:
+        loaded = told(lambda: datasets.load_dataset(str(path) if path.is_dir() else name, config))
+    splits = {"": loaded} if isinstance(loaded, datasets.Dataset) else loaded
+    return {split: partial(splits.__getitem__, split) for split in splits}
+
+
+def is_dataset_folder(path: Path) -> bool:
+    """Whether a folder holds a dataset's files, rather than images."""
+    return any((path / name).is_file() for name in ("state.json", "dataset_dict.json")) or bool(parquet_files(path))
+
+
+def parquet_files(path: Path) -> dict[str, list[str]]:
+    """The parquet files in a folder or the folders in it by split, as the hub lays them out.
+
+    `data/train-00000-of-00002.parquet` and `train/0000.parquet` are of the split "train".
+
+    Raises:
+        UserError: several folders hold files of one split, so that they are different configurations.
+    """
+    found: dict[str, list[str]] = {}
+    folders: dict[str, set[Path]] = {}
+    for file in sorted([*path.glob("*.parquet"), *path.glob("*/*.parquet")]):
+        split = re.sub(r"-\d+-of-\d+.*", "", file.stem)
+        if split.isdigit():
+            split = file.parent.name
+        found.setdefault(split, []).append(str(file))
+        folders.setdefault(split, set()).add(file.parent)
+        if len(folders[split]) > 1:
+            names = " and ".join(sorted(folder.name for folder in folders[split]))
+            raise UserError(f"{path} holds several configurations ({names}); give the folder of one of them.")
+    return found
+
+
+_ADVICE = "check the name, log in with `hf auth login` if it is gated, or give a local folder"
+
+
+def _one_split(name: str, splits: Mapping[str, Callable[[], Any]], split: str | None) -> Any:
+    if "" in splits:
+        return splits[""]()
+    if split is None:
+        split = "train" if "train" in splits else next(iter(splits))
+        if split != "train" and len(splits) > 1:
+            raise UserError(f"hf:{name} has the splits {', '.join(splits)}; add @SPLIT.")
+    if split not in splits:
+        raise UserError(f"hf:{name} has no split {split!r}; it has {', '.join(splits)}.")
+    return splits[split]()
+
+
+def _holds_labels(kind: Any) -> bool:
+    import datasets
+
+    dtype = str(getattr(kind, "dtype", ""))
+    return isinstance(kind, datasets.Value | datasets.ClassLabel) and bool(
+        re.match("u?int|bool|(large_)?string", dtype)
+    )
+
+
+def _labels(dataset: Any, column: str) -> tuple[list[str], np.ndarray]:
+    """Class names and (N,) int64 indices into them, -1 where a row has no label."""
+    import datasets
+
+    kind = dataset.features[column]
+    values = dataset.select_columns([column]).with_format("arrow")[:][column].to_pylist()
+    if isinstance(kind, datasets.ClassLabel):
+        return list(kind.names), np.array([-1 if v is None else v for v in values], dtype=np.int64)
+    found = sorted({v for v in values if v is not None})
+    number: dict[Any, int] = {value: i for i, value in enumerate(found)}
+    return [str(value) for value in found], np.array([number.get(v, -1) for v in values], dtype=np.int64)
 
 
 def _file_size(path: str | None) -> int | None:
@@ -79,34 +223,3 @@ def _file_size(path: str | None) -> int | None:
         return Path(path).stat().st_size if path else None
     except OSError:  # a file that is gone, or inside an archive or on the hub
         return None
-
-
-def _hub_dataset(name: str, split: str | None) -> Any:
-    """One split of a dataset; `train` when none is named, or the only one there is."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise UserError("hf:... needs the package datasets; install aloe-vit[data].") from error
-    path = Path(name).expanduser()
-    try:
-        if path.is_file():
-            loaded = datasets.load_dataset("parquet", data_files=str(path))
-        elif (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-            loaded = datasets.load_from_disk(str(path))
-        else:
-            loaded = datasets.load_dataset(str(path) if path.is_dir() else name)
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"The dataset {name} could not be opened ({reason}); check the name, log in with"
-            " `hf auth login` if it is gated, or give a local folder."
-        ) from error
-    if isinstance(loaded, datasets.Dataset):
-        return loaded
-    if split is None:
-        split = "train" if "train" in loaded else next(iter(loaded))
-        if split not in loaded or (split != "train" and len(loaded) > 1):
-            raise UserError(f"hf:{name} has the splits {', '.join(loaded)}; add @SPLIT.")
-    if split not in loaded:
-        raise UserError(f"hf:{name} has no split {split!r}; it has {', '.join(loaded)}.")
-    return loaded[split]

@@ -5,10 +5,9 @@
     photos/   photo.jpg   'photos/**/*.png'   [list of those]     files
     images.zip   images.tar   images.tar.xz                       archives, read in place
     cifar10.tar.xz::cifar10/train                                 a part of an archive or folder
-    hf:NAME_OR_PATH[@split][#image_column]                        a Hugging Face dataset, hub or
-    local scenes:LENGTH[@SEED[@RESOLUTION]]                             rendered scenes
-    wds:shards-{000..099}.tar                                     WebDataset shards (a stream, see
-    shards.py)
+    hf:NAME_OR_PATH[@split][#image_column[,label_column]]         a Hugging Face dataset, hub or local
+    scenes:LENGTH[@SEED[@RESOLUTION]]                             rendered scenes
+    wds:shards-{000..099}.tar                                     WebDataset shards (a stream, see shards.py)
 
 Images of a source are ordered by name, so the same files give the same source wherever they lie.
 """
@@ -21,8 +20,8 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -40,6 +39,8 @@ from aloe.errors import UserError
 
 if TYPE_CHECKING:
     from aloe.data.shards import ShardSource
+
+HASHED_BYTES = 1 << 30  # `state` reads every file of a source up to this size, a matter of seconds
 
 
 class ImageSource(Protocol):
@@ -62,6 +63,16 @@ class ImageSource(Protocol):
 
     def fingerprint(self) -> str:
         """A hash of the names and sizes: equal for equal content, wherever it lies."""
+
+    def state(self) -> str:
+        """A hash of the images, their names, order, labels and classes: the key of what is computed from them.
+
+        Up to `HASHED_BYTES` every file is read, so that equal states mean equal images and a copy elsewhere has the same
+        state. Beyond, the bytes stand under what the system tells about each file (or the archive it is in): size, inode,
+        times of the last write and of the last change of any kind, the last of which no program can set back; a copy
+        then has another state, and so may the same files after a change of owner or links. Found once for each source
+        object: files are taken not to change while it is in use.
+        """
 
 
 def open_source(spec: str | Path | Sequence[str | Path]) -> ImageSource | ShardSource:
@@ -91,18 +102,34 @@ def open_images(spec: str | Path | Sequence[str | Path]) -> ImageSource:
         return HubImages.parse(text)
     if text.startswith("scenes:"):
         return SceneImages.parse(text)
-    path, inner = Path(text).expanduser(), ""
-    if not path.exists() and "::" in text:
-        outer, inner = text.split("::", 1)
-        path = Path(outer).expanduser()
-    if path.is_dir():
-        return StoredImages(FolderStore(path), inner, where=str(path))
-    if path.is_file() and not is_image_name(path.name):
-        archive = open_archive(path)
-        if archive is None:
-            raise UserError(f"{path} is neither an image ({_EXTENSIONS}) nor a readable zip or tar archive.")
-        return StoredImages(archive, inner, where=str(path))
+    path, inner = split_inner(text)
+    if path.is_dir() or (path.is_file() and not is_image_name(path.name)):
+        return StoredImages(open_store(path), inner, where=str(path))
     return StoredImages(FolderStore.of_files([path]), inner, where=text)
+
+
+def split_inner(text: str) -> tuple[Path, str]:
+    """`PATH::INNER` in its two parts; what exists as it stands is a path alone, with "" inside."""
+    path = Path(text).expanduser()
+    outer, separator, inner = text.partition("::")
+    return (Path(outer).expanduser(), inner) if separator and not path.exists() else (path, "")
+
+
+def open_store(path: Path) -> Store:
+    """The files of the folder or archive at `path`.
+
+    Raises:
+        UserError: neither, or an archive that is damaged or not safe to read.
+    """
+    archive = FolderStore(path) if path.is_dir() else open_archive(path)
+    if archive is None:
+        raise UserError(f"{path} is neither an image ({_EXTENSIONS}) nor a readable zip or tar archive.")
+    return archive
+
+
+def class_folder(name: str) -> str:
+    """The name of the folder that an image lies in, which is its class; "" at the top."""
+    return name.rpartition("/")[0].rpartition("/")[2]
 
 
 class FolderStore:
@@ -169,7 +196,7 @@ class StoredImages:
 
     @cached_property
     def classes(self) -> list[str] | None:
-        parents = {PurePosixPath(self.name(i)).parent.name for i in range(len(self))}
+        parents = {class_folder(self.name(i)) for i in range(len(self))}
         return sorted(parents) if len(parents) > 1 and "" not in parents else None
 
     @cached_property
@@ -177,11 +204,19 @@ class StoredImages:
         if self.classes is None:
             return None
         number = {name: k for k, name in enumerate(self.classes)}
-        parents = (PurePosixPath(self.name(i)).parent.name for i in range(len(self)))
+        parents = (class_folder(self.name(i)) for i in range(len(self)))
         return np.array([number[parent] for parent in parents], dtype=np.int64)
 
     def fingerprint(self) -> str:
         return digest(f"{self.name(i)}\0{self._store.size(file)}" for i, file in enumerate(self._files))
+
+    def state(self) -> str:
+        return self._state  # labels and classes are part of the names
+
+    @cached_property
+    def _state(self) -> str:
+        facts = _content if sum(_size(self._store, file) for file in self._files) <= HASHED_BYTES else _stamp
+        return digest(f"{self.name(i)}\0{facts(self._store, file)}" for i, file in enumerate(self._files))
 
 
 class SceneImages:
@@ -220,6 +255,10 @@ class SceneImages:
         # The first picture stands for the renderer: another version of it is another data set.
         return digest([self._settings, self.load(0).tobytes().hex()])
 
+    def state(self) -> str:
+        """The fingerprint: a renderer that draws the first picture alike and a later one differently is not told apart."""
+        return self.fingerprint()
+
 
 _EXTENSIONS = ", ".join(EXTENSIONS)
 
@@ -252,6 +291,37 @@ def _walk(root: Path) -> Iterator[str]:
         below[:] = [name for name in below if not name.startswith(".")]
         inner = Path(folder).relative_to(root)
         yield from ((inner / name).as_posix() for name in files)
+
+
+def _size(store: Store, file: str) -> int:
+    try:
+        return store.size(file)
+    except UnreadableImage:  # a link to nowhere: `load` says so
+        return 0
+
+
+def _content(store: Store, file: str) -> str:
+    try:
+        return hashlib.sha256(store.read(file)).hexdigest()
+    except UnreadableImage as error:
+        return f"unreadable: {error.reason}"
+
+
+def _stamp(store: Store, file: str) -> str:
+    if isinstance(store, FolderStore):
+        return stamp(store.root / file)
+    archive: Any = store
+    return f"{store.size(file)} in {stamp(archive.path)}"
+
+
+def stamp(path: Path) -> str:
+    """What the system tells of a file and that differs after any change of it, without reading it."""
+    # The inode tells apart files of one size and moment whose folders have swapped names.
+    try:
+        facts = path.stat()
+    except OSError as error:
+        return f"unreadable: {error.strerror}"
+    return f"{facts.st_size} {facts.st_ino} {facts.st_mtime_ns} {facts.st_ctime_ns}"
 
 
 def digest(lines: Iterable[str]) -> str:

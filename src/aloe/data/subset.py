@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from aloe.data.decode import DraftSize, decode_image
-from aloe.data.sources import ImageSource
+from aloe.data.sources import ImageSource, digest
 
 
 class MemoryImages:
@@ -31,10 +31,13 @@ class MemoryImages:
         return self.images[index][0]
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256()
+        state = hashlib.sha256()
         for name, data in self.images:
-            digest.update(name.encode() + data)
-        return digest.hexdigest()
+            state.update(name.encode() + data)
+        return state.hexdigest()
+
+    def state(self) -> str:
+        return digest(f"{name}\0{hashlib.sha256(data).hexdigest()}" for name, data in self.images)
 
 
 class SubsetImages:
@@ -64,3 +67,6 @@ class SubsetImages:
 
     def fingerprint(self) -> str:
         return hashlib.sha256(self.source.fingerprint().encode() + self.indices.tobytes()).hexdigest()
+
+    def state(self) -> str:
+        return hashlib.sha256(self.source.state().encode() + self.indices.tobytes()).hexdigest()

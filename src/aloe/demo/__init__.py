@@ -17,7 +17,6 @@ from PIL import Image
 from torch import nn
 
 from aloe.alignment.compare import mean_cosines
-from aloe.alignment.progress import read_log
 from aloe.alignment.run import align
 from aloe.attribution.inherent import explain
 from aloe.data.draws import ImageDataset, collate_images
@@ -29,9 +28,10 @@ from aloe.demo.page import write_page
 from aloe.errors import UserError
 from aloe.models.convert import bcosify
 from aloe.models.teachers import Teacher, load_teacher
-from aloe.probes.evaluate import accuracy
-from aloe.probes.features import extract
+from aloe.probes.features import classify, extract
 from aloe.probes.knn import knn_predict
+from aloe.probes.tasks import score
+from aloe.training.progress import read_log
 
 TRAIN_SCENES, TEST_SCENES, PIXELS = 2000, 400, 64
 TRAIN_SEED, TEST_SEED = 101, 202  # neither is a seed the teacher was trained on
@@ -106,12 +106,13 @@ def _compare(
     rows = []
     for name, model in models.items():
         bank, found = (extract(model, s, device=device) for s in (source, queries))
-        predicted = knn_predict(bank.pooled, bank.labels, found.pooled, NEIGHBOURS)
-        assert found.logits is not None
+        predicted = knn_predict(bank, bank.labels, found.tensor(), NEIGHBOURS)
+        logits = classify(model, found.tensor())
+        assert logits is not None
         row: dict[str, Any] = {
             "model": name,
-            "knn": 100 * accuracy(predicted, found.labels),
-            "classifier": 100 * accuracy(found.logits.argmax(1), found.labels),
+            "knn": score(predicted, found.labels, "top-1"),
+            "classifier": score(logits.argmax(1), found.labels, "top-1"),
         }
         if model is teacher:
             row |= {**{f"after_block_{k}": 1.0 for k in blocks}, "pooled": 1.0}

@@ -115,6 +115,7 @@ def student_config(teacher: Teacher, stem: str, b: float) -> BcosViTConfig:
         mlp="swiglu" if gated else "mlp",
         teacher={
             "name": teacher.name,
+            "stage": "converted",
             "family": family.name,
             "image_size": teacher.image_size,
             "patch_size": teacher.patch_size,

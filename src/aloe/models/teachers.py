@@ -24,12 +24,13 @@ class Features:
     """What is compared between teacher and student.
 
     `states[k]` is the raw residual stream after block k, (B, N, D), k from 1 to L; `pooled` is (B, D); `logits` (B, C)
-    where the model has a classifier.
+    where the model has a classifier; `tokens` (B, N, D) after the final norm where they were kept.
     """
 
     pooled: Tensor
     states: dict[int, Tensor] = field(default_factory=dict)
     logits: Tensor | None = None
+    tokens: Tensor | None = None
 
 
 class Teacher(nn.Module):
@@ -129,7 +130,7 @@ class Teacher(nn.Module):
         if pooled is None:
             pooled = tokens[:, 0] if self.use_cls_token else tokens.mean(dim=1)
         logits = None if self.classifier is None else self.classifier(pooled)
-        return Features(pooled=pooled, states=captured, logits=logits)
+        return Features(pooled=pooled, states=captured, logits=logits, tokens=tokens)
 
     def normalize(self, images: Tensor) -> Tensor:
         """(images - mean) / std with the teacher's own constants."""

@@ -1,113 +1,184 @@
-"""Evaluation tasks behind `aloe evaluate`: one row per model."""
+"""`evaluate` and `evaluate_all`: models x data x tasks to result rows, resumable, nothing skipped in silence."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import nn
 
-from aloe.alignment.compare import mean_cosines
-from aloe.alignment.points import check_pair
-from aloe.data.draws import ImageDataset, collate_images
-from aloe.data.sources import ImageSource, open_images
-from aloe.data.transforms import ResizeCenterCrop
+from aloe.data.benchmarks import open_benchmark, pair
+from aloe.data.splits import Splits, alone
 from aloe.errors import UserError
-from aloe.models.saving import load
-from aloe.models.teachers import load_teacher
-from aloe.probes.features import extract, load_any
-from aloe.probes.knn import knn_predict
+from aloe.models.teachers import Teacher
+from aloe.probes.backbones import load_any, model_fingerprint
+from aloe.probes.results import ResultLog, Row, describe, row_key, versions
+from aloe.probes.settings import EvaluateSettings
+from aloe.probes.tasks import TASKS, Case
+
+Data = str | Path | tuple[str | Path | None, str | Path] | Splits
 
 
-def knn_rows(
-    models: Sequence[str], train: str, test: str, *, k: int, batch_size: int, device: str, progress: bool
-) -> list[dict[str, Any]]:
-    """k-NN accuracy (%) of each model, and of its classifier where it has one.
+def evaluate(
+    model: str | Path | Teacher | nn.Module,
+    task: str,
+    data: Data,
+    *,
+    device: str = "cpu",
+    cache: Path | None = None,
+    progress: bool = False,
+    **settings: Any,
+) -> Row:
+    """One result row: `task` for one model on one data set.
+
+    Args:
+        model: a folder, a hub id, a `Teacher`, or a student.
+        task: `knn`, `linear`, `zeroshot`, `classifier` (the model's own) or `cosine` (to a teacher).
+        data: a registered name, `NAME=PATH`, a path with train and test parts, a pair (train, test), or `Splits`; the
+            tasks that need no training images take (None, test), and cosine images without labels.
+        cache: folder of cached features, see `aloe.probes.cache.default_cache`; default: nothing is kept.
+        settings: see `EvaluateSettings`.
 
     Raises:
-        UserError: unlabelled images, or class folders that differ between train and test.
+        UserError: anything in the arguments or the data that the user can mend.
     """
-    sources = {"train": open_images(train), "test": open_images(test)}
-    check_classes(sources["train"], sources["test"])
-    classes, found = sources["train"].classes or [], sources["test"].classes or []
-    in_train = torch.tensor([*map(classes.index, found), -1])  # -1, unlabelled, stays -1
+    chosen = EvaluateSettings.of(**settings)
+    _check_tasks([task])
+    case = _case(_name(model), model, _open(data), chosen, device, cache, progress)
+    return _measure(case, task, _row_facts(case, task))
+
+
+def evaluate_all(
+    models: Sequence[str],
+    tasks: Sequence[str],
+    data: Sequence[Data],
+    output_dir: Path,
+    *,
+    device: str = "cpu",
+    cache: Path | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> list[Row]:
+    """Every task for every model on every data set; rows that `output_dir/results.jsonl` holds are not measured again.
+
+    Raises:
+        UserError: before any work, every model and data set that cannot be opened; later, the first measurement that
+            cannot be made. Rows measured until then are kept.
+    """
+    chosen = EvaluateSettings.of(**settings)
+    _check_tasks(tasks)
+    log = ResultLog(output_dir)
+    opened = _open_all(models, data)
     rows = []
     for name in models:
         model = load_any(name)
-        features = {
-            part: extract(
-                model,
-                source,
-                batch_size=batch_size,
-                device=device,
-                progress=f"{Path(name).name} {part}" if progress else None,
-            )
-            for part, source in sources.items()
-        }
-        test_set = features["test"]
-        labels = in_train[test_set.labels]
-        predicted = knn_predict(features["train"].pooled, features["train"].labels, test_set.pooled, k)
-        row: dict[str, Any] = {"model": name, "k": k, "knn": 100 * accuracy(predicted, labels)}
-        row["classifier"] = "-"
-        meant = None if test_set.logits is None else class_of_logit(model.config, test_set.logits.shape[1], classes)
-        if test_set.logits is not None and meant is not None:
-            row["classifier"] = 100 * accuracy(meant[test_set.logits.argmax(1)], labels)
-        rows.append(row)
+        for splits in opened:
+            case = _case(name, model, splits, chosen, device, cache, progress, output_dir, list(models))
+            for task in tasks:
+                facts = _row_facts(case, task)
+                row = log.get(row_key(facts))
+                if row is None:
+                    row = _measure(case, task, facts)
+                    log.add(row)
+                rows.append(row)
     return rows
 
 
-def cosine_rows(
-    models: Sequence[str], teacher_name: str, test: str, *, batch_size: int, device: str
-) -> list[dict[str, Any]]:
-    """Mean cosine between each student and the teacher, after every block and pooled."""
-    teacher = load_teacher(teacher_name).to(device)
-    source = open_images(test)
-    rows = []
-    for name in models:
-        student: Any = load(name)
-        check_pair(student.config, teacher, student.config.resolution)
-        student.to(device)
-        loader = torch.utils.data.DataLoader(
-            ImageDataset(source, ResizeCenterCrop(student.config.resolution)),
-            batch_size=batch_size,
-            collate_fn=collate_images,
-        )
-        blocks = tuple(range(1, teacher.num_layers + 1))
-        cosines = mean_cosines(student, teacher, loader, blocks, device)
-        if not cosines:
-            raise UserError("None of the images could be read.")
-        rows.append({"model": name, **cosines})
-    return rows
+def _name(model: Any) -> str:
+    if isinstance(model, Teacher):
+        return model.name
+    return type(model).__name__ if isinstance(model, nn.Module) else str(model)
 
 
-def accuracy(predicted: torch.Tensor, labels: torch.Tensor) -> float:
-    return float((predicted == labels).double().mean())
+def _case(
+    name: str,
+    model: Any,
+    splits: Splits,
+    settings: EvaluateSettings,
+    device: str,
+    cache: Path | None,
+    progress: bool,
+    output_dir: Path | None = None,
+    models: Sequence[str] = (),
+) -> Case:
+    loaded = model if isinstance(model, nn.Module) else load_any(model)
+    return Case(name, loaded, splits, settings, device, cache, progress, output_dir, tuple(models))
 
 
-def class_of_logit(config: Any, count: int, classes: Sequence[str]) -> torch.Tensor | None:
-    """Which of the data's classes each of `count` logits stands for by its name in `id2label`, upper and lower case alike.
+def _row_facts(case: Case, task: str) -> dict[str, Any]:
+    """What determines a row's value."""
+    chosen, name = TASKS[task], case.splits.name
+    parts = {part: getattr(case.splits, part) for part in chosen.parts}
+    if "train" in parts and parts["train"] is None:
+        raise UserError(f"Task {task} needs training images besides {name}: --train FOLDER with one folder per class.")
+    if task != "cosine" and case.splits.test.labels is None:
+        raise UserError(f"{name} has no labels (one folder per class), which task {task} needs.")
+    return {
+        "task": task,
+        "settings": chosen.settings(case),
+        "fingerprints": {
+            "model": model_fingerprint(case.model),
+            **{part: source.state()[:16] for part, source in parts.items() if source is not None},
+        },
+        "versions": versions(),
+        "device": case.device.split(":")[0],
+    }
 
-    (count,) int64, -1 for a class that the data lack; None when the classifier lacks one of the data's classes.
-    """
-    index = {name.lower(): i for i, name in enumerate(classes)}
-    found = [index.get(str(config.id2label.get(i)).lower(), -1) for i in range(count)]
-    return torch.tensor(found) if set(index.values()) <= set(found) else None
+
+def _measure(case: Case, task: str, facts: dict[str, Any]) -> Row:
+    start = time.perf_counter()
+    outcome = TASKS[task].run(case, facts)
+    return {
+        "key": row_key(facts),
+        "task": task,
+        "model": case.name,
+        **describe(case.name, case.model),
+        "data": case.splits.name,
+        "metric": outcome.metric,
+        "value": outcome.value,
+        "official": case.splits.official,
+        "notes": list(case.splits.notes),
+        "counts": outcome.counts,
+        "details": outcome.details,
+        **{k: v for k, v in facts.items() if k != "task"},
+        "seconds": round(time.perf_counter() - start, 1),
+    }
 
 
-def check_classes(train: ImageSource, test: ImageSource) -> None:
-    """Both labelled, with the same classes.
+def _open(data: Data) -> Splits:
+    if isinstance(data, Splits):
+        return data
+    if not isinstance(data, tuple):
+        return open_benchmark(str(data))
+    train, test = data
+    return alone(test) if train is None else pair(train, test)
 
-    Raises:
-        UserError: otherwise, naming a class that only one of them has.
-    """
-    for part, source in (("training", train), ("test", test)):
-        if source.classes is None:
-            raise UserError(
-                f"The {part} images are not in class folders (one folder per class), so they have no labels."
-            )
-    odd = sorted(set(train.classes or []) ^ set(test.classes or []))
-    if odd:
-        raise UserError(
-            f"Training and test folders differ in their classes: {', '.join(odd[:5])} is in one of them only."
-        )
+
+def _open_all(models: Sequence[str], data: Sequence[Data]) -> list[Splits]:
+    """Every data set opened and every model's configuration looked at, so that a missing one stops the run at its start."""
+    if not models:
+        raise UserError("Name at least one model.")
+    if not data:
+        raise UserError("Name at least one data set: --data NAME, --data NAME=PATH, or --train and --test.")
+    opened, problems = [], []
+    for item in data:
+        try:
+            opened.append(_open(item))
+        except UserError as error:
+            problems.append(str(error))
+    for name in dict.fromkeys(models):
+        try:
+            load_any(name)
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError(" ".join(problems))
+    return opened
+
+
+def _check_tasks(tasks: Sequence[str]) -> None:
+    unknown = [t for t in tasks if t not in TASKS]
+    if unknown or not tasks:
+        raise UserError(f"There is no task {', '.join(map(repr, unknown)) or 'given'}; tasks: {', '.join(TASKS)}.")

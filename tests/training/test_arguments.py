@@ -1,4 +1,4 @@
-"""Learning rates against the literal formulas, down to runs of a single step."""
+"""Learning rates against the literal formulas, down to runs of a single step; devices and reporters that are refused."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
-from aloe.alignment.settings import AlignSettings, resolve
-from aloe.alignment.trainer import make_schedule
+from aloe.alignment.settings import AlignSettings
+from aloe.errors import UserError
+from aloe.training.arguments import make_schedule, training_arguments
 
 
 def rates(settings: AlignSettings, steps: int) -> list[float]:
@@ -46,7 +47,7 @@ def test_warmup_constant_cosine(steps, warmup, decay):
 
 
 def test_the_paper_recipe_is_5k_135k_30k():
-    settings = resolve("paper")
+    settings = AlignSettings.resolve("paper")
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=settings.learning_rate)
     factor = make_schedule(optimizer, settings, settings.steps).lr_lambdas[0]
     for step in (0, 1, 2500, 4999, 5000, 70_000, 139_999, 140_000, 155_000, 169_999):
@@ -64,3 +65,14 @@ def test_one_cycle_rises_and_falls_by_cosine(steps):
     ]
     settings = AlignSettings(schedule="one-cycle", warmup=0.1, learning_rate=top)
     assert rates(settings, steps) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("verb", ["align", "finetune"])
+def test_one_of_several_gpus_is_chosen_from_outside(tmp_path, verb):
+    with pytest.raises(UserError, match=f"CUDA_VISIBLE_DEVICES=3 aloe {verb}"):
+        training_arguments(AlignSettings(), tmp_path, "cuda:3", evaluates=False, verb=verb)
+
+
+def test_a_reporter_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match="report_to telegraph is not installed"):
+        training_arguments(AlignSettings(report_to=["telegraph"]), tmp_path, "cpu", evaluates=False, verb="align")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
-from aloe.alignment.trainer import COSINE_PREFIX, LOSS_PREFIX
-
 LOG_NAME = "log.jsonl"
+EVAL_PREFIX = "eval_"
 
 
 class JsonlLog(TrainerCallback):
@@ -85,12 +85,17 @@ class Throughput(TrainerCallback):
 
 
 class ProgressBar(TrainerCallback):
-    """A rich progress bar: step, images/s, share of data wait, loss per point, held-out cosine, time left."""
+    """A rich progress bar: step, time left, images/s, share of data wait, and what `words` makes of the logs.
 
-    def __init__(self) -> None:
+    Args:
+        title: what is going on. words: from the last value of every logged number to the end of the line.
+    """
+
+    def __init__(self, title: str, words: Callable[[dict[str, Any]], str]) -> None:
+        self.title, self.words = title, words
         self._bar: Any = None
         self._task: Any = None
-        self._cosine = ""
+        self._latest: dict[str, Any] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if not state.is_world_process_zero:
@@ -99,7 +104,7 @@ class ProgressBar(TrainerCallback):
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._bar = Progress(
-            TextColumn("aligning"),
+            TextColumn(self.title),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
@@ -116,12 +121,10 @@ class ProgressBar(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if self._bar is None or not logs:
             return
-        if any(k.startswith(COSINE_PREFIX) for k in logs):
-            self._cosine = "  cosine " + _per_point(logs, COSINE_PREFIX)
+        self._latest |= logs
         if "loss" in logs:
             speed = f"{logs.get('images_per_second', 0):.0f} img/s, data wait {logs.get('data_wait', 0):.0%}"
-            status = f"{speed}  loss {_per_point(logs, LOSS_PREFIX)}{self._cosine}"
-            self._bar.update(self._task, status=status)
+            self._bar.update(self._task, status=f"{speed}  {self.words(self._latest)}")
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
         self.close()
@@ -131,8 +134,3 @@ class ProgressBar(TrainerCallback):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-
-
-def _per_point(logs: dict[str, Any], prefix: str) -> str:
-    names = {k.removeprefix(prefix): v for k, v in logs.items() if k.startswith(prefix)}
-    return " ".join(f"{k.removeprefix('after_block_')}:{v:.3f}" for k, v in names.items())

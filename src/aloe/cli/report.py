@@ -1,0 +1,31 @@
+"""`aloe report RESULTS`: the paper's tables B1, B2 and B3 from result rows."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aloe.cli.common import Json, say
+
+
+def report(
+    results: Annotated[list[Path], typer.Argument(help="Folders of `aloe evaluate`, or their results.jsonl.")],
+    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Folder to write to.")] = Path("report"),
+    tables: Annotated[
+        str | None, typer.Option(help="Of b1 (linear probe), b2 (k-NN), b3 (zero-shot); default: those with results.")
+    ] = None,
+    paper: Annotated[bool, typer.Option(help="The paper's own numbers beside ours, where it has the model.")] = True,
+    all_columns: Annotated[bool, typer.Option("--all", help="All ten data sets, measured or not.")] = False,
+    json: Json = False,
+) -> None:
+    """Write tables.md, tables.tex, index.html and plots, and print the tables."""
+    from aloe.report.files import write_report
+
+    names = None if tables is None else [name.strip() for name in tables.split(",") if name.strip()]
+    done = write_report(results, output_dir, names, with_paper=paper, all_columns=all_columns)
+    words = [done.markdown, *done.notes, f"{len(done.files)} files in {output_dir}; open {output_dir / 'index.html'}"]
+    encoding = sys.stdout.encoding or "utf-8"  # that of a terminal may lack the ticks, whose place a ? then takes
+    say(done.summary(), "\n".join(words).encode(encoding, "replace").decode(encoding), json)

@@ -1,0 +1,304 @@
+"""The ten recognition data sets of the paper's Tables B1 and B2 by name, and any other labelled data, as `Splits`.
+
+The paper names the sets [appendix A, "Evaluation datasets"] but neither their splits nor their metrics. Both are as
+customary in the evaluation of transfer (Kornblith et al., "Do better ImageNet models transfer better?", CVPR 2019): mean
+per class for Caltech-101, Flowers-102 and FGVC-Aircraft, top-1 for the others; sizes are those of each set's own release.
+The hub ids were written down without a connection: none of them was opened. Whatever they hold is therefore checked
+(number of classes, sizes of the splits), and `NAME=PATH_OR_HUB_ID` puts another copy in their place.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aloe.data.sources import ImageSource, open_images, split_inner
+from aloe.data.splits import Metric, Opener, Splits, check_classes, draw_per_class, in_order_of, labelled, open_parts
+from aloe.errors import UserError
+
+TWO = {"train": ("train",), "test": ("test",)}
+THREE = {"train": ("train",), "validation": ("validation",), "test": ("test",)}
+ANY = {"train": ("train",), "test": ("test", "validation")}  # of data that are not registered
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One registered data set: where it is, what it holds, how it is measured.
+
+    Attributes:
+        column: its heading in the paper's tables.
+        hub, config, image, label: the dataset on the hub, its configuration and its columns.
+        splits: which split plays which part; of several names the first one that is there.
+        sizes: official number of images of each part.
+        train_per_class: for a set without official splits: the number of training images drawn from each class.
+        left_out: classes, in lower case, that are in some copies and not in the protocol.
+        terms: licence or terms of use, in short; those of its owners count.
+        source: where the splits come from.
+        first: what has to be done before the download.
+    """
+
+    name: str
+    title: str
+    column: str
+    hub: str
+    classes: int
+    sizes: Mapping[str, int]
+    terms: str
+    source: str
+    metric: Metric = "top-1"
+    splits: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: TWO)
+    image: str = "image"
+    label: str = "label"
+    config: str | None = None
+    train_per_class: int | None = None
+    left_out: tuple[str, ...] = ()
+    first: str = ""
+
+    @property
+    def how_to_get(self) -> str:
+        """One clause, to be put into a sentence."""
+        layout = "a folder of class folders" if self.train_per_class else "train/ and test/ with a folder per class"
+        return (
+            f'{self.first}download it with "hf download {self.hub} --repo-type dataset --local-dir {self.name}" and give'
+            f" {self.name}={self.name}, or lay it out as {layout} and give {self.name}=FOLDER, or name another copy on the"
+            f" hub with {self.name}=HUB_ID (ours was written down unverified)"
+        )
+
+
+BENCHMARKS = {
+    benchmark.name: benchmark
+    for benchmark in (
+        Benchmark(
+            name="imagenet",
+            title="ImageNet-1k",
+            column="IN1k",
+            hub="ILSVRC/imagenet-1k",
+            classes=1000,
+            sizes={"train": 1_281_167, "test": 50_000},
+            splits={"train": ("train",), "test": ("validation", "test")},
+            terms="non-commercial research and education; its terms must be accepted",
+            source="ILSVRC 2012; the labels of its test images are not public, so its 50 000 validation images are the test",
+            first="accept its terms on its hub page, log in with `hf auth login`, ",
+        ),
+        Benchmark(
+            name="caltech101",
+            title="Caltech-101",
+            column="Cal101",
+            hub="flwrlabs/caltech101",
+            classes=101,
+            sizes={"train": 3_030, "test": 5_647},
+            metric="mean per class",
+            train_per_class=30,
+            left_out=("background_google", "background"),
+            terms="CC BY 4.0",
+            source="Fei-Fei et al. 2004: 30 training images per class, the rest is the test; no list is official, so one is"
+            " drawn here by class and file name, seed 0; without the background class",
+        ),
+        Benchmark(
+            name="flowers102",
+            title="Oxford Flowers-102",
+            column="Flowers",
+            hub="dpdl-benchmark/oxford_flowers102",
+            classes=102,
+            sizes={"train": 1_020, "validation": 1_020, "test": 6_149},
+            metric="mean per class",
+            splits=THREE,
+            terms="no licence is stated by its authors; research use",
+            source="Nilsback and Zisserman 2008",
+        ),
+        Benchmark(
+            name="food101",
+            title="Food-101",
+            column="Food",
+            hub="ethz/food101",
+            classes=101,
+            sizes={"train": 75_750, "test": 25_250},
+            splits={"train": ("train",), "test": ("test", "validation")},
+            terms="photographs of Foodspotting's users; scientific fair use",
+            source="Bossard et al. 2014; the hub calls its test images validation",
+        ),
+        Benchmark(
+            name="aircraft",
+            title="FGVC-Aircraft (variants)",
+            column="Aircr",
+            hub="Donghyun99/FGVC-Aircraft",
+            classes=100,
+            sizes={"train": 3_334, "validation": 3_333, "test": 3_333},
+            metric="mean per class",
+            splits=THREE,
+            terms="non-commercial research only",
+            source="Maji et al. 2013",
+        ),
+        Benchmark(
+            name="dtd",
+            title="Describable Textures (split 1)",
+            column="DTD",
+            hub="tanganke/dtd",
+            classes=47,
+            sizes={"train": 1_880, "validation": 1_880, "test": 1_880},
+            splits=THREE,
+            terms="research purposes",
+            source="Cimpoi et al. 2014, the first of ten splits",
+        ),
+        Benchmark(
+            name="cars",
+            title="Stanford Cars",
+            column="Cars",
+            hub="tanganke/stanford_cars",
+            classes=196,
+            sizes={"train": 8_144, "test": 8_041},
+            terms="non-commercial research",
+            source="Krause et al. 2013",
+        ),
+        Benchmark(
+            name="sun397",
+            title="SUN397 (partition 1)",
+            column="SUN",
+            hub="tanganke/sun397",
+            classes=397,
+            sizes={"train": 19_850, "test": 19_850},
+            terms="research purposes",
+            source="Xiao et al. 2010, the first of ten partitions: 50 training and 50 test images per class",
+        ),
+        Benchmark(
+            name="cifar10",
+            title="CIFAR-10",
+            column="C10",
+            hub="uoft-cs/cifar10",
+            config="plain_text",
+            image="img",
+            classes=10,
+            sizes={"train": 50_000, "test": 10_000},
+            terms="no licence is stated by its authors; cite them",
+            source="Krizhevsky 2009",
+        ),
+        Benchmark(
+            name="cifar100",
+            title="CIFAR-100",
+            column="C100",
+            hub="uoft-cs/cifar100",
+            config="cifar100",
+            image="img",
+            label="fine_label",
+            classes=100,
+            sizes={"train": 50_000, "test": 10_000},
+            terms="no licence is stated by its authors; cite them",
+            source="Krizhevsky 2009",
+        ),
+    )
+}
+
+
+def open_benchmark(spec: str) -> Splits:
+    """Labelled data with a training and a test part.
+
+    Args:
+        spec: a registered name, for the dataset on the hub; `NAME=PATH_OR_HUB_ID` for another copy of it; or any other
+            data as a path or `hf:NAME`. A path is a folder or an archive (`ARCHIVE[::INNER]`) with train/ and test/ of
+            class folders, a folder of parquet files, or what `save_to_disk` wrote.
+
+    Raises:
+        UserError: what was named is not there or cannot be opened (with how to get it), lacks a part, labels or classes,
+            or has not the number of classes of the registered data set.
+    """
+    benchmark, where = _read(str(spec))
+    if benchmark is None:
+        opened, notes = _opened(open_parts(where), where, ANY, advice="give the two apart, with --train and --test")
+        return _agreeing(where, where, opened, notes=notes)
+    name, advice = benchmark.name, benchmark.how_to_get
+    config = benchmark.config if where == f"hf:{benchmark.hub}" else None
+    parts = open_parts(where, config=config, image=benchmark.image, label=benchmark.label, advice=advice)
+    drawn, left_out = benchmark.train_per_class, benchmark.left_out
+    opened, notes = _opened(parts, where, benchmark.splits, advice=advice, train_per_class=drawn, left_out=left_out)
+    found = len(opened["train"].classes or [])
+    if found != benchmark.classes:
+        raise UserError(
+            f"{name} has {benchmark.classes} classes and {where} has {found}; give the whole data set, or leave out {name}="
+            " to take it for data of its own."
+        )
+    differences = _differences(benchmark.sizes, {part: len(source) for part, source in opened.items()})
+    notes = (*notes, *differences)
+    return _agreeing(name, benchmark.title, opened, metric=benchmark.metric, official=not differences, notes=notes)
+
+
+def pair(train: str | Path, test: str | Path) -> Splits:
+    """Training and test images that are given apart, each as `open_images` takes it.
+
+    Raises:
+        UserError: either cannot be opened, has no labels, or has other classes than the other.
+    """
+    given = {"train": str(train), "test": str(test)}
+    opened = {part: labelled(open_images(where), part, where) for part, where in given.items()}
+    return _agreeing(given["test"], given["test"], opened)
+
+
+def _read(spec: str) -> tuple[Benchmark | None, str]:
+    """The registered data set, if one is meant, and where the images are."""
+    if spec in BENCHMARKS:
+        return BENCHMARKS[spec], f"hf:{BENCHMARKS[spec].hub}"
+    if spec.startswith("hf:") or split_inner(spec)[0].exists():
+        return None, spec
+    name, equals, where = spec.partition("=")
+    if name in BENCHMARKS and equals:
+        if where.startswith("hf:") or (where and split_inner(where)[0].exists()):
+            return BENCHMARKS[name], where
+        if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", where):
+            return BENCHMARKS[name], f"hf:{where}"
+        raise UserError(f"There is nothing at {where!r} to take as {name}; {BENCHMARKS[name].how_to_get}.")
+    near = difflib.get_close_matches(name.lower(), BENCHMARKS, n=1)
+    meant = f"; did you mean {near[0]}?" if near else f": {', '.join(BENCHMARKS)}."
+    raise UserError(f"{name} is neither a path nor one of the registered data sets{meant}")
+
+
+def _opened(
+    parts: Mapping[str, Opener],
+    where: str,
+    splits: Mapping[str, tuple[str, ...]],
+    *,
+    advice: str,
+    train_per_class: int | None = None,
+    left_out: tuple[str, ...] = (),
+) -> tuple[dict[str, ImageSource], tuple[str, ...]]:
+    """The parts that `splits` asks for, checked, and notes on them."""
+    chosen: dict[str, str] = {}
+    for part in ("train", "test", "validation"):
+        free = [name for name in splits.get(part, (part,)) if name in parts and name not in chosen.values()]
+        chosen |= {part: free[0]} if free else {}
+    whole = chosen.get("train", "")
+    if train_per_class and "test" not in chosen and whole in parts:
+        source = labelled(parts[whole](), "given", where, left_out=left_out)
+        train, test = draw_per_class(source, train_per_class, where)
+        note = f"{train_per_class} training images per class drawn by file name, the rest is the test"
+        return {"train": train, "test": test}, (note,)
+    missing = [part for part in ("train", "test") if part not in chosen]
+    if missing:
+        there = ", ".join(filter(None, parts)) or "none"
+        raise UserError(
+            f"{where} has no {' and no '.join(missing)} part (folder or split; there is {there}); {advice}."
+        )
+    note = "its validation images are the test"
+    notes = (note,) if splits is ANY and chosen["test"] == "validation" else ()
+    return {part: labelled(parts[name](), part, where, left_out=left_out) for part, name in chosen.items()}, notes
+
+
+def _agreeing(name: str, title: str, opened: Mapping[str, ImageSource], **facts: Any) -> Splits:
+    """The parts with their labels in the order of the training classes."""
+    train, test, validation = opened["train"], opened["test"], opened.get("validation")
+    check_classes(train, test)
+    if validation is not None:
+        validation = in_order_of(train, validation)
+    return Splits(name, title, train, in_order_of(train, test), validation, **facts)
+
+
+def _differences(official: Mapping[str, int], sizes: Mapping[str, int]) -> list[str]:
+    """How the sizes differ from the official ones; training images may include those for validation."""
+    together = official["train"] + official.get("validation", 0)
+    if "validation" not in sizes and sizes["train"] == together:
+        official = {"train": together, "test": official["test"]}
+    return [
+        f"{sizes.get(part, 0)} {part} images instead of {n}" for part, n in official.items() if sizes.get(part) != n
+    ]

@@ -1,0 +1,18 @@
+"""A hash of a model's weights: what run folders and feature caches know a model by, wherever it lies."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def fingerprint(model: nn.Module, *rest: Any) -> str:
+    """16 hexadecimal digits over a module's tensors, their names, and whatever else is given."""
+    digest = hashlib.sha256(repr(rest).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

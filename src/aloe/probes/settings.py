@@ -1,0 +1,60 @@
+"""What an evaluation depends on besides models and data, checked when built; each task reads its own part of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from aloe.errors import UserError
+
+RESULTS_NAME = "results.jsonl"  # in a results folder: one row a line
+
+
+class EvaluateSettings(BaseModel):
+    """Settings of all recognition tasks; the defaults are the paper's protocol (METHOD.md section 6)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    feature: Literal["pooled", "cls", "mean", "concat"] = "pooled"
+    resolution: int | None = Field(None, ge=1, description="pixels; default: each model's own")
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+
+    k: tuple[int, ...] = Field((20,), min_length=1, description="neighbours; the first is the row's value")
+    distance: Literal["cosine", "euclidean"] = "cosine"
+    votes: Literal["uniform", "distance"] = "uniform"
+
+    head: Literal["auto", "bcos", "linear"] = Field("auto", description="auto: bcos on students, linear on teachers")
+    loss: Literal["cross-entropy", "bce"] = "cross-entropy"
+    learning_rates: tuple[float, ...] = Field((1e-2, 3e-3, 1e-3), min_length=1)
+    epochs: int = Field(50, ge=1)
+    weight_decay: float = Field(1e-4, ge=0)
+    seed: int = Field(0, ge=0)
+
+    templates: str = Field("single", description="single, openclip, or a file of prompts")
+    text_tower: str | None = Field(None, description="default: the model's teacher")
+    class_names: Path | None = Field(None, description="default: the data's own names")
+
+    reference: str | None = Field(None, description="the teacher that cosines are taken to")
+
+    batch_size: int = Field(128, ge=1)
+    workers: int = Field(0, ge=0)
+
+    @field_validator("k", "learning_rates", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return value if isinstance(value, list | tuple) else (value,)
+
+    @classmethod
+    def of(cls, **values: Any) -> EvaluateSettings:
+        """The settings with these values.
+
+        Raises:
+            UserError: listing every mistake.
+        """
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            parts = [f"{e['loc'][0]}: {e['msg'][0].lower()}{e['msg'][1:]} (got {e['input']!r})" for e in error.errors()]
+            raise UserError("Wrong settings: " + "; ".join(parts) + ".") from None

@@ -1,0 +1,285 @@
+"""The recognition tasks: a model and labelled data in, one number out, with all that is needed to believe it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aloe.alignment.compare import mean_cosines
+from aloe.alignment.points import check_pair
+from aloe.data.draws import ImageDataset, collate_images
+from aloe.data.splits import Splits
+from aloe.data.transforms import ResizeCenterCrop
+from aloe.errors import UserError
+from aloe.models.fingerprint import fingerprint
+from aloe.models.saving import save_student
+from aloe.models.teachers import Teacher, load_teacher
+from aloe.models.text import TextTower, load_text_tower
+from aloe.probes.backbones import model_fingerprint
+from aloe.probes.features import FeatureSet, classify, extract
+from aloe.probes.knn import knn_predict
+from aloe.probes.linear import ProbeSettings, attach, fit_probe, save_probe
+from aloe.probes.results import row_key
+from aloe.probes.settings import EvaluateSettings
+from aloe.probes.templates import read_templates
+from aloe.probes.zeroshot import class_embeddings, read_class_names, zeroshot_ranking
+
+
+@dataclass
+class Case:
+    """One model on one data set; features are extracted when first asked for and shared by the tasks."""
+
+    name: str
+    model: Any
+    splits: Splits
+    settings: EvaluateSettings
+    device: str
+    cache: Path | None
+    progress: bool
+    output_dir: Path | None = None
+    models: tuple[str, ...] = ()
+    _features: dict[tuple[str, str], FeatureSet] = field(default_factory=dict)
+
+    def features(self, part: str, feature: str | None = None) -> FeatureSet:
+        """Features of `train`, `validation` or `test`.
+
+        Raises:
+            UserError: a class is left without a readable image.
+        """
+        chosen = self.settings
+        kind = feature or chosen.feature
+        if (part, kind) not in self._features:
+            source = getattr(self.splits, part)
+            found = extract(
+                self.model,
+                source,
+                feature=kind,
+                resolution=chosen.resolution,
+                batch_size=chosen.batch_size,
+                device=self.device,
+                precision=chosen.precision,
+                workers=chosen.workers,
+                cache=self.cache,
+                progress=f"{Path(self.name).name} {self.splits.name} {part}" if self.progress else None,
+            )
+            if part == "train" and source.classes is not None:
+                present = set(found.labels.tolist())
+                absent = [name for i, name in enumerate(source.classes) if i not in present]
+                if absent:
+                    raise UserError(f"Class {absent[0]!r} of {self.splits.name} has no readable training image.")
+            self._features[part, kind] = found
+        return self._features[part, kind]
+
+    @property
+    def classes(self) -> list[str]:
+        return list(self.splits.test.classes or [])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a task found: `value` in percent (a cosine as it is), the images that went into it, and the rest of the story."""
+
+    value: float
+    metric: str
+    counts: dict[str, int]
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Task:
+    """`run(case, facts)` measures; `settings(case)` is what of the settings the value depends on; `parts` of the data."""
+
+    run: Callable[[Case, dict[str, Any]], Outcome]
+    settings: Callable[[Case], dict[str, Any]]
+    parts: tuple[str, ...]
+
+
+def score(predicted: Tensor, labels: Tensor, metric: str) -> float:
+    """Percent correct: `top-1` over images, or `mean per class`."""
+    right = (predicted == labels).double()
+    if metric == "top-1":
+        return 100 * float(right.mean())
+    return 100 * float(torch.stack([right[labels == c].mean() for c in labels.unique()]).mean())
+
+
+def class_of_logit(config: Any, count: int, classes: list[str]) -> Tensor | None:
+    """Which of the data's classes each of `count` logits stands for by its name in `id2label`, upper and lower case alike.
+
+    (count,) int64, -1 for a class that the data lack; None when the classifier lacks one of the data's classes.
+    """
+    index = {name.lower(): i for i, name in enumerate(classes)}
+    found = [index.get(str(config.id2label.get(i)).lower(), -1) for i in range(count)]
+    return torch.tensor(found) if set(index.values()) <= set(found) else None
+
+
+def _knn(case: Case, facts: dict[str, Any]) -> Outcome:
+    train, test, chosen = case.features("train"), case.features("test"), case.settings
+    predicted: Any = knn_predict(
+        train,
+        train.labels,
+        test.tensor(),
+        list(chosen.k),
+        metric=chosen.distance,
+        weights=chosen.votes,
+        device=case.device,
+    )
+    by_k = {str(k): score(predicted[k], test.labels, case.splits.metric) for k in chosen.k}
+    counts = {"train": len(train), "test": len(test)}
+    return Outcome(by_k[str(chosen.k[0])], case.splits.metric, counts, {"by_k": by_k})
+
+
+def _linear(case: Case, facts: dict[str, Any]) -> Outcome:
+    chosen = case.settings
+    train, test = case.features("train"), case.features("test")
+    validation = case.features("validation") if case.splits.validation is not None else None
+    probe = fit_probe(
+        train.tensor(),
+        train.labels,
+        len(case.classes),
+        ProbeSettings(
+            head=_head(case),
+            b=1.0 if isinstance(case.model, Teacher) else float(case.model.config.b),
+            loss=chosen.loss,
+            learning_rates=chosen.learning_rates,
+            epochs=chosen.epochs,
+            weight_decay=chosen.weight_decay,
+            seed=chosen.seed,
+        ),
+        validation=None if validation is None else (validation.tensor(), validation.labels),
+        device=case.device,
+    )
+    predicted = torch.cat([probe.predict(part) for part in test.chunks()])
+    details = {
+        "learning_rate": probe.learning_rate,
+        "validation": {f"{lr:g}": 100 * value for lr, value in probe.validation.items()},
+    }
+    if case.output_dir is not None:
+        plain = re.sub(r"[^\w.-]+", "-", f"{Path(case.name).name}-{Path(case.splits.name).name}")
+        folder = case.output_dir / "probes" / f"{plain}-{row_key(facts)[:8]}"
+        save_probe(
+            probe,
+            folder,
+            classes=case.classes,
+            backbone=str(Path(case.name).resolve()) if Path(case.name).exists() else case.name,
+            feature=chosen.feature,
+            fingerprint=facts["fingerprints"]["model"],
+        )
+        if probe.kind == "bcos" and chosen.feature != "concat":
+            save_student(attach(case.model, probe, case.classes, feature=chosen.feature), folder)
+        details["probe"] = str(folder.relative_to(case.output_dir))
+    counts = {"train": len(train), "test": len(test)} | ({"validation": len(validation)} if validation else {})
+    return Outcome(score(predicted, test.labels, case.splits.metric), case.splits.metric, counts, details)
+
+
+def _zeroshot(case: Case, facts: dict[str, Any]) -> Outcome:
+    test = case.features("test", "pooled")
+    embeddings = class_embeddings(_tower(_text_tower(case)), _class_names(case), case.settings.templates)
+    best = zeroshot_ranking(test, embeddings)
+    details = {"top5": 100 * float((best[:, :5] == test.labels[:, None]).any(1).double().mean())}
+    return Outcome(score(best[:, 0], test.labels, case.splits.metric), case.splits.metric, {"test": len(test)}, details)
+
+
+def _classifier(case: Case, facts: dict[str, Any]) -> Outcome:
+    test = case.features("test", "pooled")
+    logits = classify(case.model, test.tensor())
+    if logits is None:
+        raise UserError(f"{case.name} has no classifier; leave out the task classifier or fit one with linear.")
+    meant = class_of_logit(case.model.config, logits.shape[1], case.classes)
+    if meant is None:
+        raise UserError(f"The classifier of {case.name} does not know all classes of {case.splits.name} by name.")
+    value = score(meant[logits.argmax(1)], test.labels, case.splits.metric)
+    return Outcome(value, case.splits.metric, {"test": len(test)})
+
+
+def _cosine(case: Case, facts: dict[str, Any]) -> Outcome:
+    student = case.model
+    if isinstance(student, Teacher):
+        raise UserError(
+            f"{case.name} is a teacher; the task cosine compares students with it: --reference {case.name}."
+        )
+    teacher = _teacher(_reference(case)).to(case.device)
+    side = case.settings.resolution or student.config.resolution
+    check_pair(student.config, teacher, side)
+    loader = torch.utils.data.DataLoader(
+        ImageDataset(case.splits.test, ResizeCenterCrop(side)),
+        batch_size=case.settings.batch_size,
+        num_workers=case.settings.workers,
+        collate_fn=collate_images,
+    )
+    blocks = tuple(range(1, teacher.num_layers + 1))
+    cosines = mean_cosines(student.to(case.device), teacher, loader, blocks, case.device)
+    if not cosines:
+        raise UserError("None of the images could be read.")
+    return Outcome(cosines["pooled"], "cosine", {"test": len(case.splits.test)}, cosines)
+
+
+def _head(case: Case) -> str:
+    wanted, teacher = case.settings.head, isinstance(case.model, Teacher)
+    return wanted if wanted != "auto" else "linear" if teacher else "bcos"
+
+
+def _text_tower(case: Case) -> str:
+    """The checkpoint with the text tower: the one given, the model itself, or its teacher, perhaps among the models."""
+    if case.settings.text_tower:
+        return case.settings.text_tower
+    if isinstance(case.model, Teacher):
+        return case.name
+    teacher = case.model.config.teacher.get("name", "")
+    return next((m for m in case.models if Path(m).name == teacher), teacher)
+
+
+@lru_cache(maxsize=1)
+def _tower(name: str) -> TextTower:
+    return load_text_tower(name)
+
+
+def _class_names(case: Case) -> list[str]:
+    return read_class_names(case.settings.class_names or case.classes, len(case.classes))
+
+
+def _zeroshot_settings(case: Case) -> dict[str, Any]:
+    name = _text_tower(case)
+    return {
+        **_only("templates")(case),
+        "prompts": len(read_templates(case.settings.templates)),
+        "text_tower": name,
+        "texts": fingerprint(_tower(name), read_templates(case.settings.templates), _class_names(case)),
+    }
+
+
+@lru_cache(maxsize=1)
+def _teacher(name: str) -> Teacher:
+    return load_teacher(name)
+
+
+def _reference(case: Case) -> str:
+    if case.settings.reference is None:
+        raise UserError("Task cosine needs the teacher to compare with: --reference TEACHER.")
+    return case.settings.reference
+
+
+def _cosine_settings(case: Case) -> dict[str, Any]:
+    return {**_only("reference")(case), "teacher": model_fingerprint(_teacher(_reference(case)))}
+
+
+def _only(*names: str) -> Callable[[Case], dict[str, Any]]:
+    return lambda case: {name: case.settings.model_dump(mode="json")[name] for name in (*_VIEW, *names)}
+
+
+_VIEW = ("feature", "resolution", "precision")
+_FIT = ("loss", "learning_rates", "epochs", "weight_decay", "seed")
+
+TASKS = {
+    "knn": Task(_knn, _only("k", "distance", "votes"), ("train", "test")),
+    "linear": Task(_linear, lambda case: {**_only(*_FIT)(case), "head": _head(case)}, ("train", "validation", "test")),
+    "zeroshot": Task(_zeroshot, _zeroshot_settings, ("test",)),
+    "classifier": Task(_classifier, _only(), ("test",)),
+    "cosine": Task(_cosine, _cosine_settings, ("test",)),
+}

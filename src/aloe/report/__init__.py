@@ -1,0 +1,1 @@
+"""Result rows to the paper's tables, plots and one page."""

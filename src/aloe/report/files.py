@@ -1,0 +1,199 @@
+"""A report on disk: tables.md, tables.tex, plots and one self-contained page, each file whole or not there."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+import aloe
+from aloe.errors import UserError
+from aloe.report.grid import build_grid
+from aloe.report.lines import STAGES
+from aloe.report.paper import paper_tables
+from aloe.report.plots import bar_chart, k_chart
+from aloe.report.rows import Result, read_results
+from aloe.report.tables import TABLES, by_k, main_table, other_settings
+from aloe.viz.tables import HTML_STYLE, LATEX_PACKAGES, Table, printable
+
+_PICTURES = [f"plots/{name}.{kind}" for name in (*TABLES, "b2-by-k") for kind in ("svg", "png")]
+_NAMES = ["index.html", "tables.md", "tables.tex", *_PICTURES]
+_MARK = '<meta name="generator" content="aloe report'
+
+
+@dataclass
+class Section:
+    """One table of the paper with what belongs to it; pictures by name, then by format."""
+
+    tables: list[Table]
+    pictures: dict[str, dict[str, bytes]]
+    results: list[Result]
+
+
+@dataclass
+class Report:
+    """What was written, and a sentence for everything that was left out."""
+
+    folder: Path
+    sections: list[Section]
+    files: list[str]
+    notes: list[str]
+
+    @property
+    def tables(self) -> list[Table]:
+        return [table for section in self.sections for table in section.tables]
+
+    @property
+    def markdown(self) -> str:
+        return "\n".join(table.to_markdown() for table in self.tables)
+
+    def summary(self) -> dict[str, Any]:
+        """For machines: the tables cell by cell."""
+        tables = {table.name: asdict(table) for table in self.tables}
+        return {"output": str(self.folder), "files": self.files, "notes": self.notes, "tables": tables}
+
+
+def write_report(
+    results: Sequence[Path],
+    folder: Path,
+    tables: Sequence[str] | None = None,
+    *,
+    with_paper: bool = True,
+    all_columns: bool = False,
+) -> Report:
+    """Tables B1, B2 and B3 (or those of `tables`) from results files, or folders that hold one, written to `folder`.
+
+    A report that is there is written anew; other files stay as they are.
+
+    Raises:
+        UserError: unreadable results, an unknown table, no rows for any table, matplotlib missing, or a folder that cannot
+            be written or in which a file of a report's name is not a report's.
+    """
+    names = _known(tables)
+    rows, notes = read_results(results)
+    _check_ours(folder)
+    sections, absent = [], []
+    for name in names:
+        section = _section(name, rows, with_paper, all_columns)
+        sections += [section] if section else []
+        absent += [] if section else [f"Table {name.upper()} ({TABLES[name]})"]
+    if not sections:
+        raise UserError(f"The results have no rows for {' or '.join(absent)}; `aloe evaluate` measures them.")
+    notes += [f"The results have no rows for {missing}." for missing in absent]
+    notes += _other_tasks(rows)
+    report = Report(folder, sections, [], [printable(note) for note in notes])
+    _write(report)
+    return report
+
+
+def _known(tables: Sequence[str] | None) -> list[str]:
+    names = list(dict.fromkeys(name.lower() for name in tables)) if tables is not None else list(TABLES)
+    for name in names:
+        if name not in TABLES:
+            near = difflib.get_close_matches(name, TABLES, n=1, cutoff=0)[0]
+            raise UserError(f"There is no table {name!r}, did you mean {near}? Tables: {', '.join(TABLES)}.")
+    if not names:
+        raise UserError(f"Name at least one table: {', '.join(TABLES)}.")
+    return names
+
+
+def _section(name: str, rows: Sequence[Result], with_paper: bool, all_columns: bool) -> Section | None:
+    grid = build_grid(name, rows, with_paper=with_paper, all_columns=all_columns)
+    if grid is None:
+        return None
+    found = [main_table(name, grid) if grid.groups else None, other_settings(name, grid)]
+    pictures = {name: bar_chart(grid)} if grid.groups else {}
+    if name == "b2":
+        found.append(by_k(grid))
+        if chart := k_chart(grid):
+            pictures["b2-by-k"] = chart
+    return Section([t for t in found if t], pictures, [r for r in rows if r.task == grid.paper.task])
+
+
+def _other_tasks(rows: Sequence[Result]) -> list[str]:
+    ours = {paper_tables()[name.upper()].task for name in TABLES}
+    tasks = [row.task for row in rows if row.task not in ours]
+    counted = ", ".join(f"{task} ({tasks.count(task)})" for task in dict.fromkeys(tasks))
+    return [f"Rows of other tasks stand in none of the tables: {counted}."] if tasks else []
+
+
+def _check_ours(folder: Path) -> None:
+    """Refuse a folder where a file of ours would take the place of somebody else's."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; give a folder as --output-dir.")
+    page = folder / "index.html"
+    taken = [name for name in _NAMES if os.path.lexists(folder / name)]
+    if taken and not (page.is_file() and _MARK in page.read_text(encoding="utf-8", errors="replace")[:1000]):
+        raise UserError(f"{folder / taken[0]} was not written by `aloe report`; give another --output-dir.")
+
+
+def _write(report: Report) -> None:
+    """The page first: it is what marks the folder as a report's."""
+    needs = "".join(f"%   \\usepackage{{{package}}}\n" for package in LATEX_PACKAGES)
+    head = f"% Written by aloe report; names beyond Latin letters want XeLaTeX. The document needs:\n{needs}\n"
+    latex = head + "\n".join(t.to_latex() for t in report.tables)
+    files = {
+        "index.html": _page(report).encode(errors="replace"),
+        "tables.md": report.markdown.encode(),
+        "tables.tex": latex.encode(),
+    }
+    for section in report.sections:
+        for name, formats in section.pictures.items():
+            files |= {f"plots/{name}.{kind}": data for kind, data in formats.items()}
+    for name, data in files.items():
+        path = report.folder / name
+        temporary = path.with_name(f".{path.name}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(data)
+            os.replace(temporary, path)
+        except OSError as error:
+            with suppress(OSError):
+                temporary.unlink()
+            raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error
+    for name in set(_PICTURES) - set(files):  # of an earlier report with other tables
+        (report.folder / name).unlink(missing_ok=True)
+    report.files = list(files)
+
+
+def _page(report: Report) -> str:
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters["printable"] = printable
+    template = resources.files("aloe.report").joinpath("page.html.j2").read_text(encoding="utf-8")
+    return environment.from_string(template).render(
+        version=aloe.__version__,
+        style=HTML_STYLE,
+        stages=STAGES,
+        sections=report.sections,
+        notes=report.notes,
+        versions=_versions(report),
+        svg=_inline,
+        configuration=_configuration,
+    )
+
+
+def _versions(report: Report) -> dict[str, str]:
+    found: dict[str, list[str]] = {}
+    for row in (row for section in report.sections for row in section.results):
+        for package, version in row.versions.items():
+            found.setdefault(package, []).append(version)
+    return {package: ", ".join(dict.fromkeys(versions)) for package, versions in found.items()}
+
+
+def _inline(picture: dict[str, bytes]) -> Markup:
+    """The drawing without what makes it a file; its words are outlines and escaped comments."""
+    text = picture["svg"].decode()
+    return Markup(text[text.index("<svg") :])
+
+
+def _configuration(row: Result) -> str:
+    return json.dumps(row.model_dump(), indent=1, ensure_ascii=False)

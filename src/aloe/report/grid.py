@@ -1,0 +1,124 @@
+"""Result rows as the lines and columns of one table: which number stands where, and which rows stand behind another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aloe.report.compare import add_averages, add_deltas, add_paper, mark_best
+from aloe.report.lines import MEAN, STAGES, TEN, Column, Group, Line
+from aloe.report.paper import PaperTable, paper_tables
+from aloe.report.protocol import TEMPLATES, at_protocol_k, deviations
+from aloe.report.rows import Result
+from aloe.viz.tables import Cell
+
+NOT_OFFICIAL, NOT_PROTOCOL = "†", "‡"
+
+
+@dataclass
+class Grid:
+    """A table before it is text.
+
+    `others` are the rows of its task that stand behind another row of the same model and data, with that row, or that have
+    no place in the table, with None.
+    """
+
+    paper: PaperTable
+    columns: list[Column]
+    groups: list[Group]
+    others: list[tuple[Result, Result | None]]
+
+
+def build_grid(
+    table: str, results: Sequence[Result], *, with_paper: bool = True, all_columns: bool = False
+) -> Grid | None:
+    """The grid of a table (`b1`, `b2` or `b3`), or None without a row of its task.
+
+    Of several rows for a model and a column the one of the protocol is taken, then one on the official split, then the last.
+    """
+    paper = paper_tables()[table.upper()]
+    rows = [at_protocol_k(r) for r in results if r.task == paper.task]
+    if not rows:
+        return None
+    chosen: dict[Place, Result] = {}
+    for row in sorted(rows, key=lambda r: (not deviations(r), r.official)):  # stable, so that the last of equals wins
+        if place := _place(row):
+            chosen[place] = row
+    taken = {id(row) for row in chosen.values()}
+    others = [(row, chosen.get(place) if (place := _place(row)) else None) for row in rows if id(row) not in taken]
+    columns = _in_order({column for _, column in chosen}, paper, all_columns)
+    groups = _groups(chosen, rows)
+    for group in groups:
+        if with_paper:
+            add_paper(group, paper, columns)
+        if paper.task != "zeroshot":
+            add_averages(group, paper)
+        add_deltas(group)
+        mark_best(group)
+    if any(MEAN in line.cells for group in groups for line in group.lines):
+        columns.append(MEAN)
+    return Grid(paper, columns, groups, others)
+
+
+Model = tuple[str, str, str, str, str]
+Place = tuple[Model, Column]
+
+
+def _place(row: Result) -> Place | None:
+    """Model and column of a row; None for zero-shot rows with a user's own prompts."""
+    if row.task != "zeroshot":
+        return _model(row), Column(row.data)
+    variant = row.settings.get("templates")
+    return (_model(row), Column(row.data, variant)) if isinstance(variant, str) and variant in TEMPLATES else None
+
+
+def _model(row: Result) -> Model:
+    """A model is its weights, wherever they lie."""
+    weights = str(row.fingerprints.get("model") or row.model)
+    return (row.teacher, row.stage, row.architecture, row.name, weights)
+
+
+def _in_order(found: set[Column], paper: PaperTable, all_columns: bool) -> list[Column]:
+    """The paper's ten first, in its order."""
+    if all_columns and paper.task == "zeroshot":
+        found = found | {Column("imagenet", variant) for variant in TEMPLATES}
+    elif all_columns:
+        found = found | set(map(Column, TEN))
+    prompts = ["", *TEMPLATES]
+    return sorted(found, key=lambda c: ([*TEN, c.data].index(c.data), c.data, prompts.index(c.variant)))
+
+
+def _groups(chosen: dict[Place, Result], rows: Sequence[Result]) -> list[Group]:
+    """Teachers in the paper's order and then ours; of each the stages in order, and models as they were measured."""
+    lines: dict[Model, Line] = {}
+    for model in dict.fromkeys(map(_model, rows)):
+        results = {column: row for (owner, column), row in chosen.items() if owner == model}
+        if results:
+            any_row = next(iter(results.values()))
+            line = Line(any_row.name, any_row.stage, any_row.architecture, "model", any_row.interpretable)
+            line.results = results
+            line.cells = {column: Cell(row.value, note=_marks(row)) for column, row in results.items()}
+            lines[model] = line
+    _tell_apart(lines)
+    papers = list(dict.fromkeys(row.teacher for row in paper_tables()["B1"].rows))
+    teachers = sorted(dict.fromkeys(model[0] for model in lines), key=lambda t: [*papers, t].index(t))
+    groups = [Group(teacher, [line for model, line in lines.items() if model[0] == teacher]) for teacher in teachers]
+    for group in groups:
+        group.lines.sort(key=lambda line: [*STAGES, line.stage].index(line.stage))
+    return groups
+
+
+def _tell_apart(lines: dict[Model, Line]) -> None:
+    """Models of one teacher and stage that share a name get their path for it, or a piece of their fingerprint behind it."""
+    alike: dict[tuple[str, ...], list[Model]] = {}
+    for model in lines:
+        alike.setdefault((model[0], model[1], model[3]), []).append(model)
+    for models in alike.values():
+        paths = {model: next(iter(lines[model].results.values())).model for model in models}
+        for model in models if len(models) > 1 else []:
+            distinct = len(set(paths.values())) == len(models)
+            lines[model].name = paths[model] if distinct else f"{lines[model].name} ({model[4][:8]})"
+
+
+def _marks(row: Result) -> str:
+    return NOT_OFFICIAL * (not row.official) + NOT_PROTOCOL * bool(deviations(row))

@@ -1,0 +1,83 @@
+"""The parts of a table before it is text: columns, lines and the group of lines that belong to one teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Literal
+
+from aloe.report.paper import AVERAGE, paper_tables
+from aloe.report.protocol import TEMPLATES
+from aloe.report.rows import Result
+from aloe.viz.tables import Cell
+
+STAGES = {
+    "teacher": "teacher",
+    "converted": "converted",
+    "b-cosified": "B-cosified",
+    "aligned": "ALOE",
+    "finetuned": "ALOE, fine-tuned",
+    "student": "student",
+}
+TEN = {key: heading for key, heading in paper_tables()["B1"].columns.items() if key != AVERAGE}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A data set; of zero-shot accuracy with the prompts (`variant`)."""
+
+    data: str
+    variant: str = ""
+
+    @property
+    def key(self) -> str:
+        """What the paper's tables know it by."""
+        return f"{self.data}/{self.variant}" if self.variant else self.data
+
+
+MEAN = Column("", AVERAGE)  # no data set is called so
+
+
+@dataclass
+class Line:
+    """One row of the table: a model, the paper's numbers of that model, or a difference of two lines (neither, ours or the
+    paper's, is `interpretable` or not)."""
+
+    name: str
+    stage: str
+    architecture: str = ""
+    kind: Literal["model", "paper", "delta"] = "model"
+    interpretable: bool | None = None
+    cells: dict[Column, Cell] = field(default_factory=dict)
+    results: dict[Column, Result] = field(default_factory=dict)
+
+
+@dataclass
+class Group:
+    """The lines of one teacher."""
+
+    teacher: str
+    lines: list[Line]
+
+    def of(self, kind: str, stage: str | None = None) -> list[Line]:
+        """Lines of a kind, of one stage or of all."""
+        return [line for line in self.lines if line.kind == kind and stage in (None, line.stage)]
+
+    def columns(self) -> list[Column]:
+        """Those for which the group shows a number, without the average."""
+        return list(dict.fromkeys(c for line in self.lines for c in line.cells if c != MEAN))
+
+
+def heading(column: Column, columns: Iterable[Column] = ()) -> str:
+    """The paper's heading; of a path its end, unless that is taken by another of the columns or by the paper."""
+    if column == MEAN:
+        return paper_tables()["B1"].columns[AVERAGE]
+    name = TEN.get(column.data)
+    if name is None:
+        end = PurePath(column.data).name or column.data
+        clash = end in (*TEN, *TEN.values()) or any(
+            c.data != column.data and PurePath(c.data).name == end for c in columns
+        )
+        name = column.data if clash else end
+    return f"{name}, {TEMPLATES[column.variant]}" if column.variant else name

@@ -1,0 +1,72 @@
+"""The paper's own numbers (appendix, Tables B1 to B3), read from `paper.yaml`, to stand beside ours.
+
+Values are decimals with the digits that the paper prints. Further tables are further entries of the file: whatever their
+columns are called, a row is found by teacher identifier and stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cache
+from importlib import resources
+from typing import Any
+
+AVERAGE = "average"
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """One printed row; `values` holds the columns that the paper fills. A `delta` row has no name and no architecture."""
+
+    section: str
+    block: str
+    stage: str
+    teacher: str
+    name: str
+    architecture: str
+    values: Mapping[str, Decimal]
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """`columns` maps keys (data set names, `data/templates`, `average`) to the headings that the paper prints."""
+
+    name: str
+    task: str
+    title: str
+    columns: Mapping[str, str]
+    rows: tuple[PaperRow, ...]
+
+    def find(self, teacher: str, stage: str) -> PaperRow | None:
+        """The row of a model, or None where the paper has no such model."""
+        return next((row for row in self.rows if (row.teacher, row.stage) == (teacher, stage)), None)
+
+
+@cache
+def paper_tables() -> dict[str, PaperTable]:
+    """All tables of the file by their printed name, `B1` first."""
+    import yaml
+
+    loaded = yaml.safe_load(resources.files(__package__).joinpath("paper.yaml").read_text(encoding="utf-8"))
+    return {name: _table(name, entry) for name, entry in loaded.items()}
+
+
+def _table(name: str, entry: Mapping[str, Any]) -> PaperTable:
+    columns = entry["columns"]
+    rows = [_row(block, row, columns) for block in entry["blocks"] for row in block["rows"]]
+    return PaperTable(name, entry["task"], entry["title"], columns, tuple(rows))
+
+
+def _row(block: Mapping[str, Any], row: Mapping[str, str], columns: Mapping[str, str]) -> PaperRow:
+    printed = zip(columns, row["values"].split(), strict=True)
+    return PaperRow(
+        section=block.get("section", ""),
+        block=block.get("title", ""),
+        stage=row["stage"],
+        teacher=row["teacher"],
+        name=row.get("name", ""),
+        architecture=row.get("architecture", ""),
+        values={key: Decimal(text) for key, text in printed if text != "-"},
+    )

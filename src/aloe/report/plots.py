@@ -1,0 +1,208 @@
+"""Bars of a table and k-NN accuracy against k, as SVG and PNG; colours (Okabe and Ito's) tell stages apart for every eye."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from aloe.errors import UserError
+from aloe.report.grid import Grid
+from aloe.report.lines import STAGES, Column, Group, Line, heading
+from aloe.report.protocol import accuracy_by_k
+from aloe.viz.tables import printable
+
+COLOURS = {
+    "teacher": "#8c8c8c",
+    "converted": "#e69f00",
+    "b-cosified": "#56b4e9",
+    "aligned": "#0072b2",
+    "finetuned": "#009e73",
+    "student": "#cc79a7",
+}
+_MARKERS = dict(zip(COLOURS, "os^Dvp", strict=True))
+_HATCHES = ("", "////", "....", "xxxx")
+_DASHES: tuple[Any, ...] = ("-", "--", ":", "-.")
+_STYLE = {
+    "font.size": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "hatch.linewidth": 0.5,
+    "svg.hashsalt": "aloe",
+    "svg.fonttype": "path",
+}
+
+
+def bar_chart(grid: Grid) -> dict[str, bytes]:
+    """A panel per teacher, a bar per model and column, the paper's number as a line across its bar.
+
+    Returns:
+        The picture's bytes by format, `svg` and `png`.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    matplotlib = _matplotlib()
+    most = max(len(group.of("model")) for group in grid.groups)
+    width = min(14.0, max(3.6, 1.0 + len(grid.columns) * (0.3 + 0.32 * most)))
+    with matplotlib.rc_context(_STYLE):
+        figure = matplotlib.figure.Figure((width, 0.5 + 2.2 * len(grid.groups)), layout="constrained")
+        panels = figure.subplots(len(grid.groups), 1, squeeze=False)[:, 0]
+        for panel, group in zip(panels, grid.groups, strict=True):
+            _bars(panel, group, grid.columns, small=len(grid.columns) * most > 24)
+        _legend(figure, grid.groups, panels)
+        return _saved(figure)
+
+
+def k_chart(grid: Grid) -> dict[str, bytes] | None:
+    """k-NN accuracy against k, a panel per teacher and data set; None where no row has several k. See `bar_chart`."""
+    matplotlib = _matplotlib()
+    shown = [(group, column) for group in grid.groups for column in grid.columns if _curves(group, column)]
+    if not shown:
+        return None
+    across = min(4, len(shown))
+    down = -(-len(shown) // across)
+    with matplotlib.rc_context(_STYLE):
+        figure = matplotlib.figure.Figure((max(3.6, 2.8 * across), 0.5 + 2.5 * down), layout="constrained")
+        panels = figure.subplots(down, across, squeeze=False).flatten()
+        for panel, (group, column) in zip(panels, shown, strict=False):
+            _lines(panel, group, column, grid.columns)
+        for panel in panels[len(shown) :]:
+            panel.set_visible(False)
+        _legend(figure, [group for group, _ in shown], panels, lines=True)
+        return _saved(figure)
+
+
+def _bars(panel: Any, group: Group, columns: Sequence[Column], small: bool) -> None:
+    models = group.of("model")
+    thick = 0.84 / len(models)
+    for i, line in enumerate(models):
+        at = [x for x, column in enumerate(columns) if column in line.cells]
+        heights = [line.cells[columns[x]].value or 0.0 for x in at]
+        lefts = [x - 0.42 + (i + 0.5) * thick for x in at]
+        panel.bar(
+            lefts,
+            heights,
+            0.92 * thick,
+            color=COLOURS.get(line.stage, "#000000"),
+            hatch=_HATCHES[_twin(group, line) % len(_HATCHES)],
+            edgecolor="white",
+            linewidth=0,
+        )
+        printed = next(iter(group.of("paper", line.stage)), None)
+        tops = list(heights)
+        for n, (x, left) in enumerate(zip(at, lefts, strict=True)):
+            if printed and columns[x] in printed.cells:
+                value = printed.cells[columns[x]].value or 0.0
+                panel.plot([left - 0.46 * thick, left + 0.46 * thick], [value] * 2, color="black", linewidth=1.1)
+                tops[n] = max(heights[n], value)
+        for left, height, top in zip(lefts, heights, tops, strict=True):
+            words = panel.annotate(
+                f"{height:.1f}",
+                (left, top),
+                (0, 2),
+                textcoords="offset points",
+                ha="center",
+                va="bottom",
+                rotation=90 if small else 0,
+                fontsize=5.5 if small else 7,
+            )
+            words.set_in_layout(False)  # the limits below make room; the layout need not look at hundreds of numbers
+    panel.set_xticks(range(len(columns)), [_text(heading(c, columns)) for c in columns])
+    panel.set_xlim(-0.5, len(columns) - 0.5)
+    top = max((cell.value or 0.0 for line in group.lines for cell in line.cells.values()), default=0.0)
+    panel.set_ylim(0, max(1.0, top * (1.28 if small else 1.14)))
+    panel.set_yticks([tick for tick in range(0, 101, 20) if tick <= max(20, top + 10)])
+    panel.set_ylabel("accuracy (%)")
+    panel.set_title(_text(group.teacher), loc="left", fontsize=8)
+    panel.grid(axis="y", alpha=0.25, linewidth=0.6)
+    panel.tick_params(axis="x", length=0)
+
+
+def _lines(panel: Any, group: Group, column: Column, columns: Sequence[Column]) -> None:
+    curves = _curves(group, column)
+    for line, values in curves:
+        panel.plot(
+            list(values),
+            list(values.values()),
+            color=COLOURS.get(line.stage, "#000000"),
+            marker=_MARKERS.get(line.stage, "x"),
+            linestyle=_DASHES[_twin(group, line) % len(_DASHES)],
+            markersize=4,
+            linewidth=1.2,
+        )
+    ks = sorted({k for _, values in curves for k in values})
+    panel.set_xscale("log")
+    panel.set_xticks(ks, map(str, ks))
+    panel.minorticks_off()
+    panel.margins(y=0.12)
+    panel.set_xlabel("k (neighbours)")
+    panel.set_ylabel("k-NN accuracy (%)")
+    panel.set_title(_text(f"{group.teacher}\n{heading(column, columns)}"), loc="left", fontsize=8)
+    panel.grid(alpha=0.25, linewidth=0.6)
+
+
+def _curves(group: Group, column: Column) -> list[tuple[Line, dict[int, float]]]:
+    found = [(line, accuracy_by_k(line.results[column])) for line in group.of("model") if column in line.results]
+    return [(line, values) for line, values in found if len(values) > 1]
+
+
+def _twin(group: Group, line: Line) -> int:
+    """0 for the first model of its stage in the group, 1 for the second ..."""
+    return next(i for i, other in enumerate(group.of("model", line.stage)) if other is line)
+
+
+def _legend(figure: Any, groups: Sequence[Group], panels: Sequence[Any], lines: bool = False) -> None:
+    """Stages above the figure; beside a panel the names, where a stage has several models."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    def key(stage: str, twin: int) -> Any:
+        colour = COLOURS.get(stage, "#000000")
+        if lines:
+            dash = _DASHES[twin % len(_DASHES)]
+            return Line2D([], [], color=colour, marker=_MARKERS.get(stage, "x"), linestyle=dash, markersize=4)
+        return Patch(facecolor=colour, edgecolor="white", linewidth=0, hatch=_HATCHES[twin % len(_HATCHES)])
+
+    found = {line.stage for group in groups for line in group.of("model")}
+    stages = [*(s for s in STAGES if s in found), *sorted(found - set(STAGES))]
+    keys = {_text(STAGES.get(stage, stage)): key(stage, 0) for stage in stages}
+    if not lines and any(group.of("paper") for group in groups):
+        keys["paper"] = Line2D([], [], color="black", linewidth=1.1)
+    across = min(len(keys), int(figure.get_figwidth() / 0.9))
+    spacing = {"handlelength": 1.6, "columnspacing": 1.2, "frameon": False}
+    figure.legend(list(keys.values()), list(keys), loc="outside upper center", ncols=across, **spacing)
+    for panel, group in zip(panels, groups, strict=False):
+        models = group.of("model")
+        if len({line.stage for line in models}) < len(models):
+            names = [f"{STAGES.get(line.stage, line.stage)}: {line.name}" for line in models]
+            handles = [key(line.stage, _twin(group, line)) for line in models]
+            panel.legend(handles, map(_text, names), loc="upper left", bbox_to_anchor=(1, 1), fontsize=6, frameon=False)
+
+
+def _text(words: str) -> str:
+    """Words as they are, where matplotlib would read mathematics or drop what starts with an underscore."""
+    plain = "\n".join(map(printable, words.split("\n"))).replace("$", r"\$")
+    return f" {plain}" if plain.startswith("_") else plain
+
+
+def _saved(figure: Any) -> dict[str, bytes]:
+    found = {}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # names in scripts that the font lacks show boxes
+        for kind, options in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": 200})):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=kind, **options)
+            found[kind] = buffer.getvalue()
+    return found
+
+
+def _matplotlib() -> Any:
+    try:
+        import matplotlib
+        import matplotlib.figure
+    except ImportError as error:
+        raise UserError('The plots need matplotlib: pip install "aloe-vit[report]".') from error
+    return matplotlib

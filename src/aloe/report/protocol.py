@@ -1,0 +1,77 @@
+"""What makes a row the paper's protocol: the defaults of `aloe evaluate`, which a main table shows before other settings."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import Any
+
+from aloe.probes.settings import EvaluateSettings
+from aloe.report.rows import Result
+
+_DEFAULTS = EvaluateSettings.of().model_dump(mode="json")
+_FIXED = {
+    "knn": ("feature", "resolution", "k", "distance", "votes"),
+    "linear": ("feature", "resolution", "head", "loss", "learning_rates", "epochs", "weight_decay"),
+    "zeroshot": ("resolution",),
+}
+TEMPLATES = {"single": "single prompt", "openclip": "80 templates"}
+
+
+def settings_of(result: Result) -> dict[str, Any]:
+    """The row's settings with one number of neighbours: the one that its value is for."""
+    settings = dict(result.settings)
+    if isinstance(settings.get("k"), list) and settings["k"]:
+        settings["k"] = settings["k"][0]
+    return settings
+
+
+def at_protocol_k(result: Result) -> Result:
+    """A k-NN row that has the protocol's k among others, with that k's value."""
+    k = _DEFAULTS["k"][0]
+    value = accuracy_by_k(result).get(k)
+    if value is None or settings_of(result).get("k") == k:
+        return result
+    return result.model_copy(update={"value": value, "settings": {**result.settings, "k": k}})
+
+
+def accuracy_by_k(result: Result) -> dict[int, float]:
+    """k to accuracy in percent, from the details of a k-NN row."""
+    found = result.details.get("by_k") if result.task == "knn" else None
+    pairs = found.items() if isinstance(found, dict) else ()
+    numbers = {int(k): float(v) for k, v in pairs if k.isdecimal() and isinstance(v, int | float) and isfinite(v)}
+    return dict(sorted(numbers.items()))
+
+
+def deviations(result: Result) -> dict[str, Any]:
+    """The settings in which a row leaves the protocol."""
+    expected = {name: _DEFAULTS[name] for name in _FIXED.get(result.task, ())}
+    expected |= {"k": _DEFAULTS["k"][0]} if "k" in expected else {}
+    expected |= {"head": "bcos" if result.interpretable else "linear"} if "head" in expected else {}
+    settings = settings_of(result)
+    return {name: settings[name] for name, value in expected.items() if settings.get(name, value) != value}
+
+
+def differences(result: Result, chosen: Result | None) -> str:
+    """In words, how a row differs from the one in the main table (or, without one, from the protocol)."""
+    if chosen is None:
+        found = deviations(result) | {k: v for k, v in settings_of(result).items() if k == "templates"}
+        return in_words(found) or "as the protocol"
+    ours, theirs = settings_of(result), settings_of(chosen)
+    found = {name: value for name, value in ours.items() if theirs.get(name, value) != value}
+    for name in ("metric", "counts", "versions", "device"):
+        if getattr(result, name) != getattr(chosen, name):
+            found[name] = getattr(result, name)
+    return in_words(found) or "measured before"
+
+
+def in_words(settings: dict[str, Any]) -> str:
+    """`k = 5, distance = euclidean`."""
+    return ", ".join(f"{name} = {_word(value)}" for name, value in settings.items())
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{key} {_word(v)}" for key, v in value.items())
+    if isinstance(value, list):
+        return " ".join(map(_word, value)) if len(value) <= 8 else f"{len(value)} values"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,84 @@
+"""Result rows from disk, read without touching the file: the last row of a key wins, what cannot be read is reported."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from aloe.errors import UserError
+from aloe.probes.settings import RESULTS_NAME
+
+
+class Result(BaseModel):
+    """One measured number, as `aloe evaluate` writes it; `value` is in percent (a cosine as it is)."""
+
+    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+    key: str
+    task: str
+    model: str
+    name: str
+    stage: str
+    interpretable: bool
+    data: str
+    value: float
+    teacher: str = ""
+    architecture: str = ""
+    metric: str = "top-1"
+    official: bool = False
+    counts: dict[str, int] = {}
+    settings: dict[str, Any] = {}
+    details: dict[str, Any] = {}
+    fingerprints: dict[str, Any] = {}
+    versions: dict[str, str] = {}
+    device: str = ""
+    seconds: float | None = None
+    notes: list[str] = []
+
+
+def read_results(paths: Sequence[Path]) -> tuple[list[Result], list[str]]:
+    """The rows of several results files or of folders that hold one, in order, and a sentence for each line left out.
+
+    Raises:
+        UserError: a file that is missing, cannot be read or has no rows.
+    """
+    found: dict[str, Result] = {}
+    notes: list[str] = []
+    for path in paths:
+        file = path / RESULTS_NAME if path.is_dir() else path
+        rows, left_out = _read_file(file)
+        if not rows:
+            why = f" ({left_out[0]})" if left_out else ""
+            raise UserError(f"{file} holds no result rows{why}; `aloe evaluate` writes them.")
+        for row in rows:
+            found.pop(row.key, None)  # the last one also takes the last place
+            found[row.key] = row
+        notes += left_out
+    return list(found.values()), notes
+
+
+def _read_file(file: Path) -> tuple[list[Result], list[str]]:
+    try:
+        lines = file.read_bytes().decode(errors="replace").split("\n")
+    except FileNotFoundError as error:
+        raise UserError(f"{file} does not exist; give a folder that `aloe evaluate` has written to.") from error
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}.") from error
+    rows, notes = [], []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(Result.model_validate(json.loads(line)))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the whole"
+            notes.append(f"Line {number} of {file} is no result row and was left out: {where}: {first['msg']}.")
+        except (ValueError, RecursionError):
+            cut = "cut off, as by an interrupted run," if number == len(lines) else "not JSON"
+            notes.append(f"Line {number} of {file} is {cut} and was left out.")
+    return rows, notes

@@ -1,0 +1,138 @@
+"""A run's folder and its data: who owns the folder, what is held out, and the draws that training reads.
+
+The folder holds `run.json` (the resolved settings, model and data), `log.jsonl`, `checkpoint-*`, `unreadable.txt` if some
+images were, and when the run is done the student itself. Running the same command again resumes or returns the finished
+student; another run's folder is refused.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from aloe.data.draws import AlignmentDraws, ShardDraws
+from aloe.data.shards import ShardSource
+from aloe.data.sources import ImageSource
+from aloe.data.subset import SubsetImages
+from aloe.data.transforms import Compose, RandomHorizontalFlip, RandomResizedCrop, ResizeCenterCrop
+from aloe.errors import UserError
+from aloe.training.settings import TrainSettings
+
+RUN_NAME, FAULTS_NAME = "run.json", "unreadable.txt"
+
+# May change between the parts of one run: they do not enter the result.
+_FREE = {"workers", "keep_checkpoints", "report_to", "log_every", "save_every", "evaluate_every"}
+
+
+def record(settings: TrainSettings, source: Any, world_size: int, **facts: Any) -> dict[str, Any]:
+    """What makes a run this run; another record is another run. `facts` are what became of the settings they are named as,
+    and whatever else is known of the run's models and data."""
+    free = _FREE - ({"workers"} if isinstance(source, ShardSource) else set())  # shards are dealt out to the workers
+    return {
+        **facts,
+        "data_fingerprint": source.fingerprint(),
+        "processes": world_size,
+        **settings.model_dump(exclude={*free, *facts}, mode="json"),
+        "versions": {name: version(name) for name in ("aloe-vit", "torch", "transformers")},
+    }
+
+
+def claim(home: Path, record: dict[str, Any]) -> str:
+    """Make the folder this run's, or find that it is: `new`, `resume` or `finished`.
+
+    Raises:
+        UserError: it holds something else, and what differs.
+    """
+    path = home / RUN_NAME
+    if path.is_file():
+        known = json.loads(path.read_text())
+        keys = [k for k in record if k != "versions" and known.get(k) != record[k]]
+        if keys:
+            differs = ", ".join(f"{k} was {known.get(k)!r}, now {record[k]!r}" for k in keys[:4])
+            raise UserError(f"{home} holds another run ({differs}); give another --output-dir or the same settings.")
+        return "finished" if (home / "model.safetensors").is_file() else "resume"
+    temporary = home / f".{RUN_NAME}.{os.getpid()}"  # several ranks may claim at once
+    if home.exists() and not (home.is_dir() and all(p.name.startswith(f".{RUN_NAME}") for p in home.iterdir())):
+        raise UserError(f"{home} is not empty and holds no run of aloe; give another --output-dir.")
+    made = not home.exists()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(record, indent=2) + "\n")
+        os.replace(temporary, path)
+    except OSError as error:
+        if made:
+            shutil.rmtree(home, ignore_errors=True)
+        raise UserError(f"{home} cannot be written: {error.strerror or error}.") from error
+    return "new"
+
+
+def hold_out(
+    source: ImageSource, wanted: int, seed: int, labels: np.ndarray | None = None
+) -> tuple[ImageSource, ImageSource | None]:
+    """(training images, held-out images): a seeded sample of `wanted`, at most a tenth of the source.
+
+    With `labels` (N,) every class gives its share, and keeps at least one image for training.
+    """
+    count = min(wanted, len(source) // 10)
+    order = np.random.default_rng(seed).permutation(len(source))
+    if labels is not None:
+        places = _places_in_class(labels[order])
+        order = order[np.argsort(places, kind="stable")]
+        count = min(count, int((places < 1).sum()))
+    if count == 0:
+        return source, None
+    return SubsetImages(source, np.sort(order[count:])), SubsetImages(source, np.sort(order[:count]))
+
+
+def training_draws(source: Any, settings: TrainSettings, resolution: int, world_size: int) -> Any:
+    """The augmented draws of a whole run: random resized crops of `resolution` pixels, mirrored at random."""
+    crop = RandomResizedCrop(resolution, settings.crop_scale)
+    transform = Compose(crop, *([RandomHorizontalFlip()] if settings.flip else []))
+    if isinstance(source, ShardSource):
+        return ShardDraws(source, transform, settings.seed)
+    return AlignmentDraws(source, transform, settings.seed, settings.steps * images_per_step(settings, world_size))
+
+
+def sample_images(source: Any, resolution: int, seed: int, count: int = 64) -> torch.Tensor:
+    """A few training images in evaluation view, (B, 3, H, W)."""
+    crop = ResizeCenterCrop(resolution)
+    if isinstance(source, ShardSource):
+        stream = iter(ShardDraws(source, crop, seed, repeat=False, rank=0, world_size=1))
+        found = [draw["pixel_values"] for draw in itertools.islice(stream, count)]
+        if not found:
+            raise UserError("None of the images in the shards could be read.")
+        return torch.stack(found)
+    draws = AlignmentDraws(source, crop, seed, min(count, len(source)))
+    return torch.stack([draws[i]["pixel_values"] for i in range(len(draws))])
+
+
+def images_per_step(settings: TrainSettings, world_size: int) -> int:
+    return settings.batch_size * settings.gradient_accumulation * world_size
+
+
+def check_resolution(resolution: int, patch_size: int) -> None:
+    """Raises UserError for a resolution that is not a whole number of patches."""
+    if resolution % patch_size or resolution < patch_size:
+        raise UserError(
+            f"Resolution {resolution} is not a whole number of {patch_size}-pixel patches; "
+            f"try {max(1, round(resolution / patch_size)) * patch_size}."
+        )
+
+
+def _places_in_class(labels: np.ndarray) -> np.ndarray:
+    """(N,) each image's place within its class, from 0 to 1; the last of every class is behind all others, at 1."""
+    sizes = np.bincount(labels)
+    places = np.empty(len(labels))
+    for label in np.flatnonzero(sizes):
+        members = np.flatnonzero(labels == label)
+        places[members] = (np.arange(len(members)) + 0.5) / len(members)
+        places[members[-1]] = 1
+    return places

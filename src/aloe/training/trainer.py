@@ -1,0 +1,238 @@
+"""`DrawTrainer`: `transformers.Trainer` over draws; resume, accumulation, mixed precision, DDP and logging come with it.
+
+What is trained is a module with the student under `student`, whose forward returns named numbers per batch. Checkpoints
+appear whole (written aside, then renamed) and are never taken from weights that are not finite.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
+from transformers import PrinterCallback, Trainer, TrainingArguments
+
+from aloe.data.draws import FaultLog, ImageDataset, collate_draws, collate_images
+from aloe.data.shards import ShardSource
+from aloe.data.sources import ImageSource
+from aloe.data.transforms import ResizeCenterCrop
+from aloe.errors import UserError
+from aloe.models.saving import save_student
+from aloe.training.arguments import make_schedule
+from aloe.training.averages import mean_over_images
+from aloe.training.progress import EVAL_PREFIX, JsonlLog, ProgressBar, Throughput
+from aloe.training.runs import FAULTS_NAME, images_per_step, training_draws
+from aloe.training.settings import TrainSettings
+
+
+class DrawTrainer(Trainer):
+    """Trainer of a student on draws, read in order.
+
+    A training subclasses it with `compute_loss`, which may `tally` numbers for the log, and `measure`.
+
+    Args:
+        model: a module with the student under `student`. settings: the resolved settings.
+        args: from `training_arguments`; its `output_dir` is the run's folder.
+        train, held_out: image sources. resolution: pixels of the draws. bar: a progress bar.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        settings: TrainSettings,
+        args: TrainingArguments,
+        train: Any,
+        held_out: ImageSource | None,
+        resolution: int,
+        bar: ProgressBar | None,
+    ) -> None:
+        home = Path(str(args.output_dir))
+        throughput = Throughput(images_per_step(settings, args.world_size))
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=training_draws(train, settings, resolution, args.world_size),
+            eval_dataset=None if held_out is None else ImageDataset(held_out, ResizeCenterCrop(resolution)),
+            data_collator=collate_draws,
+            callbacks=[throughput, JsonlLog(home), *([bar] if bar else [])],
+        )
+        self.remove_callback(PrinterCallback)
+        images = None if isinstance(train, ShardSource) else len(train)
+        self.settings, self.bar = settings, bar
+        self.faults = FaultLog(images, settings.max_bad_fraction, home / FAULTS_NAME)
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+
+    def measure(self, model: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Means over a held-out batch, by name; logged with `eval_` before the name."""
+        raise NotImplementedError
+
+    def run(self, student: Any, stage: str) -> Any:
+        """Train from the last checkpoint to the end; evaluate, write and return the student, on the CPU in eval mode.
+
+        `stage` is what the student has become, kept as `config.teacher["stage"]`.
+        """
+        home, backbone = Path(str(self.args.output_dir)), student.base_model
+        if self.settings.gradient_checkpointing:
+            backbone.gradient_checkpointing_enable()
+        done = checkpoints(home)
+        try:
+            self.train(resume_from_checkpoint=str(done[-1]) if done else None)
+            if self.eval_dataset is not None and not self.evaluated_at(self.settings.steps):
+                self.evaluate()
+        finally:
+            if self.bar:
+                self.bar.close()
+        if self.settings.gradient_checkpointing:
+            backbone.gradient_checkpointing_disable()
+        student.config.teacher = {**student.config.teacher, "stage": stage}
+        trained = self.gathered(student).cpu().eval()
+        if self.is_world_process_zero():
+            save_student(trained, home)
+            if self.bar and (summary := self.faults.summary()):
+                _say(summary)
+        return trained
+
+    def tally(self, numbers: Mapping[str, Tensor]) -> None:
+        """Adds to the means of the next training log."""
+        for name, value in numbers.items():
+            self._sums[name] = self._sums.get(name, 0) + value.detach()
+        self._count += 1
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the mean of every number tallied since the last log; stops a run whose loss is not finite."""
+        if "loss" in logs and self._count:
+            means = torch.stack(list(self._sums.values())) / self._count
+            means = self.accelerator.reduce(means, reduction="mean")
+            logs |= dict(zip(self._sums, means.tolist(), strict=True))
+            self._sums, self._count = {}, 0
+            if not all(map(_finite, (logs["loss"], *means.tolist()))):
+                raise UserError(
+                    f"The loss became {logs['loss']} by step {self.state.global_step}: lower learning_rate "
+                    f"(now {self.settings.learning_rate:g}) and run again; the last checkpoint is kept."
+                )
+        super().log(logs, start_time)
+
+    def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
+        """`measure` over the held-out images."""
+        model = self.model_wrapped  # what is sharded or replicated is only whole in its wrapper
+        loader = map(self.faults.take, self.get_eval_dataloader())
+        model.eval()
+        try:
+            metrics = mean_over_images(partial(self.measure, model), loader, self.args.device, self.accelerator)
+        finally:
+            model.train()
+        logs = {f"{EVAL_PREFIX}{name}": value for name, value in metrics.items()}
+        self.log(logs)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
+        return logs
+
+    def evaluated_at(self, step: int) -> bool:
+        """Whether the log holds an evaluation at this step."""
+        rows = [row for row in self.state.log_history if row["step"] == step]
+        return any(key.startswith(EVAL_PREFIX) for row in rows for key in row)
+
+    def gathered(self, student: Any) -> Any:
+        """The student with its trained weights whole: itself, or under FSDP a copy made from the shards.
+
+        accelerate switches FSDP off on the CPU, so the second half has not been run yet.
+        """
+        if not self.is_fsdp_enabled:
+            return student
+        state = self.accelerator.get_state_dict(self.model_wrapped)
+        whole = type(student)(student.config)
+        if whole is not whole.base_model:
+            whole.classifier.weight.data.copy_(student.classifier.weight.data)
+        if self.is_world_process_zero():
+            weights = {k.removeprefix("student."): v for k, v in state.items() if k.startswith("student.")}
+            target: Any = whole if "classifier.weight" in weights else whole.base_model
+            target.load_state_dict(weights)
+        return whole
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Draws in order, dealt out to the ranks by accelerate; shards split themselves by rank and worker."""
+        data: Any = self.train_dataset
+        if not isinstance(data, IterableDataset):
+            return super().get_train_dataloader()
+        return DataLoader(
+            data,
+            batch_size=self.args.train_batch_size,
+            num_workers=self.args.dataloader_num_workers,
+            collate_fn=self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+
+    def get_eval_dataloader(self, *_: Any) -> DataLoader:
+        """The held-out images; unreadable ones are left out of their batches."""
+        data: Any = self.eval_dataset
+        loader = DataLoader(data, batch_size=self.args.eval_batch_size, collate_fn=collate_images)
+        return self.accelerator.prepare(loader)
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        if self.lr_scheduler is None:
+            chosen: Any = self.optimizer if optimizer is None else optimizer
+            self.lr_scheduler: Any = make_schedule(chosen, self.settings, num_training_steps)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
+        return SequentialSampler(dataset) if hasattr(dataset, "__len__") else None
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Written into a folder aside and renamed, so that a checkpoint is whole or absent."""
+        if not all(bool(p.isfinite().all()) for p in model.parameters()):
+            raise UserError(
+                f"The weights are not finite at step {self.state.global_step}: lower learning_rate "
+                f"(now {self.settings.learning_rate:g}) and run again; the last checkpoint is kept."
+            )
+        home = Path(str(self.args.output_dir))
+        staging = home / ".saving"
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        if self.args.should_save:
+            shutil.rmtree(staging, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self.args.output_dir = str(staging)
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError) as error:  # a full disk, as each library reports it
+            shutil.rmtree(staging, ignore_errors=True)
+            raise UserError(
+                f"The checkpoint at step {self.state.global_step} could not be written: {error}."
+            ) from error
+        finally:
+            self.args.output_dir, self.args.save_total_limit = str(home), limit
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            name = f"checkpoint-{self.state.global_step}"
+            shutil.rmtree(home / name, ignore_errors=True)
+            os.replace(staging / name, home / name)
+            shutil.rmtree(staging, ignore_errors=True)
+            for old in checkpoints(home)[:-limit] if limit else []:
+                shutil.rmtree(old)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints of a run, oldest first."""
+    found = [p for p in folder.glob("checkpoint-*") if (p / "trainer_state.json").is_file()]
+    return sorted(found, key=lambda p: int(p.name.rsplit("-", 1)[1]))
+
+
+def _finite(value: float) -> bool:
+    return value == value and abs(value) != float("inf")
+
+
+def _say(words: str) -> None:
+    from rich.console import Console
+
+    Console(stderr=True).print(words, highlight=False)

@@ -1,0 +1,146 @@
+"""`ImageSource.state`: the same for the same images, and another after any change, whatever sizes and times say."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aloe.data.hub import HubImages
+from aloe.data.sources import open_images
+from aloe.data.subset import MemoryImages, SubsetImages
+from labelled import archive, picture, tree
+
+
+@pytest.fixture(params=[True, False], ids=["read", "not read"])
+def read_whole(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the sources are small enough that all their files are read."""
+    monkeypatch.setenv("ALOE_CACHE", str(tmp_path / "cache"))
+    if not request.param:
+        monkeypatch.setattr("aloe.data.sources.HASHED_BYTES", 0)
+        monkeypatch.setattr("aloe.data.hub.HASHED_BYTES", 0)
+    return request.param
+
+
+def png(red: int) -> bytes:
+    buffer = io.BytesIO()
+    picture(red).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def state(spec: str | Path) -> str:
+    return open_images(spec).state()
+
+
+def test_pictures_of_this_file_are_of_one_size() -> None:
+    assert len({len(png(red)) for red in range(1, 100)}) == 1
+
+
+def test_folders(read_whole: bool, tmp_path: Path) -> None:
+    root = tree(tmp_path / "a", **{"": 2})
+    one, other = root / "cat/0.png", root / "cat/1.png"
+    first = open_images(root)
+    assert first.state() == first.state() == state(root) == pickle.loads(pickle.dumps(first)).state()
+    seen = [first.state()]
+    before = one.stat()
+    while one.stat().st_ctime_ns == before.st_ctime_ns:  # the file system's clock ticks every few milliseconds
+        one.write_bytes(png(7))
+        os.utime(one, ns=(before.st_atime_ns, before.st_mtime_ns))
+    seen.append(state(root))
+    assert open_images(root).fingerprint() == first.fingerprint()
+    one.rename(root / "swap")
+    other.rename(one)
+    (root / "swap").rename(other)
+    seen.append(state(root))
+    (root / "cat").rename(root / "cow")
+    seen.append(state(root))
+    (root / "cow/1.png").unlink()
+    seen.append(state(root))
+    assert len(set(seen)) == 5
+
+
+@pytest.mark.parametrize("kind", ["zip", "", "xz"])
+def test_archives(kind: str, read_whole: bool, tmp_path: Path) -> None:
+    root = tree(tmp_path / "a", **{"": 2})
+    path = archive(kind, root, tmp_path / "archive", "set/")
+    before = state(f"{path}::set")
+    assert before == state(f"{path}::set") != state(path)  # the names are others
+    if read_whole:
+        assert before == state(root)
+    mtime = path.stat().st_mtime_ns
+    (root / "cat/0.png").write_bytes(png(7))
+    path.unlink()
+    archive(kind, root, path, "set/")
+    os.utime(path, ns=(mtime + 1, mtime + 1))
+    assert before != state(f"{path}::set")
+
+
+def test_moved_folders_keep_their_state(read_whole: bool, tmp_path: Path) -> None:
+    before = state(tree(tmp_path / "a", **{"": 2}))
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert state(tmp_path / "b") == before
+
+
+def test_files_that_cannot_be_read(read_whole: bool, tmp_path: Path) -> None:
+    root = tree(tmp_path / "a", **{"": 2})
+    (root / "cat/gone.png").symlink_to(tmp_path / "nowhere")
+    before = state(root)
+    (tmp_path / "nowhere").write_bytes(png(1))
+    assert state(root) != before
+
+
+def test_parts_and_images_in_memory(tmp_path: Path) -> None:
+    root = tree(tmp_path / "a", **{"": 2})
+    parts = [SubsetImages(open_images(root), np.array(rows)).state() for rows in ([0, 1], [1, 0], [0, 2], range(6))]
+    assert SubsetImages(open_images(root), np.array([0, 1])).state() == parts[0]
+    held = [("a", b"1"), ("b", b"2")]
+    others = (held[::-1], [("a", b"1"), ("b", b"3")], [("a1", b"b2")])
+    memory = [MemoryImages(images).state() for images in (held, *others)]
+    assert MemoryImages(list(held)).state() == memory[0]
+    assert len({state(root), *parts, *memory}) == 9
+    (root / "eel/1.png").write_bytes(png(99))
+    assert SubsetImages(open_images(root), np.array([0, 1])).state() != parts[0]
+
+
+def test_datasets(read_whole: bool, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+
+    def saved(reds: tuple[int, ...] = (3, 4), labels: tuple[int, ...] = (0, 1), names: str = "ab") -> str:
+        rows = {"image": [{"bytes": png(red), "path": None} for red in reds], "label": labels}
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(names))})
+        datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "d")
+        return state(f"hf:{tmp_path / 'd'}")
+
+    states = [
+        saved(),
+        saved(reds=(3, 5)),
+        saved(reds=(4, 3)),
+        saved(labels=(1, 0)),
+        saved(names="ac"),
+        saved(reds=(3, 4, 4), labels=(0, 1, 1)),
+    ]
+    assert len(set(states)) == 6
+    here = open_images(f"hf:{tmp_path / 'd'}")
+    assert states[-1] == here.state() == pickle.loads(pickle.dumps(here)).state()
+    if read_whole:
+        assert saved() == states[0]
+
+
+def test_datasets_whose_rows_point_to_files(read_whole: bool, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    rows = {"image": [{"bytes": None, "path": str(path)} for path in paths]}
+    dataset = datasets.Dataset.from_dict(rows, features=datasets.Features({"image": datasets.Image()}))
+    states = []
+    for red in (1, 2):
+        for path in paths:
+            (tmp_path / "new").write_bytes(png(red))  # another inode
+            (tmp_path / "new").replace(path)
+        states.append(HubImages(dataset).state())
+    paths[1].unlink()
+    states.append(HubImages(dataset).state())
+    assert len(set(states)) == 3

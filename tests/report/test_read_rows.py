@@ -1,0 +1,95 @@
+"""Reading result rows: the last of a key wins, what is broken is left out and said."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from result_rows import make_row, write_rows
+
+from aloe.errors import UserError
+from aloe.report.rows import read_results
+
+
+def test_the_last_row_of_a_key_wins(tmp_path):
+    first, other = make_row("teacher", 50.0), make_row("aligned", 51.0)
+    again = {**first, "value": 52.0}
+    folder = write_rows(tmp_path / "a", first, other, again)
+    rows, notes = read_results([folder])
+    assert [(row.stage, row.value) for row in rows] == [("aligned", 51.0), ("teacher", 52.0)]
+    assert notes == []
+    assert read_results([folder / "results.jsonl"])[0] == rows
+    more = write_rows(tmp_path / "b", {**other, "value": 53.0})
+    assert [row.value for row in read_results([folder, more])[0]] == [52.0, 53.0]
+
+
+@pytest.mark.parametrize("tail", ['{"key": "a", "task": "kn', '{"key": "\\ud8', '"'])
+def test_a_line_cut_off_by_a_crash_is_left_out_and_said(tmp_path, tail):
+    folder = write_rows(tmp_path, make_row("teacher", 50.0), tail=tail)
+    before = (folder / "results.jsonl").read_bytes()
+    rows, (note,) = read_results([folder])
+    assert [row.value for row in rows] == [50.0]
+    assert note.startswith(f"Line 2 of {folder / 'results.jsonl'} is cut off")
+    assert (folder / "results.jsonl").read_bytes() == before, "results are only read"
+
+
+def test_half_a_letter_at_the_end(tmp_path):
+    folder = write_rows(tmp_path, make_row("teacher", 50.0))
+    with (folder / "results.jsonl").open("ab") as file:
+        file.write('{"name": "é'.encode()[:-1])
+    rows, (note,) = read_results([folder])
+    assert len(rows) == 1
+    assert "cut off" in note
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"value": float("nan")}, "value: Input should be a finite number"),
+        ({"value": "58"}, "value: Input should be a valid number"),
+        ({"value": True}, "value: Input should be a valid number"),
+        ({"value": None}, "value"),
+        ({"interpretable": "yes"}, "interpretable"),
+        ({"counts": {"train": "many"}}, "counts.train"),
+        ({"settings": []}, "settings"),
+    ],
+)
+def test_a_line_that_is_no_row_is_left_out_and_said(tmp_path, change, words):
+    folder = write_rows(tmp_path, {**make_row("aligned", 1.0), **change}, make_row("teacher", 50.0))
+    rows, (note,) = read_results([folder])
+    assert [row.stage for row in rows] == ["teacher"]
+    assert note.startswith("Line 1 of")
+    assert f"is no result row and was left out: {words}" in note
+
+
+def test_rows_may_say_more_than_is_known_here_but_not_less(tmp_path):
+    row = {**make_row("teacher", 50.0), "device": "cpu", "new": [1]}
+    assert read_results([write_rows(tmp_path, row)])[0][0].value == 50.0
+    for name in ("key", "task", "model", "name", "stage", "interpretable", "data", "value"):
+        short = {k: v for k, v in row.items() if k != name}
+        _, (note,) = read_results([write_rows(tmp_path, row, short)])
+        assert f"{name}: Field required" in note
+
+
+@pytest.mark.parametrize("words", ["", "\n\n", "words\n", "[1]\n", "[" * 100_000])
+def test_a_file_without_rows(tmp_path, words):
+    (tmp_path / "results.jsonl").write_text(words)
+    with pytest.raises(UserError, match=r"results\.jsonl holds no result rows.*`aloe evaluate` writes them"):
+        read_results([tmp_path])
+
+
+def test_places_without_results(tmp_path):
+    good = write_rows(tmp_path / "some", make_row("teacher", 1.0))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty/results\.jsonl does not exist"):
+        read_results([good, tmp_path / "empty"])
+    with pytest.raises(UserError, match=r"nowhere does not exist; give a folder"):
+        read_results([tmp_path / "nowhere"])
+
+
+def test_only_whole_lines_count_as_lines(tmp_path):
+    """A separator that Python's splitlines knows and JSON does not must not cut a row in two."""
+    row = make_row("teacher", 50.0, name="a\u2028b")
+    (tmp_path / "results.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n")
+    rows, notes = read_results([tmp_path])
+    assert (rows[0].name, notes) == ("a\u2028b", [])
