@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("student", type=Path)
     parser.add_argument("teacher", type=Path, help="folder with the text tower")
     parser.add_argument("output", type=Path)
-    parser.add_argument("--scenes", default="0,1,2,3,4", help="numbers of held-out scenes, as NUMBER or NUMBER:CLASS")
+    parser.add_argument("--scenes", default="3,1,2,6,9,8", help="numbers of held-out scenes, as NUMBER or NUMBER:CLASS")
     args = parser.parse_args()
     student = aloe.load(args.student)
     targets = text_targets(text_tower_for(student, args.teacher), CLASSES, "single")
@@ -36,15 +36,15 @@ def main() -> None:
         image = torch.from_numpy(scene.image.astype(np.float32) / 255).permute(2, 0, 1)
         found = {name: aloe.explain(student, image, target) for name, target in targets.items()}
         right = CLASSES[scene.label]
-        others = [name for name in CLASSES if name != right]
-        wrong = wrong or max(others, key=lambda name: float(found[name].logit))
+        ranked = sorted(CLASSES, key=lambda name: -float(found[name].logit))
+        wrong = wrong or next(name for name in ranked if name != right)
         both = [found[right], found[wrong]]
         signed = signed_map(torch.cat([one.contributions for one in both], 1))[0].chunk(2)  # on one scale
-        pictures, captions = [scene.image], [f"a {right}"]
+        pictures, captions = [scene.image], [right if ranked[0] == right else f"{right}, taken for a {ranked[0]}"]
         for name, one, sign in zip((right, wrong), both, signed, strict=True):
             pictures += [over_white(one.to_rgba())[0].numpy(), sign.numpy()]
             captions += [f'"a photo of a {name}"', f"logit {float(one.logit):.1f}"]
-        lines.append(row(pictures, captions, side=168))
+        lines.append(row(pictures, captions, side=3 * RESOLUTION))
     save_png(stack(lines), args.output)
 
 

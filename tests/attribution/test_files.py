@@ -82,7 +82,9 @@ def test_texts_from_the_command_line(home, run):
         )
         assert row["prediction"] == TEXTS[int(expected[1] > expected[0])]
         assert row["logit"] == row["texts"][row["prediction"]]["logit"]
-        assert Image.open(row["picture"]).width == 3 * 224 + 2 * 8
+        assert Image.open(row["picture"]).size == (3 * 224 + 2 * 8, 2 * (224 + 26) + 8), (
+            "input and two texts, two lines"
+        )
     single = run(*words, "--templates", "single")
     row = json.loads(single[1])["explanations"][0]
     prompts = [f"a photo of a {text}" for text in TEXTS]

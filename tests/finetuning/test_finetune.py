@@ -315,10 +315,13 @@ def test_another_run_s_folder_is_refused_naming_what_differs(images, tmp_path):
     align(build_teacher("vit"), images, tmp_path / "aligned", **{**TINY, "steps": 1})
     before = contents(tmp_path)
     other = write_classes(tmp_path / "other" / "images", 11)
+    changed = build_teacher("vit")
+    next(changed.tower.parameters()).data.add_(0.01)
     for changes, words in (
         ({"steps": 2}, "steps was 1, now 2"),
         ({"loss": "cross-entropy"}, "loss was 'bce', now 'cross-entropy'"),
         ({"model": "dinov2"}, "model was 'vit', now 'dinov2'"),
+        ({"model": changed}, r"another run \(start_fingerprint was"),
         ({"images": other}, "data_fingerprint was"),
         ({"out": tmp_path / "aligned"}, "task was None, now 'finetune'"),
     ):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import weakref
 from collections import Counter
@@ -31,7 +30,6 @@ class Stream:
     def chunks(self):
         start, last = 0, None
         while start < len(self.features):
-            gc.collect()
             assert last is None or last() is None, "the chunk before is still held"
             size = next(self.sizes)
             chunk = self.features[start : start + size].clone()
@@ -140,7 +138,7 @@ def test_rounding_does_not_decide():
     assert not torch.equal(product, indices), "vacuous: float32 is good enough"
 
 
-@pytest.mark.parametrize("scale", [1e-25, 3e-22, 1e25])
+@pytest.mark.parametrize("scale", [1e-25, 3e-23, 1e25])
 def test_any_scale(scale):
     """Squares that overflow or underflow in float32."""
     train, test = rand(200, 8), rand(20, 8, seed=1)
@@ -167,17 +165,17 @@ def test_no_rounding_error_exceeds_its_bound(width):
 
 @pytest.mark.parametrize(("precision", "rounding"), [("highest", 2**-24), ("high", 2**-11), ("medium", 2**-8)])
 def test_coarse_products_do_not_change_the_result(precision, rounding):
-    train, test = rand(300, 32), rand(40, 32, seed=1)
-    expected = nearest_neighbours(train, test, 5)
+    train, test = rand(600, 32), rand(100, 32, seed=1)
+    expected = nearest_neighbours(train, test, 20)
     before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision(precision)
         assert knn._input_rounding() == rounding
-        found = nearest_neighbours(train, test, 5)
+        found = nearest_neighbours(train, test, 20)
     finally:
         torch.set_float32_matmul_precision(before)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        under_autocast = nearest_neighbours(train, test, 5)
+        under_autocast = nearest_neighbours(train, test, 20)
     for a, b, c in zip(expected, found, under_autocast, strict=True):
         assert torch.equal(a, b)
         assert torch.equal(a, c)
@@ -187,10 +185,10 @@ def test_coarse_products_do_not_change_the_result(precision, rounding):
 def test_chunk_sizes_do_not_change_the_result(width):
     """Copies among the points: a distance must be the same number wherever its pair lies."""
     points = rand(60, width, seed=10)
-    train, test = points[whole(60, 300, seed=11)], torch.cat([points[:9], rand(8, width, seed=12)])
+    train, test = points[whole(60, 150, seed=11)], torch.cat([points[:9], rand(8, width, seed=12)])
     for metric in METRICS:
         expected = nearest_neighbours(train, test, 12, metric=metric)
-        for train_rows, test_rows in ((1, 17), (7, 5), (12, 1), (299, 16), (4096, 1024)):
+        for train_rows, test_rows in ((1, 17), (7, 5), (12, 1), (149, 16), (4096, 1024)):
             found = nearest_neighbours(train, test, 12, metric=metric, train_rows=train_rows, test_rows=test_rows)
             assert torch.equal(found[0], expected[0])
             assert torch.equal(found[1], expected[1])
