@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from PIL import Image
 
 import aloe.probes.evaluate as module
+from aloe.data.benchmarks import pair
 from aloe.data.sources import open_images
 from aloe.errors import UserError
 from aloe.models.convert import bcosify
@@ -17,6 +20,7 @@ from aloe.models.saving import load, save_student
 from aloe.probes.backbones import load_any
 from aloe.probes.evaluate import evaluate, evaluate_all
 from aloe.probes.features import extract
+from aloe.probes.heads import load_probe
 from aloe.probes.tasks import TASKS, score
 from conftest import build_teacher
 from pictures import write_pictures
@@ -106,9 +110,36 @@ def test_rows_that_exist_are_not_measured_again(models, folders, tmp_path, monke
 
 
 def test_results_survive_a_task_that_fails(models, folders, tmp_path):
-    with pytest.raises(UserError, match="has no classifier"):
-        evaluate_all(models, ["knn", "classifier"], [folders], tmp_path, progress=False, k=3)
+    broken = bcosify(build_teacher("vit"))
+    broken.norm.weight.data[:] = float("nan")
+    save_student(broken, tmp_path / "broken")
+    with pytest.raises(UserError, match="not finite"):
+        evaluate_all([models[0], str(tmp_path / "broken")], ["knn"], [folders], tmp_path, progress=False, k=3)
     assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        (["knn", "classifier"], "student has no classifier"),
+        (["knn", "cosine"], "needs the teacher to compare with"),
+        (["knn", "zeroshot"], "text tower|text-tower"),
+    ],
+    ids=["classifier", "cosine", "zeroshot"],
+)
+def test_what_a_model_cannot_do_is_said_before_any_work(models, folders, tmp_path, monkeypatch, tasks, message):
+    monkeypatch.setattr(module, "_measure", None)
+    with pytest.raises(UserError, match=message):
+        evaluate_all(models, tasks, [folders], tmp_path / "out", progress=False, k=3)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_same_images_under_another_name_are_another_row(models, folders, tmp_path):
+    whole, copy = Path(folders[0]).parent, tmp_path / "copy"
+    copy.symlink_to(whole, target_is_directory=True)
+    first = evaluate_all(models[:1], ["knn"], [str(whole)], tmp_path, progress=False, k=3)
+    other = evaluate_all(models[:1], ["knn"], [str(copy)], tmp_path, progress=False, k=3)
+    assert [r["data"] for r in first + other] == [str(whole), str(copy)]
 
 
 def test_a_file_that_is_not_result_rows_is_left_alone(models, folders, tmp_path):
@@ -136,7 +167,7 @@ def test_everything_missing_is_said_before_any_work(models, folders, tmp_path, m
         ({"tasks": []}, "There is no task given"),
         ({"models": []}, "at least one model"),
         ({"data": []}, "at least one data set"),
-        ({"k": 0}, "k is 0"),
+        ({"k": 0}, r"k: input should be greater than 0 \(got 0\)\.$"),
         ({"k": 17}, "k is 17 but there are 16"),
         ({"distance": "manhattan", "epochs": 0}, "distance: .*; epochs: "),
         ({"neighbours": 3}, "neighbours: "),
@@ -232,3 +263,44 @@ def test_every_task_is_explained_in_the_help():
 def test_folders_are_found_by_their_parts(models, folders):
     row = evaluate(models[0], "knn", str(Path(folders[0]).parent), k=3)
     assert (row["value"], row["official"]) == (100, False)
+
+
+def test_images_that_cannot_be_read_are_told_and_leave_no_class_out(models, folders, tmp_path):
+    broken = tmp_path / "test"
+    shutil.copytree(folders[1], broken)
+    first, *others = sorted((broken / "red").iterdir())
+    first.write_bytes(b"broken")
+    row = evaluate(models[0], "knn", replace(pair(folders[0], broken), official=True), k=3)
+    assert row["counts"]["test"] == 7
+    assert len(row["notes"]) == 1
+    assert row["notes"][0].startswith(f"1 test images could not be read, first red/{first.name}: ")
+    assert not row["official"]
+    for other in others:
+        other.write_bytes(b"broken")
+    with pytest.raises(UserError, match=r"'red' of .* has no readable test image"):
+        evaluate(models[0], "knn", (folders[0], broken), k=3)
+
+
+def test_a_teacher_takes_a_bcos_head_on_request(models, folders, tmp_path):
+    (row,) = evaluate_all(models[:1], ["linear"], [folders], tmp_path, progress=False, head="bcos", epochs=5)
+    probe, _ = load_probe(tmp_path / row["details"]["probe"])
+    assert (probe.kind, probe.b) == ("bcos", 2.0)
+
+
+def test_broken_weights_give_no_cosine(models, folders, tmp_path):
+    student = load(models[1])
+    next(student.parameters()).data.fill_(float("nan"))
+    save_student(student, tmp_path / "broken")
+    with pytest.raises(UserError, match="not finite"):
+        evaluate(tmp_path / "broken", "cosine", (None, folders[1]), reference=models[0])
+
+
+def test_settings_that_a_task_does_not_follow_are_not_in_its_row(models, folders):
+    row = evaluate(models[1], "cosine", (None, folders[1]), reference=models[0], feature="mean", precision="bf16")
+    assert (row["settings"]["feature"], row["settings"]["precision"]) == ("pooled", "float32")
+
+
+def test_a_cache_that_is_a_file(models, folders, tmp_path):
+    (tmp_path / "cache").write_text("mine")
+    with pytest.raises(UserError, match="--no-cache"):
+        evaluate(models[0], "knn", folders, k=3, cache=tmp_path / "cache")

@@ -1,26 +1,19 @@
-"""Linear probes: the stacked grid, exact folding, scikit-learn's accuracy, a probe as part of its student, and mistakes."""
+"""Linear probes: the stacked grid, a literal twin, exact folding, scikit-learn's accuracy, the choice of a rate, mistakes."""
 
 from __future__ import annotations
 
-import copy
-import json
 import math
 from dataclasses import replace
 
 import pytest
 import torch
 
-import aloe
-from aloe.attribution.inherent import explain
 from aloe.bcos.layers import BcosLinear
 from aloe.errors import UserError
 from aloe.finetuning.losses import LOSSES
-from aloe.models.convert import bcosify
-from aloe.models.saving import save_student
 from aloe.probes import heads, linear
-from aloe.probes.heads import Probe, attach, load_probe, save_probe
+from aloe.probes.heads import Probe
 from aloe.probes.linear import HEADS, ProbeSettings, fit_probe
-from conftest import build_teacher
 
 QUICK = ProbeSettings(epochs=5, batch_size=64, learning_rates=(1e-2, 3e-3))
 
@@ -36,6 +29,14 @@ def problem(count=400, width=12, classes=4, seed=0, dtype=torch.float64):
     labels = torch.arange(count) % classes
     features = centres[labels] + torch.randn(count, width, generator=generator, dtype=dtype)
     return features * torch.logspace(-1, 1, width, dtype=dtype) + 3, labels
+
+
+def training(features, labels, settings=QUICK):
+    return linear._Training(features, labels, 4, settings, torch.device("cpu"), None)
+
+
+def rms(features):
+    return features.square().mean().sqrt()
 
 
 def same(a: Probe, b: Probe, **tolerance) -> None:
@@ -61,6 +62,36 @@ def test_the_grid_is_trained_as_each_rate_alone(head, loss):
             assert (together.weight - alone.weight).norm() > 0.1 * alone.weight.norm(), "vacuous: rates do not matter"
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("head", HEADS)
+def test_equals_a_literal_training(head, loss):
+    """One head, written out: preconditioned features, batches from the seed, AdamW, one cycle."""
+    features, labels = problem(300)
+    settings = replace(QUICK, head=head, loss=loss, seed=3)
+    (found,) = training(features, labels, settings).heads(torch.arange(300), (3e-2,))
+    plain = head == "linear"
+    x = (features - features.mean(0)) / features.std(0, correction=0) if plain else features / rms(features)
+    means = torch.stack([x[labels == c].mean(0) for c in range(4)])
+    model = torch.nn.Linear(12, 4).double() if plain else BcosLinear(12, 4).double()
+    with torch.no_grad():
+        model.weight.copy_(torch.nn.functional.normalize(means - means.mean(0)))
+        if plain:
+            model.bias.zero_()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-2, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-2, epochs=5, steps_per_epoch=5)
+    generator = draws(3)
+    for _ in range(5):
+        for batch in torch.randperm(300, generator=generator).split(64):
+            logits = model(x[batch]) - (math.log(3) if loss == "bce" else 0)
+            optimizer.zero_grad()
+            LOSSES[loss](logits, labels[batch]).backward()
+            optimizer.step()
+            schedule.step()
+    expected = model(x).detach() - (math.log(3) if loss == "bce" else 0)
+    torch.testing.assert_close(found.logits(features), expected, rtol=1e-8, atol=1e-8)
+    assert (found.predict(features) == labels).double().mean() > 0.5, "vacuous: it learns nothing"
+
+
 def test_one_product_per_step(monkeypatch):
     products = []
 
@@ -83,7 +114,7 @@ def test_folding_is_exact(head, loss):
     features, labels = problem()
     features[:, 3] = 7.0  # one that never varies
     settings = replace(QUICK, head=head, loss=loss)
-    run = linear._Training(features, labels, 4, settings, torch.device("cpu"), None)
+    run = training(features, labels, settings)
     raw, original = [], run._folded
     run._folded = lambda *given: raw.append(given) or original(*given)  # type: ignore[method-assign]
     (found,) = run.heads(torch.arange(len(features)), (1e-2,))
@@ -154,7 +185,7 @@ def test_the_rate_is_chosen_by_validation_and_trained_again_on_everything():
     features, labels = problem()
     probe = fit_probe(features, labels, 4, QUICK)
     assert probe.validation[probe.learning_rate] == max(probe.validation.values())
-    run = linear._Training(features, labels, 4, QUICK, torch.device("cpu"), None)
+    run = training(features, labels)
     train, held_out = linear._split(labels, QUICK)
     (whole,) = run.heads(torch.cat([train, held_out]), (probe.learning_rate,))
     (part,) = run.heads(train, (probe.learning_rate,))
@@ -201,111 +232,10 @@ def test_a_diverged_rate_does_not_win():
             fit_probe(features, labels, 4, replace(settings, learning_rates=(1e38,)))
 
 
-@pytest.mark.parametrize("head", HEADS)
-def test_saved_and_loaded(tmp_path, head):
-    probe = fit_probe(*problem(), 4, replace(QUICK, head=head, loss="bce"))
-    save_probe(probe, tmp_path / "p", classes=["a", "b", "c", "ü"], backbone="model", feature="mean", note="a fact")
-    found, record = load_probe(tmp_path / "p")
-    same(found, probe, rtol=0, atol=0)
-    assert replace(found, weight=None, bias=None) == replace(probe, weight=None, bias=None)  # type: ignore[arg-type]
-    assert record["classes"] == ["a", "b", "c", "ü"]
-    assert (record["backbone"], record["feature"], record["note"]) == ("model", "mean", "a fact")
-    assert {p.name for p in (tmp_path / "p").iterdir()} == {"head.safetensors", "probe.json"}
-    save_probe(replace(found, weight=-found.weight), tmp_path / "p", classes=list("abcd"), backbone="model")
-    torch.testing.assert_close(load_probe(tmp_path / "p")[0].weight, -probe.weight)
-
-
-def test_damaged_probes(tmp_path):
+def test_a_rate_whose_loss_is_not_finite_does_not_win(monkeypatch):
+    monkeypatch.setattr(linear, "_score", lambda head, *_: (1.0, math.nan if head.learning_rate == 1e-2 else -1.0))
     probe = fit_probe(*problem(), 4, QUICK)
-    with pytest.raises(UserError, match="holds no probe"):
-        load_probe(tmp_path)
-    save_probe(probe, tmp_path, classes=list("abcd"), backbone="model")
-    record = json.loads((tmp_path / "probe.json").read_text())
-    (tmp_path / "probe.json").write_text(json.dumps({**record, "sha256": "0"}))
-    with pytest.raises(UserError, match="does not belong"):
-        load_probe(tmp_path)
-    (tmp_path / "probe.json").write_text("{")
-    with pytest.raises(UserError, match="damaged"):
-        load_probe(tmp_path)
-    with pytest.raises(UserError, match="could not be written"):
-        save_probe(probe, tmp_path / "probe.json", classes=list("abcd"), backbone="model")
-
-
-def student_and_probe(family, feature, loss, images):
-    student = bcosify(build_teacher(family)).double()
-    with torch.no_grad():
-        student.base_model.embeddings.patch_embedding.weight.mul_(30)  # so that pixels and not constants decide
-    tokens = student(images.double(), output_hidden_states=True)
-    prefix = student.config.num_prefix_tokens
-    features = {
-        "pooled": tokens.pooler_output,
-        "cls": tokens.last_hidden_state[:, 0],
-        "mean": tokens.last_hidden_state[:, prefix:].mean(1),
-    }[feature].detach()
-    labels = torch.arange(len(images)) % 3
-    return student, features, fit_probe(features, labels, 3, replace(QUICK, loss=loss, batch_size=4))
-
-
-@pytest.fixture
-def pictures():
-    return torch.rand(12, 3, 32, 32, generator=draws(3))
-
-
-@pytest.mark.parametrize(
-    ("family", "feature"),
-    [
-        ("vit", "pooled"),
-        ("vit-classifier", "cls"),
-        ("vit", "mean"),
-        ("dinov2-registers", "mean"),
-        ("siglip", "pooled"),
-        ("siglip", "mean"),
-    ],
-)
-@pytest.mark.parametrize("loss", LOSSES)
-def test_attached_to_its_student(tmp_path, pictures, family, feature, loss):
-    student, features, probe = student_and_probe(family, feature, loss, pictures)
-    before, config = copy.deepcopy(student.state_dict()), student.config.to_dict()
-    model = attach(student, probe, ["cat", "dog", "owl"], feature=feature)
-    assert not model.training
-    assert (model.config.num_labels, model.config.logit_bias) == (3, probe.logit_bias)
-    assert model.config.label2id == {"cat": 0, "dog": 1, "owl": 2}
-    with torch.no_grad():
-        torch.testing.assert_close(model(pictures.double()).logits, probe.logits(features), rtol=1e-9, atol=1e-9)
-    explanation = explain(model, pictures.double(), "dog")
-    assert (explanation.completeness_error() < 1e-9).all()
-    assert (explanation.contributions.abs().sum((1, 2)) > 1e-3 * (explanation.logit - probe.logit_bias).abs()).all()
-    torch.testing.assert_close(explanation.logit, probe.logits(features)[:, 1], rtol=1e-9, atol=1e-9)
-
-    save_student(model.float(), tmp_path)
-    loaded = aloe.load(tmp_path)
-    assert loaded.config.id2label == {0: "cat", 1: "dog", 2: "owl"}
-    with torch.no_grad():
-        torch.testing.assert_close(loaded(pictures).logits, model(pictures).logits)
-        model.vit.norm.weight.zero_()
-    assert student.config.to_dict() == config
-    assert all(torch.equal(before[name], tensor) for name, tensor in student.state_dict().items())
-
-
-NAMES = ["cat", "dog", "owl"]
-
-
-@pytest.mark.parametrize(
-    ("family", "change", "arguments", "words"),
-    [
-        ("vit", {"kind": "linear"}, {}, "fit a bcos head"),
-        ("vit", {}, {"feature": "concat"}, "'concat' cannot be attached"),
-        ("vit", {"b": 1.5}, {}, "exponent 1.5"),
-        ("vit", {"weight": torch.ones(3, 47)}, {}, "reads 47 features"),
-        ("vit", {}, {"classes": ["cat", "dog"]}, "3 classes"),
-        ("vit", {}, {"classes": ["cat", "dog", "cat"]}, "different names"),
-        ("siglip", {}, {"feature": "cls"}, "no CLS token"),
-    ],
-)
-def test_what_cannot_be_attached(family, change, arguments, words):
-    probe = replace(Probe(torch.ones(3, 48), None, 0.0, "bcos", 2.0, 1e-2, {}), **change)
-    with pytest.raises(UserError, match=words):
-        attach(bcosify(build_teacher(family)), probe, **{"classes": NAMES, **arguments})
+    assert (probe.learning_rate, probe.validation) == (3e-3, {3e-3: 1.0})
 
 
 FEATURES, LABELS = problem(40)

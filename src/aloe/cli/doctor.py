@@ -10,6 +10,7 @@ PACKAGES = {
     "accelerate": "core",
     "datasets": "hf: data sets (pip install 'aloe-vit[data]')",
     "webdataset": "wds: shards (pip install 'aloe-vit[data]')",
+    "matplotlib": "the plots of aloe report (pip install 'aloe-vit[report]')",
     "tensorboard": "--set report_to=[tensorboard] (pip install 'aloe-vit[logging]')",
 }
 

@@ -76,18 +76,15 @@ def evaluate(
         progress=not json,
         **{key: value for key, value in flags.items() if value is not None},
     )
-    words = table([_line(row) for row in rows], ("data", "task", "model", "stage", "value", "metric"))
-    say(
-        {"results": str(output_dir), "rows": rows},
-        f"{words}\nKept in {output_dir}; tables: aloe report {output_dir}",
-        json,
-    )
+    words = [table([_line(row) for row in rows], ("data", "task", "model", "stage", "value", "metric"))]
+    words += dict.fromkeys(f"{row['data']}: {note}." for row in rows for note in row["notes"])
+    words += [f"Kept in {output_dir}; tables: aloe report {output_dir}"]
+    say({"results": str(output_dir), "rows": rows}, "\n".join(words), json)
 
 
 def _line(row: dict[str, Any]) -> tuple[Any, ...]:
     value = round(row["value"], 4 if row["metric"] == "cosine" else 2)
-    dagger = "" if row["official"] or row["metric"] == "cosine" else " (not the official split)"
-    return row["data"], row["task"], row["name"], row["stage"], value, row["metric"] + dagger
+    return row["data"], row["task"], row["name"], row["stage"], value, row["metric"]
 
 
 def _numbers(text: str) -> list[int]:

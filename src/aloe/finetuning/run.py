@@ -13,6 +13,7 @@ from torch import nn
 
 from aloe.alignment.calibrate import calibrate
 from aloe.data.draws import check_source
+from aloe.errors import UserError
 from aloe.finetuning.labels import Images, check_readable_classes, labels_fingerprint, open_labelled, validation_for
 from aloe.finetuning.settings import FinetuneSettings
 from aloe.finetuning.start import stage_after, starting_student, with_head
@@ -68,6 +69,8 @@ def finetune(
     student, kept = with_head(start, classes, resolved)
     resolution = resolved.resolution or student.config.resolution
     check_resolution(resolution, student.config.patch_size)
+    if not all(bool(p.isfinite().all()) for p in student.parameters()):
+        raise UserError(f"Some weights of {name} are not finite; there is nothing to start from.")
     student.config.teacher = {**student.config.teacher, "resolution": resolution}
     if validation is None:
         train, held_out = hold_out(source, resolved.holdout, resolved.seed, source.labels)
@@ -86,7 +89,7 @@ def finetune(
         "head": "kept" if kept else "new",
         "classes": len(classes),
         "labels_fingerprint": labels_fingerprint(source),
-        "validation_fingerprint": None if validation is None or held_out is None else held_out.fingerprint(),
+        "validation_fingerprint": None if validation is None or held_out is None else held_out.state(),
         "resolution": resolution,
         "stem": student.config.stem,
         "b": student.config.b,

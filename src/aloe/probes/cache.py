@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,8 @@ class PartFolder:
                 " --cache, or run with --no-cache."
             ) from error
         finally:
-            aside.unlink(missing_ok=True)
+            with suppress(OSError):  # such as that of a cache that is a file, which was told above
+                aside.unlink()
 
 
 def read_part(path: Path, without: Sequence[str] = ()) -> Part:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +64,21 @@ def evaluate_all(
     """Every task for every model on every data set; rows that `output_dir/results.jsonl` holds are not measured again.
 
     Raises:
-        UserError: before any work, every model and data set that cannot be opened; later, the first measurement that
-            cannot be made. Rows measured until then are kept.
+        UserError: before any work, every data set, or every model, that cannot be opened or cannot do a task; later, the
+            first measurement that cannot be made. Rows measured until then are kept.
     """
     chosen = EvaluateSettings.of(**settings)
     _check_tasks(tasks)
     log = ResultLog(output_dir)
-    opened = _open_all(models, data)
+    opened, problems = _open_all(data)
+    problems += _check_all(
+        models,
+        tasks,
+        opened,
+        lambda name, model, splits: _case(name, model, splits, chosen, device, None, False, None, list(models)),
+    )
+    if problems:
+        raise UserError(" ".join(dict.fromkeys(problems)))
     rows = []
     for name in models:
         model = load_any(name)
@@ -108,7 +116,7 @@ def _case(
 
 
 def _row_facts(case: Case, task: str) -> dict[str, Any]:
-    """What determines a row's value."""
+    """What determines a row: its value, and the names under which it is shown."""
     chosen, name = TASKS[task], case.splits.name
     parts = {part: getattr(case.splits, part) for part in chosen.parts}
     if "train" in parts and parts["train"] is None:
@@ -124,25 +132,26 @@ def _row_facts(case: Case, task: str) -> dict[str, Any]:
         },
         "versions": versions(),
         "device": case.device.split(":")[0],
+        "model": case.name,
+        **describe(case.name, case.model),
+        "data": name,
+        "metric": "cosine" if task == "cosine" else case.splits.metric,
     }
 
 
 def _measure(case: Case, task: str, facts: dict[str, Any]) -> Row:
     start = time.perf_counter()
     outcome = TASKS[task].run(case, facts)
+    unreadable = (*case.unreadable(TASKS[task].parts), *outcome.notes)
     return {
         "key": row_key(facts),
-        "task": task,
-        "model": case.name,
-        **describe(case.name, case.model),
-        "data": case.splits.name,
-        "metric": outcome.metric,
+        **{key: facts[key] for key in ("task", "model", *describe(case.name, case.model), "data", "metric")},
         "value": outcome.value,
-        "official": case.splits.official,
-        "notes": list(case.splits.notes),
+        "official": case.splits.official and not unreadable,
+        "notes": [*case.splits.notes, *unreadable],
         "counts": outcome.counts,
         "details": outcome.details,
-        **{k: v for k, v in facts.items() if k != "task"},
+        **{key: facts[key] for key in ("settings", "fingerprints", "versions", "device")},
         "seconds": round(time.perf_counter() - start, 1),
     }
 
@@ -156,10 +165,8 @@ def _open(data: Data) -> Splits:
     return alone(test) if train is None else pair(train, test)
 
 
-def _open_all(models: Sequence[str], data: Sequence[Data]) -> list[Splits]:
-    """Every data set opened and every model's configuration looked at, so that a missing one stops the run at its start."""
-    if not models:
-        raise UserError("Name at least one model.")
+def _open_all(data: Sequence[Data]) -> tuple[list[Splits], list[str]]:
+    """What could be opened, and what is wrong with the rest."""
     if not data:
         raise UserError("Name at least one data set: --data NAME, --data NAME=PATH, or --train and --test.")
     opened, problems = [], []
@@ -168,14 +175,29 @@ def _open_all(models: Sequence[str], data: Sequence[Data]) -> list[Splits]:
             opened.append(_open(item))
         except UserError as error:
             problems.append(str(error))
+    return opened, problems
+
+
+def _check_all(
+    models: Sequence[str], tasks: Sequence[str], opened: Sequence[Splits], case: Callable[[str, Any, Splits], Case]
+) -> list[str]:
+    """Every model loaded once and every task asked what it needs: what is wrong, so that it stops the run at its start."""
+    if not models:
+        raise UserError("Name at least one model.")
+    problems: list[str] = []
     for name in dict.fromkeys(models):
         try:
-            load_any(name)
+            model = load_any(name)
         except UserError as error:
             problems.append(str(error))
-    if problems:
-        raise UserError(" ".join(problems))
-    return opened
+            continue
+        for splits in opened:
+            for task in tasks:
+                try:
+                    _row_facts(case(name, model, splits), task)
+                except UserError as error:
+                    problems.append(str(error))
+    return problems
 
 
 def _check_tasks(tasks: Sequence[str]) -> None:

@@ -82,8 +82,11 @@ def save_probe(
         home.mkdir(parents=True, exist_ok=True)
         for name, content in ((HEAD_NAME, data), (RECORD_NAME, text.encode())):
             aside = home / f".{name}.{os.getpid()}"
-            aside.write_bytes(content)
-            os.replace(aside, home / name)
+            try:
+                aside.write_bytes(content)
+                os.replace(aside, home / name)
+            finally:
+                aside.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"The probe could not be written to {home}: {error.strerror or error}.") from error
 

@@ -157,7 +157,7 @@ class _Training:
                 x, torch.cat(weights), torch.cat(biases) if plain else None, settings.head, settings.b
             )
             target = self.labels[batch].to(self.device).repeat_interleave(len(rates))
-            mean = LOSSES[settings.loss](outputs.view(len(target), -1), target)
+            mean = LOSSES[settings.loss](outputs.view(len(target), -1) + self.logit_bias, target)
             optimizer.zero_grad()
             (mean * len(rates)).backward()  # every head descends its own mean loss
             optimizer.step()

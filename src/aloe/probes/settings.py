@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
 
 from aloe.errors import UserError
 
 RESULTS_NAME = "results.jsonl"  # in a results folder: one row a line
+
+# Of the linear probe: the paper's 1e-2, 3e-3, 1e-3 and two larger ones, which are best for a B-cos head on few images or on
+# features with a large common part (converted, not aligned).
+LEARNING_RATES = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3)
 
 
 class EvaluateSettings(BaseModel):
@@ -21,13 +25,13 @@ class EvaluateSettings(BaseModel):
     resolution: int | None = Field(None, ge=1, description="pixels; default: each model's own")
     precision: Literal["float32", "bf16", "fp16"] = "float32"
 
-    k: tuple[int, ...] = Field((20,), min_length=1, description="neighbours; the first is the row's value")
+    k: tuple[PositiveInt, ...] = Field((20,), min_length=1, description="neighbours; the first is the row's value")
     distance: Literal["cosine", "euclidean"] = "cosine"
     votes: Literal["uniform", "distance"] = "uniform"
 
     head: Literal["auto", "bcos", "linear"] = Field("auto", description="auto: bcos on students, linear on teachers")
     loss: Literal["cross-entropy", "bce"] = "cross-entropy"
-    learning_rates: tuple[float, ...] = Field((1e-2, 3e-3, 1e-3), min_length=1)
+    learning_rates: tuple[PositiveFloat, ...] = Field(LEARNING_RATES, min_length=1)
     epochs: int = Field(50, ge=1)
     weight_decay: float = Field(1e-4, ge=0)
     seed: int = Field(0, ge=0)
@@ -56,5 +60,9 @@ class EvaluateSettings(BaseModel):
         try:
             return cls(**values)
         except ValidationError as error:
-            parts = [f"{e['loc'][0]}: {e['msg'][0].lower()}{e['msg'][1:]} (got {e['input']!r})" for e in error.errors()]
-            raise UserError("Wrong settings: " + "; ".join(parts) + ".") from None
+            parts: dict[Any, str] = {}
+            for e in error.errors():
+                parts.setdefault(
+                    e["loc"][0], f"{e['loc'][0]}: {e['msg'][0].lower()}{e['msg'][1:]} (got {e['input']!r})"
+                )
+            raise UserError("Wrong settings: " + "; ".join(parts.values()) + ".") from None

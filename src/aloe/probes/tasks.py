@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +70,18 @@ class Case:
                 cache=self.cache,
                 progress=f"{Path(self.name).name} {self.splits.name} {part}" if self.progress else None,
             )
-            if part == "train" and source.classes is not None:
-                present = set(found.labels.tolist())
-                absent = [name for i, name in enumerate(source.classes) if i not in present]
-                if absent:
-                    raise UserError(f"Class {absent[0]!r} of {self.splits.name} has no readable training image.")
+            if part != "validation" and source.classes is not None and source.labels is not None:
+                needed = set(range(len(source.classes)) if part == "train" else source.labels.tolist())
+                if absent := [source.classes[i] for i in sorted(needed - set(found.labels.tolist()))]:
+                    word = "training" if part == "train" else part
+                    raise UserError(f"Class {absent[0]!r} of {self.splits.name} has no readable {word} image.")
             self._features[part, kind] = found
         return self._features[part, kind]
+
+    def unreadable(self, parts: Sequence[str]) -> tuple[str, ...]:
+        """One clause for each of the parts from whose features images are missing."""
+        missing = {part: found.unreadable for (part, _), found in self._features.items() if part in parts}
+        return tuple(f"{len(n)} {part} images could not be read, first {n[0]}" for part, n in missing.items() if n)
 
     @property
     def classes(self) -> list[str]:
@@ -87,9 +93,9 @@ class Outcome:
     """What a task found: `value` in percent (a cosine as it is), the images that went into it, and the rest of the story."""
 
     value: float
-    metric: str
     counts: dict[str, int]
     details: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -132,7 +138,7 @@ def _knn(case: Case, facts: dict[str, Any]) -> Outcome:
     )
     by_k = {str(k): score(predicted[k], test.labels, case.splits.metric) for k in chosen.k}
     counts = {"train": len(train), "test": len(test)}
-    return Outcome(by_k[str(chosen.k[0])], case.splits.metric, counts, {"by_k": by_k})
+    return Outcome(by_k[str(chosen.k[0])], counts, {"by_k": by_k})
 
 
 def _linear(case: Case, facts: dict[str, Any]) -> Outcome:
@@ -145,7 +151,7 @@ def _linear(case: Case, facts: dict[str, Any]) -> Outcome:
         len(case.classes),
         ProbeSettings(
             head=_head(case),
-            b=1.0 if isinstance(case.model, Teacher) else float(case.model.config.b),
+            b=2.0 if isinstance(case.model, Teacher) else float(case.model.config.b),
             loss=chosen.loss,
             learning_rates=chosen.learning_rates,
             epochs=chosen.epochs,
@@ -171,11 +177,11 @@ def _linear(case: Case, facts: dict[str, Any]) -> Outcome:
             feature=chosen.feature,
             fingerprint=facts["fingerprints"]["model"],
         )
-        if probe.kind == "bcos" and chosen.feature != "concat":
+        if probe.kind == "bcos" and chosen.feature != "concat" and not isinstance(case.model, Teacher):
             save_student(attach(case.model, probe, case.classes, feature=chosen.feature), folder)
         details["probe"] = str(folder.relative_to(case.output_dir))
     counts = {"train": len(train), "test": len(test)} | ({"validation": len(validation)} if validation else {})
-    return Outcome(score(predicted, test.labels, case.splits.metric), case.splits.metric, counts, details)
+    return Outcome(score(predicted, test.labels, case.splits.metric), counts, details)
 
 
 def _zeroshot(case: Case, facts: dict[str, Any]) -> Outcome:
@@ -183,30 +189,20 @@ def _zeroshot(case: Case, facts: dict[str, Any]) -> Outcome:
     embeddings = class_embeddings(_tower(_text_tower(case)), _class_names(case), case.settings.templates)
     best = zeroshot_ranking(test, embeddings)
     details = {"top5": 100 * float((best[:, :5] == test.labels[:, None]).any(1).double().mean())}
-    return Outcome(score(best[:, 0], test.labels, case.splits.metric), case.splits.metric, {"test": len(test)}, details)
+    return Outcome(score(best[:, 0], test.labels, case.splits.metric), {"test": len(test)}, details)
 
 
 def _classifier(case: Case, facts: dict[str, Any]) -> Outcome:
     test = case.features("test", "pooled")
     logits = classify(case.model, test.tensor())
-    if logits is None:
-        raise UserError(f"{case.name} has no classifier; leave out the task classifier or fit one with linear.")
-    meant = class_of_logit(case.model.config, logits.shape[1], case.classes)
-    if meant is None:
-        raise UserError(f"The classifier of {case.name} does not know all classes of {case.splits.name} by name.")
-    value = score(meant[logits.argmax(1)], test.labels, case.splits.metric)
-    return Outcome(value, case.splits.metric, {"test": len(test)})
+    assert logits is not None
+    predicted = _meant(case, logits.shape[1])[logits.argmax(1)]
+    return Outcome(score(predicted, test.labels, case.splits.metric), {"test": len(test)})
 
 
 def _cosine(case: Case, facts: dict[str, Any]) -> Outcome:
-    student = case.model
-    if isinstance(student, Teacher):
-        raise UserError(
-            f"{case.name} is a teacher; the task cosine compares students with it: --reference {case.name}."
-        )
-    teacher = _teacher(_reference(case)).to(case.device)
+    student, teacher = case.model, _teacher(_reference(case)).to(case.device)
     side = case.settings.resolution or student.config.resolution
-    check_pair(student.config, teacher, side)
     loader = torch.utils.data.DataLoader(
         ImageDataset(case.splits.test, ResizeCenterCrop(side)),
         batch_size=case.settings.batch_size,
@@ -214,10 +210,20 @@ def _cosine(case: Case, facts: dict[str, Any]) -> Outcome:
         collate_fn=collate_images,
     )
     blocks = tuple(range(1, teacher.num_layers + 1))
-    cosines = mean_cosines(student.to(case.device), teacher, loader, blocks, case.device)
+    lost: list[str] = []
+
+    def watched() -> Iterator[Any]:
+        for batch in loader:
+            lost.extend(batch["unreadable"])
+            yield batch
+
+    cosines = mean_cosines(student.to(case.device), teacher, watched(), blocks, case.device)
     if not cosines:
         raise UserError("None of the images could be read.")
-    return Outcome(cosines["pooled"], "cosine", {"test": len(case.splits.test)}, cosines)
+    if not all(map(isfinite, cosines.values())):
+        raise UserError("Some features are not finite; the model's weights are broken.")
+    notes = (f"{len(lost)} test images could not be read, first {lost[0]}",) if lost else ()
+    return Outcome(cosines["pooled"], {"test": len(case.splits.test) - len(lost)}, cosines, notes)
 
 
 def _head(case: Case) -> str:
@@ -247,7 +253,7 @@ def _class_names(case: Case) -> list[str]:
 def _zeroshot_settings(case: Case) -> dict[str, Any]:
     name = _text_tower(case)
     return {
-        **_only("templates")(case),
+        **_pooled("templates")(case),
         "prompts": len(read_templates(case.settings.templates)),
         "text_tower": name,
         "texts": fingerprint(_tower(name), read_templates(case.settings.templates), _class_names(case)),
@@ -265,21 +271,55 @@ def _reference(case: Case) -> str:
     return case.settings.reference
 
 
+def _knn_settings(case: Case) -> dict[str, Any]:
+    images = len(case.splits.train) if case.splits.train is not None else 0
+    if max(case.settings.k) > images:
+        raise UserError(f"k is {max(case.settings.k)} but there are {images} training images in {case.splits.name}.")
+    return _only("k", "distance", "votes")(case)
+
+
+def _classifier_settings(case: Case) -> dict[str, Any]:
+    classifier = getattr(case.model, "classifier", None)
+    if classifier is None:
+        raise UserError(f"{case.name} has no classifier; leave out the task classifier or fit one with linear.")
+    _meant(case, len(next(classifier.parameters())))
+    return _pooled()(case)
+
+
+def _meant(case: Case, count: int) -> Tensor:
+    """What `class_of_logit` says of a model's own classifier of `count` classes."""
+    meant = class_of_logit(case.model.config, count, case.classes)
+    if meant is None:
+        raise UserError(f"The classifier of {case.name} does not know all classes of {case.splits.name} by name.")
+    return meant
+
+
 def _cosine_settings(case: Case) -> dict[str, Any]:
-    return {**_only("reference")(case), "teacher": model_fingerprint(_teacher(_reference(case)))}
+    if isinstance(case.model, Teacher):
+        raise UserError(
+            f"{case.name} is a teacher; the task cosine compares students with it: --reference {case.name}."
+        )
+    teacher = _teacher(_reference(case))
+    check_pair(case.model.config, teacher, case.settings.resolution or case.model.config.resolution)
+    return {**_pooled("reference")(case), "precision": "float32", "teacher": model_fingerprint(teacher)}
 
 
 def _only(*names: str) -> Callable[[Case], dict[str, Any]]:
     return lambda case: {name: case.settings.model_dump(mode="json")[name] for name in (*_VIEW, *names)}
 
 
+def _pooled(*names: str) -> Callable[[Case], dict[str, Any]]:
+    """Of tasks that read the pooled output whatever `feature` says."""
+    return lambda case: {**_only(*names)(case), "feature": "pooled"}
+
+
 _VIEW = ("feature", "resolution", "precision")
 _FIT = ("loss", "learning_rates", "epochs", "weight_decay", "seed")
 
 TASKS = {
-    "knn": Task(_knn, _only("k", "distance", "votes"), ("train", "test")),
+    "knn": Task(_knn, _knn_settings, ("train", "test")),
     "linear": Task(_linear, lambda case: {**_only(*_FIT)(case), "head": _head(case)}, ("train", "validation", "test")),
     "zeroshot": Task(_zeroshot, _zeroshot_settings, ("test",)),
-    "classifier": Task(_classifier, _only(), ("test",)),
+    "classifier": Task(_classifier, _classifier_settings, ("test",)),
     "cosine": Task(_cosine, _cosine_settings, ("test",)),
 }

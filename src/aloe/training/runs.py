@@ -53,7 +53,10 @@ def claim(home: Path, record: dict[str, Any]) -> str:
     """
     path = home / RUN_NAME
     if path.is_file():
-        known = json.loads(path.read_text())
+        try:
+            known = dict(json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path} is damaged; give another --output-dir.") from error
         keys = [k for k in record if k != "versions" and known.get(k) != record[k]]
         if keys:
             differs = ", ".join(f"{k} was {known.get(k)!r}, now {record[k]!r}" for k in keys[:4])
