@@ -8,7 +8,13 @@ from typing import Any
 
 VIT = "google/vit-base-patch16-224"
 KNN = {"feature": "pooled", "resolution": None, "k": [20], "distance": "cosine", "votes": "uniform"}
-FIT = {"loss": "cross-entropy", "learning_rates": [0.1, 0.03, 0.01, 0.003, 0.001], "epochs": 50, "weight_decay": 0.0001, "seed": 0}
+FIT = {
+    "loss": "cross-entropy",
+    "learning_rates": [0.1, 0.03, 0.01, 0.003, 0.001],
+    "epochs": 50,
+    "weight_decay": 0.0001,
+    "seed": 0,
+}
 
 
 def make_row(stage: str, value: float, data: str = "cifar10", task: str = "knn", **other: Any) -> dict[str, Any]:
