@@ -8,16 +8,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
 
 from aloe.errors import UserError
 from aloe.finetuning.losses import logit_bias
 from aloe.finetuning.settings import FinetuneSettings
-from aloe.models.configuration import BcosViTConfig
 from aloe.models.convert import Student, bcosify
-from aloe.models.hub import explain_hub_errors
 from aloe.models.modeling import BcosViTForImageClassification, BcosViTModel
-from aloe.models.saving import load
+from aloe.models.saving import is_student, load
 from aloe.models.teachers import Teacher, load_teacher
 
 
@@ -31,7 +28,7 @@ def starting_student(
     """
     if isinstance(model, str | Path):
         name = str(model)
-        model = load(name) if _is_student(name) else load_teacher(name)
+        model = load(name) if is_student(name) else load_teacher(name)
         name = Path(name).name if Path(name).exists() else name
     else:
         name = type(model).__name__
@@ -86,8 +83,3 @@ def _rows(start: Student, classes: list[str]) -> list[int] | None:
     wanted = [name.lower() for name in classes]
     same = sorted(names) == sorted(wanted) and len(set(names)) == len(names)
     return [names.index(name) for name in wanted] if same else None
-
-
-def _is_student(name: str) -> bool:
-    with explain_hub_errors(name):
-        return PreTrainedConfig.get_config_dict(name)[0].get("model_type") == BcosViTConfig.model_type

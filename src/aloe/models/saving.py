@@ -37,6 +37,18 @@ def load(source: str | Path, **options: Any) -> BcosViTModel | BcosViTForImageCl
     return model.eval()
 
 
+def is_student(source: str | Path) -> bool:
+    """Whether a folder or hub id holds a student of ALOE rather than a teacher.
+
+    Raises:
+        UserError: nothing there, gated or unreachable.
+    """
+    from transformers import PreTrainedConfig
+
+    with explain_hub_errors(str(source)):
+        return PreTrainedConfig.get_config_dict(str(source))[0].get("model_type") == BcosViTConfig.model_type
+
+
 def save_student(model: BcosViTModel | BcosViTForImageClassification, folder: str | Path) -> None:
     """Write a student with its image processor; each file appears whole, the weights last.
 

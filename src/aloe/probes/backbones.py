@@ -11,23 +11,17 @@ from torch import nn
 
 from aloe.errors import UserError
 from aloe.models.fingerprint import fingerprint
-from aloe.models.saving import load
+from aloe.models.saving import is_student, load
 from aloe.models.teachers import Teacher, load_teacher
-from aloe.probes.linear import RECORD_NAME, load_probe
+from aloe.probes.heads import RECORD_NAME, load_probe
 
 
 def load_any(name: str | Path) -> Teacher | nn.Module:
     """A student of ALOE, a teacher, or a saved linear probe with its backbone, whichever the folder or hub id holds."""
-    from transformers import PreTrainedConfig
-
-    from aloe.models.hub import explain_hub_errors
-
     text = str(name)
     if (Path(text) / RECORD_NAME).is_file() and not (Path(text) / "config.json").is_file():
         return _with_probe(Path(text))
-    with explain_hub_errors(text):
-        model_type = PreTrainedConfig.get_config_dict(text)[0].get("model_type")
-    return load(text) if model_type == "bcos_vit" else load_teacher(text)
+    return load(text) if is_student(text) else load_teacher(text)
 
 
 def native_pixels(model: Teacher | nn.Module) -> int:

@@ -18,9 +18,7 @@ from torch import Tensor, nn
 
 from aloe.errors import UserError
 from aloe.finetuning.losses import LOSSES, logit_bias
-from aloe.probes.heads import RECORD_NAME, ROWS, Probe, attach, head_outputs, load_probe, save_probe
-
-__all__ = ["HEADS", "RECORD_NAME", "Probe", "ProbeSettings", "attach", "fit_probe", "load_probe", "save_probe"]
+from aloe.probes.heads import ROWS, Probe, head_outputs
 
 HEADS = ("bcos", "linear")
 

@@ -25,8 +25,9 @@ from aloe.models.teachers import Teacher, load_teacher
 from aloe.models.text import TextTower, load_text_tower
 from aloe.probes.backbones import model_fingerprint
 from aloe.probes.features import FeatureSet, classify, extract
+from aloe.probes.heads import attach, save_probe
 from aloe.probes.knn import knn_predict
-from aloe.probes.linear import ProbeSettings, attach, fit_probe, save_probe
+from aloe.probes.linear import ProbeSettings, fit_probe
 from aloe.probes.results import row_key
 from aloe.probes.settings import EvaluateSettings
 from aloe.probes.templates import read_templates
