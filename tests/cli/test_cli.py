@@ -11,30 +11,11 @@ import pytest
 import transformers as hf
 from PIL import Image
 
-from aloe.cli import doctor, main
+from aloe.cli import doctor
 from aloe.models.convert import bcosify
 from aloe.models.saving import save_student
 from conftest import build_teacher
 from pictures import picture, write_pictures
-
-
-@pytest.fixture
-def aloe(monkeypatch, capsys, tmp_path):
-    """Runs `aloe WORDS` in an empty folder: (exit code, stdout, stderr)."""
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-
-    def run(*words) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["aloe", *map(str, words)])
-        try:
-            main.main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 @pytest.fixture(scope="module")

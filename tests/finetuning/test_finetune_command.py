@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 from classes import write_classes
 
-from aloe.cli import main
 from aloe.models.convert import bcosify
 from aloe.models.saving import load, save_student
 from aloe.training.trainer import checkpoints
@@ -20,25 +18,6 @@ FAST = [
     *("--steps", "4", "--batch-size", "4", "--workers", "0", "--device", "cpu"),
     *("--set", "log_every=1", "--set", "save_every=2", "--json"),
 ]
-
-
-@pytest.fixture
-def aloe(monkeypatch, capsys, tmp_path):
-    """Runs `aloe WORDS` in an empty folder: (exit code, stdout, stderr)."""
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-
-    def run(*words) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["aloe", *map(str, words)])
-        try:
-            main.main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 @pytest.fixture(scope="module")
