@@ -11,13 +11,13 @@ holds to rounding error.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from aloe.attribution.targets import Target, TextTarget, target_value
+from aloe.attribution.targets import Target, part_of, target_value
 from aloe.bcos.dynamic import explanation_mode
 from aloe.bcos.functional import encode
 from aloe.errors import UserError
@@ -86,13 +86,13 @@ def explain(model: nn.Module, images: Any, targets: Target = None, *, batch_size
             f"{type(model).__name__} is not a B-cos model: convert and align it first (aloe align), then explain it."
         )
     reference = next(model.parameters())
-    pixels = _as_batch(images, model).to(reference.device, reference.dtype)
+    pixels = as_batch(images, model).to(reference.device, reference.dtype)
     if not len(pixels):
         raise UserError("There are no images to explain.")
     if batch_size < 1:
         raise UserError(f"batch_size must be at least 1, got {batch_size}.")
     parts = [
-        _explain_batch(model, pixels[i : i + batch_size], _slice(targets, i, i + batch_size, len(pixels)))
+        _explain_batch(model, pixels[i : i + batch_size], part_of(targets, i, i + batch_size, len(pixels)))
         for i in range(0, len(pixels), batch_size)
     ]
     merged = {f.name: _concat([getattr(p, f.name) for p in parts]) for f in fields(Explanation)}
@@ -132,7 +132,8 @@ def _explain_batch(model: nn.Module, images: Tensor, target: Target) -> Explanat
     )
 
 
-def _as_batch(images: Any, model: nn.Module) -> Tensor:
+def as_batch(images: Any, model: nn.Module) -> Tensor:
+    """Images in any of the forms that `explain` takes, as one tensor (B, 3, H, W) in [0, 1]."""
     if isinstance(images, Tensor):
         batch = images[None] if images.ndim == 3 else images
         if batch.ndim != 4 or batch.shape[1] != 3 or not batch.is_floating_point():
@@ -144,26 +145,11 @@ def _as_batch(images: Any, model: nn.Module) -> Tensor:
     from aloe.data.transforms import ResizeCenterCrop, to_tensor
 
     config: Any = model.config
-    crop = ResizeCenterCrop(config.resolution)
+    crop = ResizeCenterCrop(getattr(model, "resolution", None) or config.resolution)
     pictures = list(images) if isinstance(images, Sequence) else [images]
     if not all(hasattr(p, "convert") for p in pictures):
         raise UserError("Images must be a float tensor (B, 3, H, W) in [0, 1], a PIL image or a list of PIL images.")
     return torch.stack([to_tensor(crop(decode_image(p))) for p in pictures]) if pictures else torch.empty(0, 3, 1, 1)
-
-
-def _slice(target: Target, start: int, stop: int, count: int) -> Target:
-    """The part of a per-image target that belongs to a batch; a target for all images passes through."""
-    rows = target.embedding if isinstance(target, TextTarget) else target
-    if isinstance(rows, Tensor):
-        per_image = rows.ndim == (2 if rows.is_floating_point() else 1)
-    else:
-        per_image = isinstance(rows, Sequence) and not isinstance(rows, str)
-    if not per_image:
-        return target
-    if len(rows) != count:  # type: ignore[arg-type]
-        raise UserError(f"{len(rows)} targets were given for {count} images; give one, or one per image.")  # type: ignore[arg-type]
-    part: Any = rows[start:stop]  # type: ignore[index]
-    return replace(target, embedding=part) if isinstance(target, TextTarget) else part
 
 
 def _concat(parts: list[Tensor | None]) -> Tensor | None:

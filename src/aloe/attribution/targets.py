@@ -7,7 +7,7 @@ to the residual of the constants and not to any pixel.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from aloe.bcos.dynamic import is_explaining
 from aloe.bcos.functional import NORM_FLOOR
 from aloe.errors import UserError
 
@@ -50,7 +51,7 @@ def target_value(outputs: Any, config: Any, target: Target) -> tuple[Tensor, flo
     logits = getattr(outputs, "logits", None)
     if isinstance(target, TextTarget):
         direction = F.normalize(_direction(target.embedding, pooled), dim=-1) * target.scale
-        norm = pooled.detach().norm(dim=-1).clamp_min(NORM_FLOOR)
+        norm = (pooled.detach() if is_explaining() else pooled).norm(dim=-1).clamp_min(NORM_FLOOR)
         return (pooled * direction).sum(-1) / norm + target.bias, target.bias
     if isinstance(target, Tensor) and target.is_floating_point():
         return (pooled * _direction(target, pooled)).sum(-1), 0.0
@@ -59,7 +60,26 @@ def target_value(outputs: Any, config: Any, target: Target) -> tuple[Tensor, flo
     if logits is None:
         raise UserError("This model has no classifier: give a direction or a text embedding, or a model with classes.")
     index = logits.argmax(-1) if target is None else _classes(target, config, logits)
-    return logits.gather(1, index[:, None])[:, 0], float(config.logit_bias)
+    return logits.gather(1, index[:, None])[:, 0], float(getattr(config, "logit_bias", 0.0))
+
+
+def part_of(target: Target, start: int, stop: int, count: int) -> Target:
+    """The part of a per-image target that belongs to a batch; a target for all images passes through.
+
+    Raises:
+        UserError: as many targets as neither one nor `count`.
+    """
+    rows = target.embedding if isinstance(target, TextTarget) else target
+    if isinstance(rows, Tensor):
+        per_image = rows.ndim == (2 if rows.is_floating_point() else 1)
+    else:
+        per_image = isinstance(rows, Sequence) and not isinstance(rows, str)
+    if not per_image:
+        return target
+    if len(rows) != count:  # type: ignore[arg-type]
+        raise UserError(f"{len(rows)} targets were given for {count} images; give one, or one per image.")  # type: ignore[arg-type]
+    part: Any = rows[start:stop]  # type: ignore[index]
+    return replace(target, embedding=part) if isinstance(target, TextTarget) else part
 
 
 def _classes(target: Any, config: Any, logits: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 class _Mode(threading.local):
     explaining = False
+    products = True
 
 
 _mode = _Mode()
@@ -24,12 +25,20 @@ def is_explaining() -> bool:
     return _mode.explaining
 
 
+def freezes_products() -> bool:
+    """True where also the computed side of a product of two paths is frozen: queries and keys, the gate of a SwiGLU."""
+    return _mode.explaining and _mode.products
+
+
 @contextmanager
-def explanation_mode(enabled: bool = True) -> Iterator[None]:
-    """Within the block every dynamic factor is a constant of the backward pass; outputs are unchanged."""
-    before = _mode.explaining
-    _mode.explaining = enabled
+def explanation_mode(enabled: bool = True, *, products: bool = True) -> Iterator[None]:
+    """Within the block every dynamic factor is a constant of the backward pass; outputs are unchanged.
+
+    `products=False` leaves attention weights and SwiGLU gates live, which AttnLRP has rules for; W(x) needs them frozen.
+    """
+    before = _mode.explaining, _mode.products
+    _mode.explaining, _mode.products = enabled, products
     try:
         yield
     finally:
-        _mode.explaining = before
+        _mode.explaining, _mode.products = before

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from aloe.bcos import functional as F
-from aloe.bcos.dynamic import is_explaining
+from aloe.bcos.dynamic import freezes_products, is_explaining
 
 # query, key, value (B, heads, N, D/heads) -> (output (B, N, heads, D/heads), attention weights or None)
 AttentionFunction = Callable[[nn.Module, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor | None]]
@@ -132,7 +132,7 @@ class BcosSwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate = self.act(self.gate(x))
-        return self.down((gate.detach() if is_explaining() else gate) * self.up(x))
+        return self.down((gate.detach() if freezes_products() else gate) * self.up(x))
 
 
 class BcosAttention(nn.Module):
@@ -155,7 +155,7 @@ class BcosAttention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         batch, tokens, width = x.shape
         q, k, v = self.qkv(x).view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-        if is_explaining():
+        if freezes_products():
             q, k = q.detach(), k.detach()
         if rope is not None:
             q, k = rotate(q, *rope), rotate(k, *rope)
@@ -185,7 +185,7 @@ class BcosAttentionPooling(nn.Module):
         batch, count, width = tokens.shape
         q = self.q(self.probe).expand(batch, -1, -1).view(batch, 1, self.heads, -1).transpose(1, 2)
         k, v = self.kv(tokens).view(batch, count, 2, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-        if is_explaining():
+        if freezes_products():
             q, k = q.detach(), k.detach()
         mixed, _ = attend(self, q, k, v, self.scaling)
         pooled = self.out(mixed.reshape(batch, 1, width))

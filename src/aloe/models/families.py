@@ -78,6 +78,13 @@ class Family:
     student: dict[str, Any] = field(default_factory=dict)
     aliases: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def final_norm(self) -> str:
+        """Dotted path of the norm after the last block."""
+        rule = self.tensors["norm.weight"]
+        assert isinstance(rule, Copy)
+        return rule.source.removesuffix(".weight")
+
 
 def _block(prefix: str, norm1: str, norm2: str, attention: str, out: str, mlp: tuple[str, str]) -> dict[str, Rule]:
     """The rules of one block from the teacher's names of its parts (no rule for LayerScale or a gate)."""

@@ -123,14 +123,28 @@ class Teacher(nn.Module):
         blocks = self.blocks
         hooks = [blocks[k - 1].register_forward_hook(_capture(captured, k)) for k in sorted(set(after_block))]
         try:
-            tokens, pooled = self._run(self.normalize(images))
+            found = self.features(self.normalize(images))
         finally:
             for hook in hooks:
                 hook.remove()
+        found.states = captured
+        return found
+
+    def features(self, pixels: Tensor) -> Features:
+        """Normalised pixels (B, 3, H, W) to `Features` without states; differentiable in the pixels."""
+        tokens, pooled = self._run(pixels)
         if pooled is None:
             pooled = tokens[:, 0] if self.use_cls_token else tokens.mean(dim=1)
-        logits = None if self.classifier is None else self.classifier(pooled)
-        return Features(pooled=pooled, states=captured, logits=logits, tokens=tokens)
+        return Features(pooled, logits=None if self.classifier is None else self.classifier(pooled), tokens=tokens)
+
+    def pool_raw(self, tokens: Tensor, pool: str) -> Tensor:
+        """Raw tokens (B, N, D) of any block to a pooled output (B, D): through an attention-pooling head as they are, else
+        their mean or CLS token (`pool`) through the final norm. What LeGrad scores (PROTOCOLS.md section 5)."""
+        if self.family.student["pooling"] == "attention":
+            head: Any = self.tower.head
+            return head(tokens)
+        norm = self.tower.get_submodule(self.family.final_norm)
+        return norm(tokens[:, 0] if pool == "cls" else tokens.mean(dim=1))
 
     def normalize(self, images: Tensor) -> Tensor:
         """(images - mean) / std with the teacher's own constants."""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from aloe.errors import UserError
 from aloe.report.grid import Grid
 from aloe.report.lines import STAGES, Column, Group, Line, heading
 from aloe.report.protocol import accuracy_by_k
-from aloe.viz.tables import printable
+from aloe.viz.figures import STYLE, drawn, load_matplotlib, plain
 
 COLOURS = {
     "teacher": "#8c8c8c",
@@ -24,15 +21,6 @@ COLOURS = {
 _MARKERS = dict(zip(COLOURS, "os^Dvp", strict=True))
 _HATCHES = ("", "////", "....", "xxxx")
 _DASHES: tuple[Any, ...] = ("-", "--", ":", "-.")
-_STYLE = {
-    "font.size": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "hatch.linewidth": 0.5,
-    "svg.hashsalt": "aloe",
-    "svg.fonttype": "path",
-}
 
 
 def bar_chart(grid: Grid) -> dict[str, bytes]:
@@ -44,27 +32,27 @@ def bar_chart(grid: Grid) -> dict[str, bytes]:
     Raises:
         UserError: matplotlib is not installed.
     """
-    matplotlib = _matplotlib()
+    matplotlib = load_matplotlib()
     most = max(len(group.of("model")) for group in grid.groups)
     width = min(14.0, max(3.6, 1.0 + len(grid.columns) * (0.3 + 0.32 * most)))
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = matplotlib.figure.Figure((width, 0.5 + 2.2 * len(grid.groups)), layout="constrained")
         panels = figure.subplots(len(grid.groups), 1, squeeze=False)[:, 0]
         for panel, group in zip(panels, grid.groups, strict=True):
             _bars(panel, group, grid.columns, small=len(grid.columns) * most > 24)
         _legend(figure, grid.groups, panels)
-        return _saved(figure)
+        return as_files(figure)
 
 
 def k_chart(grid: Grid) -> dict[str, bytes] | None:
     """k-NN accuracy against k, a panel per teacher and data set; None where no row has several k. See `bar_chart`."""
-    matplotlib = _matplotlib()
+    matplotlib = load_matplotlib()
     shown = [(group, column) for group in grid.groups for column in grid.columns if _curves(group, column)]
     if not shown:
         return None
     across = min(4, len(shown))
     down = -(-len(shown) // across)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = matplotlib.figure.Figure((max(3.6, 2.8 * across), 0.5 + 2.5 * down), layout="constrained")
         panels = figure.subplots(down, across, squeeze=False).flatten()
         for panel, (group, column) in zip(panels, shown, strict=False):
@@ -72,7 +60,7 @@ def k_chart(grid: Grid) -> dict[str, bytes] | None:
         for panel in panels[len(shown) :]:
             panel.set_visible(False)
         _legend(figure, [group for group, _ in shown], panels, lines=True)
-        return _saved(figure)
+        return as_files(figure)
 
 
 def _bars(panel: Any, group: Group, columns: Sequence[Column], small: bool) -> None:
@@ -110,13 +98,13 @@ def _bars(panel: Any, group: Group, columns: Sequence[Column], small: bool) -> N
                 fontsize=5.5 if small else 7,
             )
             words.set_in_layout(False)  # the limits below make room; the layout need not look at hundreds of numbers
-    panel.set_xticks(range(len(columns)), [_text(heading(c, columns)) for c in columns])
+    panel.set_xticks(range(len(columns)), [plain(heading(c, columns)) for c in columns])
     panel.set_xlim(-0.5, len(columns) - 0.5)
     top = max((cell.value or 0.0 for line in group.lines for cell in line.cells.values()), default=0.0)
     panel.set_ylim(0, max(1.0, top * (1.28 if small else 1.14)))
     panel.set_yticks([tick for tick in range(0, 101, 20) if tick <= max(20, top + 10)])
     panel.set_ylabel("accuracy (%)")
-    panel.set_title(_text(group.teacher), loc="left", fontsize=8)
+    panel.set_title(plain(group.teacher), loc="left", fontsize=8)
     panel.grid(axis="y", alpha=0.25, linewidth=0.6)
     panel.tick_params(axis="x", length=0)
 
@@ -140,7 +128,7 @@ def _lines(panel: Any, group: Group, column: Column, columns: Sequence[Column]) 
     panel.margins(y=0.12)
     panel.set_xlabel("k (neighbours)")
     panel.set_ylabel("k-NN accuracy (%)")
-    panel.set_title(_text(f"{group.teacher}\n{heading(column, columns)}"), loc="left", fontsize=8)
+    panel.set_title(plain(f"{group.teacher}\n{heading(column, columns)}"), loc="left", fontsize=8)
     panel.grid(alpha=0.25, linewidth=0.6)
 
 
@@ -168,7 +156,7 @@ def _legend(figure: Any, groups: Sequence[Group], panels: Sequence[Any], lines: 
 
     found = {line.stage for group in groups for line in group.of("model")}
     stages = [*(s for s in STAGES if s in found), *sorted(found - set(STAGES))]
-    keys = {_text(STAGES.get(stage, stage)): key(stage, 0) for stage in stages}
+    keys = {plain(STAGES.get(stage, stage)): key(stage, 0) for stage in stages}
     if not lines and any(group.of("paper") for group in groups):
         keys["paper"] = Line2D([], [], color="black", linewidth=1.1)
     across = min(len(keys), int(figure.get_figwidth() / 0.9))
@@ -179,30 +167,9 @@ def _legend(figure: Any, groups: Sequence[Group], panels: Sequence[Any], lines: 
         if len({line.stage for line in models}) < len(models):
             names = [f"{STAGES.get(line.stage, line.stage)}: {line.name}" for line in models]
             handles = [key(line.stage, _twin(group, line)) for line in models]
-            panel.legend(handles, map(_text, names), loc="upper left", bbox_to_anchor=(1, 1), fontsize=6, frameon=False)
+            panel.legend(handles, map(plain, names), loc="upper left", bbox_to_anchor=(1, 1), fontsize=6, frameon=False)
 
 
-def _text(words: str) -> str:
-    """Words as they are, where matplotlib would read mathematics or drop what starts with an underscore."""
-    plain = "\n".join(map(printable, words.split("\n"))).replace("$", r"\$")
-    return f" {plain}" if plain.startswith("_") else plain
-
-
-def _saved(figure: Any) -> dict[str, bytes]:
-    found = {}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # names in scripts that the font lacks show boxes
-        for kind, options in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": 200})):
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=kind, **options)
-            found[kind] = buffer.getvalue()
-    return found
-
-
-def _matplotlib() -> Any:
-    try:
-        import matplotlib
-        import matplotlib.figure
-    except ImportError as error:
-        raise UserError('The plots need matplotlib: pip install "aloe-vit[report]".') from error
-    return matplotlib
+def as_files(figure: Any) -> dict[str, bytes]:
+    """The picture's bytes by format."""
+    return {"svg": drawn(figure, "svg"), "png": drawn(figure, "png", dpi=200)}

@@ -1,0 +1,36 @@
+"""Input x gradient and a random map: what any explanation has to beat."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from aloe.attribution.subject import Subject
+from aloe.attribution.targets import Target
+
+
+def input_x_gradient(subject: Subject, images: Tensor, target: Target) -> tuple[Tensor, Tensor]:
+    """Network input times the plain gradient, summed over channels, (B, H, W), and the explained value, (B,)."""
+    inputs = subject.prepare(images).requires_grad_()
+    outputs = subject.forward(inputs)
+    value = subject.value(outputs, subject.resolve(outputs, target))
+    (gradient,) = subject.gradient(value, inputs)
+    return (gradient.float() * inputs.detach().float()).sum(1), value.detach()
+
+
+def random_map(subject: Subject, images: Tensor, target: Target, *, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Standard normal noise (B, H, W), and the explained value, (B,).
+
+    The noise belongs to the seed and to each image's own bytes, whatever batch it comes in.
+    """
+    with torch.no_grad():
+        outputs = subject.forward(subject.prepare(images))
+    value = subject.value(outputs, subject.resolve(outputs, target))
+    maps = [_noise(image, seed) for image in images.cpu()]
+    return torch.stack(maps).to(images.device), value
+
+
+def _noise(image: Tensor, seed: int) -> Tensor:
+    own = int(image.double().sum() * 2**20) % 2**31
+    generator = torch.Generator().manual_seed(seed * 2**31 + own)
+    return torch.randn(image.shape[-2:], generator=generator)

@@ -1,0 +1,213 @@
+"""`attribute`: any attribution method on any teacher or student, behind one protocol: images and targets in, maps and what
+they cost out. `METHODS` lists them in the order of tables and pictures.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aloe.attribution.attention import chefercam, legrad, rollout
+from aloe.attribution.attnlrp import attnlrp
+from aloe.attribution.baselines import input_x_gradient, random_map
+from aloe.attribution.inherent import as_batch, explain
+from aloe.attribution.perturbation import integrated_gradients, lime
+from aloe.attribution.subject import Subject, opened
+from aloe.attribution.targets import Target, part_of
+from aloe.errors import UserError
+from aloe.models.teachers import Teacher
+
+MapFunction = Callable[..., tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Method:
+    """An attribution method.
+
+    Args:
+        key, title: for the command line and for tables.
+        run: (subject, images (B, 3, H, W), target, **options) -> (map, explained value (B,)).
+        granularity: `pixel` for maps (B, H, W), `token` for (B, h, w).
+        batch_size: images that pass together by default.
+        per_class: whether the map depends on the target.
+    """
+
+    key: str
+    title: str
+    run: MapFunction
+    granularity: str
+    batch_size: int = 32
+    per_class: bool = True
+
+
+@dataclass
+class Cost:
+    """What maps cost: passes forward and backward per image, seconds per image, and the peak of memory in bytes.
+
+    LeGrad's backward passes run through one block each. Memory is measured on CUDA devices, above what was allocated before;
+    None elsewhere.
+    """
+
+    forward: float
+    backward: float
+    seconds: float
+    peak_bytes: int | None
+
+
+@dataclass
+class Attribution:
+    """Maps of B images: `maps` (B, H, W) at pixel or (B, h, w) at token granularity, signed, float32; `value` (B,), what was
+    explained; `size` the pixels (H, W) of the images."""
+
+    maps: Tensor
+    value: Tensor
+    method: str
+    granularity: str
+    size: tuple[int, int]
+    cost: Cost
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.maps)
+
+    def pixels(self) -> Tensor:
+        """The maps at pixel granularity, (B, H, W): token maps are upsampled bilinearly."""
+        if self.maps.shape[-2:] == self.size:
+            return self.maps
+        return F.interpolate(self.maps[:, None], size=self.size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def attribute(
+    model: nn.Module,
+    images: Any,
+    targets: Target = None,
+    method: str = "inherent",
+    *,
+    batch_size: int | None = None,
+    progress: Callable[[int], None] | None = None,
+    **options: Any,
+) -> Attribution:
+    """Attribution maps of a model's output for a batch of images.
+
+    Args:
+        model: a teacher (`aloe.load_teacher`) or a student (`aloe.load`); it is left exactly as it was.
+        images, targets: as in `aloe.explain`; a target of None is the predicted class, without a classifier the features'
+            own direction.
+        method: a key of `aloe.attribution.methods.METHODS`.
+        batch_size: images per pass; default: the method's.
+        progress: called with the number of images done after every batch.
+        options: the method's own.
+
+    Raises:
+        UserError: an unknown method or option, a method that the model cannot support, wrong images or targets.
+    """
+    chosen = find_method(method)
+    if reason := unsupported(model, method):
+        raise UserError(f"{chosen.title}: {reason}.")
+    reference = next(model.parameters())
+    pixels = as_batch(images, model).to(reference.device, reference.dtype)
+    _check_size(model, pixels)
+    size = batch_size or chosen.batch_size
+    if not len(pixels) or size < 1:
+        raise UserError("There are no images to explain." if size >= 1 else f"batch_size must be at least 1, got {size}.")
+    maps, values, start = [], [], time.perf_counter()
+    with _peak_memory(reference.device) as peak, opened(model) as subject:
+        for i in range(0, len(pixels), size):
+            target = part_of(targets, i, i + size, len(pixels))
+            part, value = _run(chosen, subject, pixels[i : i + size], target, options)
+            maps.append(part.detach().float())
+            values.append(value.detach().float())
+            if progress is not None:
+                progress(min(i + size, len(pixels)))
+    count = len(pixels)
+    spent = (time.perf_counter() - start) / count
+    cost = Cost(subject.forwards / count, subject.backwards / count, spent, peak[0] if peak else None)
+    shape = (pixels.shape[-2], pixels.shape[-1])
+    return Attribution(torch.cat(maps), torch.cat(values), method, chosen.granularity, shape, cost, options)
+
+
+def find_method(key: str) -> Method:
+    """The method of that name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if key not in METHODS:
+        raise UserError(f"There is no attribution method {key!r}; choose from {', '.join(METHODS)}.")
+    return METHODS[key]
+
+
+def find_methods(keys: Sequence[str]) -> list[Method]:
+    """Methods by name, in the order of `METHODS`, each once; `all` is every one."""
+    wanted = set(METHODS) if "all" in keys else {find_method(k).key for k in keys}
+    return [m for m in METHODS.values() if m.key in wanted]
+
+
+def unsupported(model: nn.Module, method: str) -> str | None:
+    """Why a model cannot be explained by a method, or None where it can."""
+    if method == "inherent" and isinstance(model, Teacher):
+        return f"{model.name} is a teacher, whose output is no W(x)x; align a student to it first (aloe align)"
+    return None
+
+
+def _run(method: Method, subject: Subject, images: Tensor, target: Target, options: Any) -> tuple[Tensor, Tensor]:
+    allowed = [n for n in method.run.__kwdefaults__ or {}]
+    if unknown := [n for n in options if n not in allowed]:
+        known = f"it takes {', '.join(allowed)}" if allowed else "it takes none"
+        raise UserError(f"{method.title} has no option {unknown[0]!r}; {known}.")
+    return method.run(subject, images, target, **options)
+
+
+def _inherent(subject: Subject, images: Tensor, target: Target) -> tuple[Tensor, Tensor]:
+    """The model's own W(x)x; see `aloe.explain`."""
+    subject.forwards += len(images)
+    subject.backwards += len(images)
+    explanation = explain(subject.model, images, target, batch_size=len(images))
+    return explanation.contributions, explanation.logit
+
+
+def _check_size(model: nn.Module, images: Tensor) -> None:
+    config: Any = model.config
+    patch = model.patch_size if isinstance(model, Teacher) else config.patch_size
+    if images.shape[-2] % patch or images.shape[-1] % patch:
+        raise UserError(
+            f"Images of {images.shape[-2]}x{images.shape[-1]} are not a whole number of {patch}-pixel patches; resize them."
+        )
+
+
+@contextmanager
+def _peak_memory(device: torch.device) -> Iterator[list[int]]:
+    """Bytes allocated at the most above those at the start; nothing where it cannot be measured."""
+    peak: list[int] = []
+    if device.type != "cuda":
+        yield peak
+        return
+    torch.cuda.synchronize(device)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    yield peak
+    torch.cuda.synchronize(device)
+    peak.append(torch.cuda.max_memory_allocated(device) - before)
+
+
+METHODS: dict[str, Method] = {
+    m.key: m
+    for m in (
+        Method("inherent", "W(x)x", _inherent, "pixel"),
+        Method("attnlrp", "AttnLRP", attnlrp, "pixel"),
+        Method("intgrad", "Integrated Gradients", integrated_gradients, "pixel"),
+        Method("legrad", "LeGrad", legrad, "token"),
+        Method("chefercam", "CheferCAM", chefercam, "token"),
+        Method("lime", "LIME", lime, "pixel"),
+        Method("inputxgrad", "Input x gradient", input_x_gradient, "pixel"),
+        Method("rollout", "Attention rollout", rollout, "token", per_class=False),
+        Method("random", "Random", random_map, "pixel", per_class=False),
+    )
+}

@@ -1,0 +1,1 @@
+"""Measures of attribution maps: functions of tensors that know no model."""

@@ -1,0 +1,38 @@
+"""What the measures start from: finite attribution maps and their sums over tiles, and values that are probabilities."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from aloe.errors import UserError
+
+ROUNDING = 1e-3  # by which a probability in low precision may leave [0, 1]
+
+
+def checked_maps(maps: Tensor) -> Tensor:
+    """The maps (B, H, W) in float64, where sums of float32 values are as good as exact, without their gradients.
+
+    Raises:
+        UserError: not (B, H, W) floating point, or values that are not finite.
+    """
+    if maps.ndim != 3 or not maps.is_floating_point():
+        raise UserError(f"Attribution maps must be float (B, H, W), got {maps.dtype} {tuple(maps.shape)}.")
+    broken = int((~maps.isfinite()).flatten(1).any(1).sum())
+    if broken:
+        raise UserError(
+            f"{broken} of {len(maps)} attribution maps hold values that are not finite; explain in float32 (no autocast)."
+        )
+    return maps.detach().to(torch.float64)
+
+
+def tile_sums(maps: Tensor, rows: int, columns: int) -> Tensor:
+    """Sums over rows x columns equal tiles in row-major order: (B, H, W) -> (B, rows * columns), H and W divisible."""
+    count, height, width = maps.shape
+    tiles = maps.reshape(count, rows, height // rows, columns, width // columns)
+    return tiles.sum((2, 4)).flatten(1)
+
+
+def are_probabilities(values: Tensor) -> bool:
+    """Whether all values lie in [0, 1], to rounding; NaN does not."""
+    return bool(((values >= -ROUNDING) & (values <= 1 + ROUNDING)).all())
