@@ -53,3 +53,63 @@ def write_rows(folder: Path, *rows: dict[str, Any], tail: str = "") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + tail)
     return folder
+
+
+def make_gridpg(stage: str, method: str, value: float, **other: Any) -> dict[str, Any]:
+    """A GridPG row of 2 x 2 grids; `details` and `settings` are added to the usual ones."""
+    details = {
+        "method": method,
+        "interval": [value - 1.5, value + 2.0],
+        "per_cell": [value - 3, value, value + 1, value + 2],
+        "grids": 250,
+        "cells": 1000,
+        "discarded": 2,
+        "grid_input": "native",
+        "chance": 25.0,
+        "cost": {"forward": 1.0, "backward": 1.0, "seconds": 0.0123, "peak_bytes": None},
+    }
+    return _explained("gridpg", stage, method, value, details, {"n": 2, "seed": 0}, other, metric="GridPG")
+
+
+def make_deletion(stage: str, method: str, value: float, steps: int = 11, **other: Any) -> dict[str, Any]:
+    """A row of pixel deletion whose curves fall from 90 % the faster, the smaller its area is."""
+    fractions = [i / (steps - 1) for i in range(steps)]
+    most = [10 + 80 * (1 - x) ** (80 / value) for x in fractions]
+    least = [10 + 80 * (1 - x) ** 0.4 for x in fractions]
+    details = {
+        "method": method,
+        "mode": "deletion",
+        "fill": "zero",
+        "block": 16,
+        "images": 100,
+        "fractions": fractions,
+        **{name: curve for name, curve in (("most", most), ("least", least))},
+        **{f"{name}_low": [v - 4 for v in curve] for name, curve in (("most", most), ("least", least))},
+        **{f"{name}_high": [v + 5 for v in curve] for name, curve in (("most", most), ("least", least))},
+        "area_most": value,
+        "area_most_interval": [value - 2.0, value + 3.0],
+        "area_least": 67.0,
+        "area_least_interval": [65.5, 69.25],
+    }
+    settings = {"mode": "deletion", "fill": "zero", "block": 16}
+    return _explained("deletion", stage, method, value, details, settings, other, metric="area")
+
+
+def make_inside(stage: str, method: str, value: float, **other: Any) -> dict[str, Any]:
+    """A row of attribution against object masks."""
+    interval = [value - 1, value + 1]
+    details = {"method": method, "interval": interval, "pointing": value + 10, "area": 20.0, "images": 64}
+    return _explained("inside", stage, method, value, details, {}, other, metric="inside")
+
+
+def _explained(task, stage, method, value, details, settings, other, metric):
+    details = {**details, **other.pop("details", {})}
+    settings = {**settings, "method": method, **other.pop("settings", {})}
+    prints = {
+        "model": f"weights of {other.get('name', f'my-{stage}')}",
+        "test": "images",
+        **other.pop("fingerprints", {}),
+    }
+    return make_row(
+        stage, value, task=task, metric=metric, details=details, settings=settings, fingerprints=prints, **other
+    )

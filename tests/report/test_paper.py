@@ -16,12 +16,15 @@ TEN = ["IN1k", "Cal101", "Flowers", "Food", "Aircr", "DTD", "Cars", "SUN", "C10"
 
 
 def printed_rows(table: str) -> list[list[str]]:
-    """Cells of a table in the paper's text, without its markup and references."""
+    """Cells of a table in the paper's text, without its markup and references; Table B6 stands above its caption."""
     if TEXT is None:
         pytest.skip("the paper's text is not in ../shared/paper")
     lines = TEXT.read_text().splitlines()
-    start = next(i for i, line in enumerate(lines) if line.startswith(f"Table {table}.")) + 2
-    end = next(i for i in range(start, len(lines)) if not lines[i].strip())
+    caption = next(i for i, line in enumerate(lines) if line.startswith(f"Table {table}."))
+    blank = [i for i, line in enumerate(lines) if not line.strip()]
+    before = table == "B6"
+    start = [i for i in blank if i < caption][-2] + 1 if before else caption + 2
+    end = caption - 1 if before else next(i for i in blank if i >= start)
     return [[re.sub(r"</?[bi]>| \[\d+\]", "", c).strip() for c in line.split("\t")] for line in lines[start:end]]
 
 
@@ -85,16 +88,48 @@ def test_printed_differences_are_those_of_the_rows_above(name):
     assert checked == {"B1": 33, "B2": 33, "B3": 1}[name]
 
 
+def test_every_printed_cell_of_the_localization_table():
+    _, _, *rows = printed_rows("B6")  # headings stand in two lines
+    ours, section = [], ""
+    for row in paper_tables()["B6"].rows:
+        if row.section != section:
+            section = row.section
+            ours.append([section, *[""] * 10])
+        cells = {key: f"{v:+}" if key == "delta" else str(v) for key, v in row.values.items()} | dict(row.absent)
+        ours.append([row.architecture, *(cells[key] for key in paper_tables()["B6"].columns)])
+    assert rows == ours
+
+
+def test_printed_localization_deltas_are_aloe_minus_attnlrp():
+    """To the digit, and AttnLRP is everywhere the best of the teacher's methods."""
+    for row in paper_tables()["B6"].rows:
+        posthoc = [row.values[key] for key in ("attnlrp", "intgrad", "legrad", "chefercam") if key in row.values]
+        assert row.values["delta"] == row.values["inherent"] - row.values["attnlrp"]
+        assert max(posthoc) == row.values["attnlrp"]
+        assert len(posthoc) + len(row.absent) == 4
+
+
+def test_accuracies_of_the_localization_table_are_those_of_the_others():
+    for row in paper_tables()["B6"].rows:
+        for task, name in (("linear", "B1"), ("knn", "B2")):
+            for side, stage in (("teacher", "teacher"), ("student", "aligned")):
+                other = paper_tables()[name].find(row.teacher, stage)
+                assert row.values[f"{task}/{side}"] == other.values["imagenet"], (row.architecture, task, side)
+
+
 def test_the_teachers_are_those_of_table_a1():
     ids = {teacher.id for teacher in TEACHERS}
     tables = paper_tables()
-    for name in ("B1", "B2"):
+    for name in ("B1", "B2", "B6"):
         assert {row.teacher for row in tables[name].rows} == ids
         assert {row.teacher for row in tables[name].rows if row.stage == "aligned"} == ids
     assert {row.teacher for row in tables["B3"].rows} == {t.id for t in TEACHERS if t.family == "SigLIP2"}
     for row in (row for table in tables.values() for row in table.rows if row.stage == "teacher"):
         (teacher,) = [t for t in TEACHERS if t.id == row.teacher]
         assert row.architecture.split("@")[0] == teacher.arch
+    for row in tables["B6"].rows:  # which prints ViT-so for ViT-so400m
+        (teacher,) = [t for t in TEACHERS if t.id == row.teacher]
+        assert row.architecture.split("@")[0].replace("so/", "so400m/") == teacher.arch
 
 
 def test_a_row_is_found_by_teacher_and_stage():
@@ -102,4 +137,5 @@ def test_a_row_is_found_by_teacher_and_stage():
     assert table.find("google/vit-base-patch16-224", "aligned").values[AVERAGE] == Decimal("69.82")
     assert table.find("google/vit-base-patch16-224", "converted") is None
     assert table.find("my-teacher", "aligned") is None
-    assert [(t.name, t.task) for t in paper_tables().values()] == [("B1", "linear"), ("B2", "knn"), ("B3", "zeroshot")]
+    tasks = [(t.name, t.task) for t in paper_tables().values()]
+    assert tasks == [("B1", "linear"), ("B2", "knn"), ("B3", "zeroshot"), ("B6", "gridpg")]

@@ -28,6 +28,8 @@ def quick_plots(request, monkeypatch):
         drawing = {"svg": b"<?xml version='1.0'?><svg xmlns='http://www.w3.org/2000/svg'></svg>", "png": b"png"}
         monkeypatch.setattr(files, "bar_chart", lambda grid: drawing)
         monkeypatch.setattr(files, "k_chart", lambda grid: None)
+        for name in ("method_bars", "deletion_chart", "accuracy_chart"):
+            monkeypatch.setattr(files, name, lambda measured, *rest: drawing)
 
 
 @pytest.fixture
@@ -199,11 +201,13 @@ def test_a_terminal_without_ticks(results, tmp_path):
 
 
 MISTAKES = {
-    "report results -o out --tables b2,b22": "no table 'b22', did you mean b2? Tables: b1, b2, b3.",
+    "report results -o out --tables b2,b22": "no table 'b22', did you mean b2? Tables: b1, b2, b3, b6, deletion, insertion, inside.",
     "report results -o out --tables knn": "no table 'knn', did you mean",
-    "report results -o out --tables ,": "Name at least one table: b1, b2, b3.",
+    "report results -o out --tables ,": "Name at least one table: b1, b2, b3, b6, deletion, insertion, inside.",
     "report results -o out --tables b1": "no rows for Table B1 (linear-probe); `aloe evaluate` measures them.",
     "report results -o out --tables b1,b3": "no rows for Table B1 (linear-probe) or Table B3 (zero-shot)",
+    "report results -o out --tables b6": "no rows for Table B6 (GridPG); `aloe evaluate`",
+    "report results -o out --tables deletion": "no rows for Pixel deletion (pixel deletion)",
     "report nowhere -o out": "nowhere does not exist",
     "report empty -o out": "empty/results.jsonl does not exist",
     "report blank.jsonl -o out": "blank.jsonl holds no result rows",

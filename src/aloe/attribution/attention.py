@@ -1,6 +1,7 @@
-"""Methods that read attention weights: LeGrad, CheferCAM and attention rollout, at token granularity (PROTOCOLS.md sections 5 and 6).
+"""Methods that read attention weights: LeGrad, CheferCAM and attention rollout (PROTOCOLS.md sections 5 and 6).
 
-Prefix tokens (CLS, registers) take part as queries and keys; only the patch columns make the map.
+Their maps have token granularity. Prefix tokens (CLS, registers) take part as queries
+and keys; only the patch columns make the map.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The generalised gamma rule of LRP (Montavon et al. 2019; Andeol et al. 2021) on linear and convolution layers, as a gradient.
+"""The generalised gamma rule of LRP (Montavon et al. 2019; Andeol et al. 2021) on linear layers and convolutions, as a gradient.
 
 A layer y = w x + b passes the relevance R = y g of an output on in proportion to contributions in which weights of the
 output's own sign count (1 + gamma) times. With w+ = w + gamma max(w, 0) and w- = w + gamma min(w, 0):
@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.grad import conv2d_input
 
 _TINY = 1e-10
 
@@ -35,7 +36,7 @@ def gamma_conv2d(
         return F.conv2d(a, w, b, stride, padding, *rest)
 
     def adjoint(s: Tensor, w: Tensor) -> Tensor:
-        return torch.nn.grad.conv2d_input(x.shape, w, s, stride, padding, *rest)
+        return conv2d_input(x.shape, w, s, stride, padding, *rest)
 
     return _Gamma.apply(x, weight, bias, gamma, forward, adjoint)
 

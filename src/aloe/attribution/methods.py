@@ -116,7 +116,9 @@ def attribute(
     _check_size(model, pixels)
     size = batch_size or chosen.batch_size
     if not len(pixels) or size < 1:
-        raise UserError("There are no images to explain." if size >= 1 else f"batch_size must be at least 1, got {size}.")
+        raise UserError(
+            "There are no images to explain." if size >= 1 else f"batch_size must be at least 1, got {size}."
+        )
     maps, values, start = [], [], time.perf_counter()
     with _peak_memory(reference.device) as peak, opened(model) as subject:
         for i in range(0, len(pixels), size):

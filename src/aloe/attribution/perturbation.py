@@ -32,7 +32,9 @@ def integrated_gradients(
     """
     captum = _captum()
     if baseline not in ("zero", "black") or steps < 1:
-        raise UserError(f"Integrated Gradients takes a baseline zero or black and at least 1 step, got {baseline!r}, {steps}.")
+        raise UserError(
+            f"Integrated Gradients takes a baseline zero or black and at least 1 step, got {baseline!r}, {steps}."
+        )
     inputs = subject.prepare(images).detach()
     start = torch.zeros_like(inputs) if baseline == "zero" else subject.prepare(torch.zeros_like(images)).detach()
     fixed, value = _fixed(subject, inputs, target)

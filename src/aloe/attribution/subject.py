@@ -1,5 +1,5 @@
-"""What attribution methods need of a model, the same for teachers and for students: its input, its differentiable outputs, its
-blocks and how it pools. Nothing of the model is changed for longer than the `opened` block lasts, also when it raises.
+"""What attribution methods need of a model, the same for teachers and students: its input, its differentiable outputs,
+its blocks and how it pools. Nothing of the model is changed for longer than the `opened` block lasts, also when it raises.
 """
 
 from __future__ import annotations

@@ -11,7 +11,9 @@ from aloe.cli.common import Device, Json, choose_device, parse_settings, quiet_l
 
 
 def evaluate(
-    tasks: Annotated[str, typer.Argument(help="knn, linear, zeroshot, classifier, cosine; several with commas.")],
+    tasks: Annotated[
+        str, typer.Argument(help="knn, linear, zeroshot, classifier, cosine, gridpg, deletion, inside; with commas.")
+    ],
     models: Annotated[list[str], typer.Argument(help="Teachers and students: folders or hub ids.")],
     data: Annotated[
         list[str] | None,
@@ -31,6 +33,15 @@ def evaluate(
     reference: Annotated[
         str | None, typer.Option("--reference", "--teacher", help="Teacher that cosine compares with.")
     ] = None,
+    methods: Annotated[
+        str | None, typer.Option("--methods", "--method", help="Attribution methods, with commas; default: all.")
+    ] = None,
+    confidence: Annotated[float | None, typer.Option(help="Least probability of images for gridpg, deletion.")] = None,
+    share: Annotated[float | None, typer.Option(help="Instead: the most confident share of each class.")] = None,
+    grids: Annotated[int | None, typer.Option(min=1, help="Grids for gridpg.")] = None,
+    grids_file: Annotated[Path | None, typer.Option(help="Stored grids of an earlier run.")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Images for deletion and inside.")] = None,
+    block: Annotated[int | None, typer.Option(min=1, help="Pixels on a side of deletion's blocks.")] = None,
     resolution: Annotated[int | None, typer.Option(help="Pixels; default: each model's own.")] = None,
     precision: Annotated[str | None, typer.Option(help="float32, bf16 or fp16.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1)] = None,
@@ -59,6 +70,13 @@ def evaluate(
         "text_tower": text_tower,
         "class_names": class_names,
         "reference": reference,
+        "methods": None if methods is None else [m.strip() for m in methods.split(",") if m.strip()],
+        "confidence": confidence,
+        "share": share,
+        "grids": grids,
+        "grids_file": grids_file,
+        "images": images,
+        "block": block,
         "resolution": resolution,
         "precision": precision,
         "batch_size": batch_size,
@@ -76,7 +94,7 @@ def evaluate(
         progress=not json,
         **{key: value for key, value in flags.items() if value is not None},
     )
-    words = [table([_line(row) for row in rows], ("data", "task", "model", "stage", "value", "metric"))]
+    words = [table([_line(row) for row in rows], ("data", "task", "model", "stage", "method", "value", "metric"))]
     words += dict.fromkeys(f"{row['data']}: {note}." for row in rows for note in row["notes"])
     words += [f"Kept in {output_dir}; tables: aloe report {output_dir}"]
     say({"results": str(output_dir), "rows": rows}, "\n".join(words), json)
@@ -84,7 +102,7 @@ def evaluate(
 
 def _line(row: dict[str, Any]) -> tuple[Any, ...]:
     value = round(row["value"], 4 if row["metric"] == "cosine" else 2)
-    return row["data"], row["task"], row["name"], row["stage"], value, row["metric"]
+    return row["data"], row["task"], row["name"], row["stage"], row["details"].get("method", ""), value, row["metric"]
 
 
 def _numbers(text: str) -> list[int]:

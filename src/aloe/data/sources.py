@@ -251,6 +251,10 @@ class SceneImages:
     def load(self, index: int, draft_size: DraftSize | None = None) -> Image.Image:
         return Image.fromarray(np.asarray(self._scenes[index].image))
 
+    def mask(self, index: int) -> np.ndarray:
+        """(H, W) bool, the visible pixels of the labelled object."""
+        return np.asarray(self._scenes[index].mask)
+
     def fingerprint(self) -> str:
         # The first picture stands for the renderer: another version of it is another data set.
         return digest([self._settings, self.load(0).tobytes().hex()])

@@ -10,7 +10,7 @@ from aloe.errors import UserError
 
 LEVEL = 0.95
 SAMPLES = 1000
-_DRAWS_AT_A_TIME = 1 << 22
+_DRAWS_AT_A_TIME = 1 << 20
 
 
 def bootstrap_interval(

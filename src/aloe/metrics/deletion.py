@@ -21,7 +21,7 @@ from torch import Tensor
 
 from aloe.errors import UserError
 from aloe.metrics.bootstrap import SAMPLES, bootstrap_interval
-from aloe.metrics.maps import are_probabilities, checked_maps, tile_sums
+from aloe.metrics.maps import checked_maps, in_unit_interval, tile_sums
 from aloe.viz.explanations import gaussian_smooth
 
 BLOCK = 16
@@ -109,17 +109,18 @@ def deletion_curves(
         raise UserError(f"There is no fill {fill!r}; fills: {', '.join(FILLS)}.")
     if batch_size < 1:
         raise UserError(f"batch_size must be at least 1, got {batch_size}.")
-    if maps.ndim != 3 or not len(maps) or images.shape != (len(maps), 3, *maps.shape[1:]) or len(classes) != len(maps):
+    shape = tuple(maps.shape)
+    if len(shape) != 3 or not shape[0] or images.shape != (shape[0], 3, *shape[1:]) or classes.shape != shape[:1]:
         raise UserError(
-            f"Maps (B, H, W), images (B, 3, H, W) and classes (B,) must fit, got {tuple(maps.shape)}, "
+            f"Maps (B, H, W), images (B, 3, H, W) and classes (B,) must fit, got {shape}, "
             f"{tuple(images.shape)} and {tuple(classes.shape)}."
         )
-    if not are_probabilities(images):
+    if not in_unit_interval(images):
         raise UserError("Image values must lie in [0, 1]; do not normalise them, `prepare` does what is needed.")
-    ranks = block_ranks(maps, block).cpu()
-    count, blocks = ranks.shape
+    ranks = block_ranks(maps, block)
+    blocks = ranks.shape[1]
     steps = torch.tensor(_whole_blocks(FRACTIONS if fractions is None else fractions, blocks))
-    jobs = torch.arange(count * 2 * len(steps))  # by image, then most or least first, then step
+    jobs = torch.arange(len(maps) * 2 * len(steps))  # by image, then most or least first, then step
     parts = []
     for job in jobs.split(batch_size):
         image, reverse, changed = job // (2 * len(steps)), job // len(steps) % 2 == 1, steps[job % len(steps)]
@@ -127,18 +128,19 @@ def deletion_curves(
         first, last = int(image[0]), int(image[-1])
         inputs, filled = _ends(images[first : last + 1], prepare, fill, block)
         start, goal = (inputs, filled) if mode == "deletion" else (filled, inputs)
-        mask = _pixels(rank < changed[:, None], *maps.shape[1:], block).to(inputs.device)
+        mask = _pixels(rank < changed[:, None], shape[1] // block, block).to(inputs.device)
         row = (image - first).to(inputs.device)
         mixed = torch.where(mask, goal[row], start[row])
         parts.append(_checked(probability(mixed, classes[image.to(classes.device)].to(inputs.device)), len(job)))
-    table = torch.cat(parts).view(count, 2, len(steps))
+    table = torch.cat(parts).view(len(maps), 2, len(steps))
     return Curves(steps.double() / blocks, table[:, 0], table[:, 1])
 
 
 def block_ranks(maps: Tensor, block: int) -> Tensor:
     """Each block's place when blocks are ordered by mean attribution, 0 for the largest; of equal ones the earlier first.
 
-    Shapes: (B, H, W) -> (B, blocks) int64, blocks in row-major order. The least attributed first is the reverse order.
+    Shapes: (B, H, W) -> (B, blocks) int64 on the CPU, blocks in row-major order. The least attributed first is the reverse
+    order.
 
     Raises:
         UserError: a block that does not divide the height and width, or maps that are not finite.
@@ -193,14 +195,14 @@ def _ends(images: Tensor, prepare: Callable[[Tensor], Tensor], fill: str, block:
     return inputs, torch.zeros_like(inputs) if fill == "zero" else prepare(fill_image(images, fill, block=block))
 
 
-def _pixels(blocks: Tensor, height: int, width: int, block: int) -> Tensor:
-    """(b, blocks) -> (b, 1, H, W)."""
-    tiles = blocks.view(-1, 1, height // block, width // block)
+def _pixels(blocks: Tensor, rows: int, block: int) -> Tensor:
+    """(b, blocks) of so many rows -> (b, 1, H, W)."""
+    tiles = blocks.view(len(blocks), 1, rows, -1)
     return tiles.repeat_interleave(block, 2).repeat_interleave(block, 3)
 
 
 def _checked(values: Tensor, count: int) -> Tensor:
     values = values.detach().cpu().double()
-    if values.shape != (count,) or not are_probabilities(values):
+    if values.shape != (count,) or not in_unit_interval(values):
         raise UserError(f"`probability` must give {count} values from 0 to 1, for logits apply the softmax or sigmoid.")
     return values

@@ -84,7 +84,7 @@ def grid_pointing(
                 f"Maps of grids must be {(len(pixels), *pixels.shape[-2:])}, one for each class and pixel, got "
                 f"{tuple(maps.shape)}."
             )
-        shares = cell_scores(maps, grids.n).cpu().view(-1, cells, cells)
+        shares = cell_scores(maps, grids.n).view(-1, cells, cells)
         scores.append(shares.diagonal(dim1=1, dim2=2))  # of the map that explains class i, the share in cell i
         if progress:
             progress(min(start + grids_per_pass, len(grids)), len(grids))
@@ -101,7 +101,7 @@ def grid_pointing(
 
 
 def cell_scores(maps: Tensor, n: int) -> Tensor:
-    """The share of a map's positive mass in each of n x n cells, row-major: (B, H, W) -> (B, n*n) float64.
+    """The share of a map's positive mass in each of n x n cells, row-major: (B, H, W) -> (B, n*n) float64, on the CPU.
 
     Rows of maps without positive mass are NaN.
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from aloe.errors import UserError
-from aloe.metrics.maps import are_probabilities
+from aloe.metrics.maps import in_unit_interval
 
 THRESHOLD = 0.95
 _NAMES_SHOWN = 8
@@ -213,7 +213,7 @@ def _of_label(table: Tensor, labels: Tensor) -> Tensor:
         return torch.empty(0, dtype=table.dtype)
     if not 0 <= int(labels.min()) <= int(labels.max()) < table.shape[1]:
         raise UserError(f"There are labels from {labels.min()} to {labels.max()}, but {table.shape[1]} probabilities.")
-    if not are_probabilities(table):
+    if not in_unit_interval(table):
         raise UserError(
             "Confidence is told by probabilities from 0 to 1; apply the softmax or sigmoid to logits first."
         )

@@ -1,17 +1,16 @@
-"""What the measures start from: finite attribution maps and their sums over tiles, and values that are probabilities."""
+"""What the measures start from: finite attribution maps and their sums over tiles, and values from 0 to 1."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from aloe.errors import UserError
 
-ROUNDING = 1e-3  # by which a probability in low precision may leave [0, 1]
+ROUNDING = 1e-3  # by which a probability in low precision may exceed 1
 
 
 def checked_maps(maps: Tensor) -> Tensor:
-    """The maps (B, H, W) in float64, where sums of float32 values are as good as exact, without their gradients.
+    """The maps (B, H, W) in float64, where sums of float32 values are as good as exact: on the CPU, without gradients.
 
     Raises:
         UserError: not (B, H, W) floating point, or values that are not finite.
@@ -23,7 +22,7 @@ def checked_maps(maps: Tensor) -> Tensor:
         raise UserError(
             f"{broken} of {len(maps)} attribution maps hold values that are not finite; explain in float32 (no autocast)."
         )
-    return maps.detach().to(torch.float64)
+    return maps.detach().cpu().double()
 
 
 def tile_sums(maps: Tensor, rows: int, columns: int) -> Tensor:
@@ -33,6 +32,6 @@ def tile_sums(maps: Tensor, rows: int, columns: int) -> Tensor:
     return tiles.sum((2, 4)).flatten(1)
 
 
-def are_probabilities(values: Tensor) -> bool:
-    """Whether all values lie in [0, 1], to rounding; NaN does not."""
+def in_unit_interval(values: Tensor) -> bool:
+    """Whether all values lie in [0, 1] but for rounding; NaN does not."""
     return bool(((values >= -ROUNDING) & (values <= 1 + ROUNDING)).all())

@@ -16,12 +16,13 @@ def inside_share(maps: Tensor, masks: Tensor) -> Tensor:
         maps: (B, H, W). masks: (B, H, W) bool, each with at least one pixel.
 
     Returns:
-        (B,) float64 in 0..1, NaN where a map has no positive mass.
+        (B,) float64 in 0..1 on the CPU, NaN where a map has no positive mass.
 
     Raises:
         UserError: maps that are not finite, masks of another shape or kind, or empty ones.
     """
-    positive = _against(maps, masks).clamp_min(0)
+    values, masks = _checked(maps, masks)
+    positive = values.clamp_min(0)
     inside, total = (positive * masks).sum((1, 2)), positive.sum((1, 2))
     return torch.where(total > 0, inside / total, torch.nan)
 
@@ -29,13 +30,14 @@ def inside_share(maps: Tensor, masks: Tensor) -> Tensor:
 def pointing_hits(maps: Tensor, masks: Tensor) -> Tensor:
     """Whether a map's largest value lies in the object's mask; of equal values the first in row-major order counts.
 
-    Shapes: (B, H, W), (B, H, W) bool -> (B,) bool. Raises UserError as `inside_share`.
+    Shapes: (B, H, W), (B, H, W) bool -> (B,) bool on the CPU. Raises UserError as `inside_share`.
     """
-    at = _against(maps, masks).flatten(1).argmax(1)
+    values, masks = _checked(maps, masks)
+    at = values.flatten(1).argmax(1)
     return masks.flatten(1).gather(1, at[:, None])[:, 0]
 
 
-def _against(maps: Tensor, masks: Tensor) -> Tensor:
+def _checked(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     if masks.dtype != torch.bool or masks.shape != maps.shape:
         raise UserError(
             f"Masks must be bool of the maps' shape {tuple(maps.shape)}, got {masks.dtype} {tuple(masks.shape)}."
@@ -46,4 +48,4 @@ def _against(maps: Tensor, masks: Tensor) -> Tensor:
         raise UserError(
             f"{empty} of {len(masks)} masks are empty; leave those images out, there is nothing to point at."
         )
-    return values
+    return values, masks.cpu()

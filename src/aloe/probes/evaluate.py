@@ -9,14 +9,16 @@ from typing import Any
 
 from torch import nn
 
+from aloe.attribution.methods import find_methods, unsupported
 from aloe.data.benchmarks import open_benchmark, pair
 from aloe.data.splits import Splits, alone
 from aloe.errors import UserError
 from aloe.models.teachers import Teacher
 from aloe.probes.backbones import load_any, model_fingerprint
+from aloe.probes.explaining import EXPLAINING, check_explanations, measure_explanations
 from aloe.probes.results import ResultLog, Row, describe, row_key, versions
 from aloe.probes.settings import EvaluateSettings
-from aloe.probes.tasks import TASKS, Case
+from aloe.probes.tasks import TASKS, Case, Outcome
 
 Data = str | Path | tuple[str | Path | None, str | Path] | Splits
 
@@ -35,7 +37,8 @@ def evaluate(
 
     Args:
         model: a folder, a hub id, a `Teacher`, or a student.
-        task: `knn`, `linear`, `zeroshot`, `classifier` (the model's own) or `cosine` (to a teacher).
+        task: `knn`, `linear`, `zeroshot`, `classifier` (the model's own), `cosine` (to a teacher); or `gridpg`, `deletion`,
+            `inside` of one of the attribution `methods`.
         data: a registered name, `NAME=PATH`, a path with train and test parts, a pair (train, test), or `Splits`; the
             tasks that need no training images take (None, test), and cosine images without labels.
         cache: folder of cached features, see `aloe.probes.cache.default_cache`; default: nothing is kept.
@@ -47,6 +50,14 @@ def evaluate(
     chosen = EvaluateSettings.of(**settings)
     _check_tasks([task])
     case = _case(_name(model), model, _open(data), chosen, device, cache, progress)
+    if task in EXPLAINING:
+        if len(find_methods(chosen.methods)) != 1:
+            raise UserError(f"evaluate gives one row: name one of the methods for {task}, or use evaluate_all.")
+        check_explanations(case, [task])
+        rows = measure_explanations([case], [task], _facts, _row, None)
+        if not rows:
+            raise UserError(f"{chosen.methods[0]}: {unsupported(case.model, chosen.methods[0])}.")
+        return rows[0]
     return _measure(case, task, _row_facts(case, task))
 
 
@@ -80,17 +91,21 @@ def evaluate_all(
     if problems:
         raise UserError(" ".join(dict.fromkeys(problems)))
     rows = []
-    for name in models:
+    recognition, explaining = [t for t in tasks if t in TASKS], [t for t in tasks if t in EXPLAINING]
+    for name in models if recognition else ():
         model = load_any(name)
         for splits in opened:
             case = _case(name, model, splits, chosen, device, cache, progress, output_dir, list(models))
-            for task in tasks:
+            for task in recognition:
                 facts = _row_facts(case, task)
                 row = log.get(row_key(facts))
                 if row is None:
                     row = _measure(case, task, facts)
                     log.add(row)
                 rows.append(row)
+    for splits in opened if explaining else ():
+        cases = [_case(n, n, splits, chosen, device, cache, progress, output_dir, list(models)) for n in models]
+        rows += measure_explanations(cases, explaining, _facts, _row, log)
     return rows
 
 
@@ -116,33 +131,41 @@ def _case(
 
 
 def _row_facts(case: Case, task: str) -> dict[str, Any]:
-    """What determines a row: its value, and the names under which it is shown."""
+    """What determines a row of a recognition task: its value, and the names under which it is shown."""
     chosen, name = TASKS[task], case.splits.name
-    parts = {part: getattr(case.splits, part) for part in chosen.parts}
-    if "train" in parts and parts["train"] is None:
+    if "train" in chosen.parts and case.splits.train is None:
         raise UserError(f"Task {task} needs training images besides {name}: --train FOLDER with one folder per class.")
     if task != "cosine" and case.splits.test.labels is None:
         raise UserError(f"{name} has no labels (one folder per class), which task {task} needs.")
+    return _facts(case, task, chosen.settings(case), chosen.parts)
+
+
+def _facts(case: Case, task: str, settings: dict[str, Any], parts: Sequence[str]) -> dict[str, Any]:
+    sources = {part: getattr(case.splits, part) for part in parts}
     return {
         "task": task,
-        "settings": chosen.settings(case),
+        "settings": settings,
         "fingerprints": {
             "model": model_fingerprint(case.model),
-            **{part: source.state()[:16] for part, source in parts.items() if source is not None},
+            **{part: source.state()[:16] for part, source in sources.items() if source is not None},
         },
         "versions": versions(),
         "device": case.device.split(":")[0],
         "model": case.name,
         **describe(case.name, case.model),
-        "data": name,
-        "metric": "cosine" if task == "cosine" else case.splits.metric,
+        "data": case.splits.name,
+        "metric": _METRICS.get(task, case.splits.metric),
     }
 
 
 def _measure(case: Case, task: str, facts: dict[str, Any]) -> Row:
     start = time.perf_counter()
     outcome = TASKS[task].run(case, facts)
-    unreadable = (*case.unreadable(TASKS[task].parts), *outcome.notes)
+    return _row(case, facts, outcome, time.perf_counter() - start, TASKS[task].parts)
+
+
+def _row(case: Case, facts: dict[str, Any], outcome: Outcome, seconds: float, parts: Sequence[str] = ("test",)) -> Row:
+    unreadable = (*case.unreadable(parts), *outcome.notes)
     return {
         "key": row_key(facts),
         **{key: facts[key] for key in ("task", "model", *describe(case.name, case.model), "data", "metric")},
@@ -152,8 +175,11 @@ def _measure(case: Case, task: str, facts: dict[str, Any]) -> Row:
         "counts": outcome.counts,
         "details": outcome.details,
         **{key: facts[key] for key in ("settings", "fingerprints", "versions", "device")},
-        "seconds": round(time.perf_counter() - start, 1),
+        "seconds": round(seconds, 1),
     }
+
+
+_METRICS = {"cosine": "cosine", "gridpg": "GridPG", "deletion": "area", "inside": "inside"}
 
 
 def _open(data: Data) -> Splits:
@@ -194,13 +220,17 @@ def _check_all(
         for splits in opened:
             for task in tasks:
                 try:
-                    _row_facts(case(name, model, splits), task)
+                    if task in EXPLAINING:
+                        check_explanations(case(name, model, splits), [task])
+                    else:
+                        _row_facts(case(name, model, splits), task)
                 except UserError as error:
                     problems.append(str(error))
     return problems
 
 
 def _check_tasks(tasks: Sequence[str]) -> None:
-    unknown = [t for t in tasks if t not in TASKS]
+    known = (*TASKS, *EXPLAINING)
+    unknown = [t for t in tasks if t not in known]
     if unknown or not tasks:
-        raise UserError(f"There is no task {', '.join(map(repr, unknown)) or 'given'}; tasks: {', '.join(TASKS)}.")
+        raise UserError(f"There is no task {', '.join(map(repr, unknown)) or 'given'}; tasks: {', '.join(known)}.")

@@ -17,7 +17,7 @@ LEARNING_RATES = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3)
 
 
 class EvaluateSettings(BaseModel):
-    """Settings of all recognition tasks; the defaults are the paper's protocol (METHOD.md section 6)."""
+    """Settings of all tasks; the defaults are the paper's protocol (METHOD.md section 6)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -42,10 +42,23 @@ class EvaluateSettings(BaseModel):
 
     reference: str | None = Field(None, description="the teacher that cosines are taken to")
 
+    methods: tuple[str, ...] = Field(("all",), min_length=1, description="attribution methods; all: every one")
+    options: dict[str, dict[str, Any]] = Field({}, description="of attribution methods, by name")
+    confidence: float = Field(0.95, ge=0, le=1, description="least probability of explained images, of every model")
+    share: float | None = Field(None, gt=0, le=1, description="instead: this share of each class's, the most confident")
+    grid_size: int = Field(2, ge=2, description="gridpg: cells on a side")
+    grids: int = Field(250, ge=1, description="gridpg: how many")
+    grids_file: Path | None = Field(None, description="gridpg: a stored list instead of choosing one")
+    grid_input: Literal["native", "resized"] = Field("native", description="resized: grids at the model's own size")
+    images: int = Field(200, ge=1, description="deletion, inside: images explained")
+    block: int = Field(16, ge=1, description="deletion: pixels on a side")
+    fill: Literal["zero", "black", "mean", "blur"] = "zero"
+    deletion_mode: Literal["deletion", "insertion"] = "deletion"
+
     batch_size: int = Field(128, ge=1)
     workers: int = Field(0, ge=0)
 
-    @field_validator("k", "learning_rates", mode="before")
+    @field_validator("k", "learning_rates", "methods", mode="before")
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
         return value if isinstance(value, list | tuple) else (value,)

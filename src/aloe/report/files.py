@@ -17,22 +17,28 @@ from markupsafe import Markup
 
 import aloe
 from aloe.errors import UserError
+from aloe.report.explained import MEASURES, collect, measure_of
+from aloe.report.explained_plots import accuracy_chart, deletion_chart, method_bars
+from aloe.report.explained_tables import TITLES, explained_others, localization_table, scores_table
 from aloe.report.grid import build_grid
 from aloe.report.lines import STAGES
 from aloe.report.paper import paper_tables
 from aloe.report.plots import bar_chart, k_chart
+from aloe.report.protocol import EXPLANATIONS
 from aloe.report.rows import Result, read_results
 from aloe.report.tables import TABLES, by_k, main_table, other_settings
 from aloe.viz.tables import HTML_STYLE, LATEX_PACKAGES, Table, printable
 
-_PICTURES = [f"plots/{name}.{kind}" for name in (*TABLES, "b2-by-k") for kind in ("svg", "png")]
+CHOICES = {**TABLES, **MEASURES}
+_DRAWN = (*CHOICES, "b2-by-k", "b6-accuracy")
+_PICTURES = [f"plots/{name}.{kind}" for name in _DRAWN for kind in ("svg", "png")]
 _NAMES = ["index.html", "tables.md", "tables.tex", *_PICTURES]
 _MARK = '<meta name="generator" content="aloe report'
 
 
 @dataclass
 class Section:
-    """One table of the paper with what belongs to it; pictures by name, then by format."""
+    """One table of the paper with what belongs to it; pictures by name (their table's or their own), then by format."""
 
     tables: list[Table]
     pictures: dict[str, dict[str, bytes]]
@@ -70,7 +76,8 @@ def write_report(
     with_paper: bool = True,
     all_columns: bool = False,
 ) -> Report:
-    """Tables B1, B2 and B3 (or those of `tables`) from results files, or folders that hold one, written to `folder`.
+    """Tables B1, B2, B3 and B6 and those of other measures of explanations (or those of `tables`, keys of `CHOICES`) from
+    results files, or folders that hold one, written to `folder`.
 
     A report that is there is written anew; other files stay as they are.
 
@@ -83,12 +90,15 @@ def write_report(
     _check_ours(folder)
     sections, absent = [], []
     for name in names:
-        section = _section(name, rows, with_paper, all_columns)
+        make = _explained if name in MEASURES else _section
+        section = make(name, rows, with_paper, all_columns)
         sections += [section] if section else []
-        absent += [] if section else [f"Table {name.upper()} ({TABLES[name]})"]
+        absent += [] if section else [name]
     if not sections:
-        raise UserError(f"The results have no rows for {' or '.join(absent)}; `aloe evaluate` measures them.")
-    notes += [f"The results have no rows for {missing}." for missing in absent]
+        raise UserError(
+            f"The results have no rows for {' or '.join(map(_called, absent))}; `aloe evaluate` measures them."
+        )
+    notes += [f"The results have no rows for {_called(m)}." for m in absent if tables is not None or m in TABLES]
     notes += _other_tasks(rows)
     report = Report(folder, sections, [], [printable(note) for note in notes])
     _write(report)
@@ -96,13 +106,13 @@ def write_report(
 
 
 def _known(tables: Sequence[str] | None) -> list[str]:
-    names = list(dict.fromkeys(name.lower() for name in tables)) if tables is not None else list(TABLES)
+    names = list(dict.fromkeys(name.lower() for name in tables)) if tables is not None else list(CHOICES)
     for name in names:
-        if name not in TABLES:
-            near = difflib.get_close_matches(name, TABLES, n=1, cutoff=0)[0]
-            raise UserError(f"There is no table {name!r}, did you mean {near}? Tables: {', '.join(TABLES)}.")
+        if name not in CHOICES:
+            near = difflib.get_close_matches(name, CHOICES, n=1, cutoff=0)[0]
+            raise UserError(f"There is no table {name!r}, did you mean {near}? Tables: {', '.join(CHOICES)}.")
     if not names:
-        raise UserError(f"Name at least one table: {', '.join(TABLES)}.")
+        raise UserError(f"Name at least one table: {', '.join(CHOICES)}.")
     return names
 
 
@@ -119,8 +129,27 @@ def _section(name: str, rows: Sequence[Result], with_paper: bool, all_columns: b
     return Section([t for t in found if t], pictures, [r for r in rows if r.task == grid.paper.task])
 
 
+def _explained(name: str, rows: Sequence[Result], with_paper: bool, all_columns: bool) -> Section | None:
+    """As `_section`, for a measure of explanations; their tables have the columns that were measured."""
+    measured = collect(name, rows)
+    if measured is None:
+        return None
+    found, pictures = [explained_others(measured)], {}
+    if measured.groups:
+        first = [localization_table(measured, rows, with_paper)] if name == "b6" else []
+        found = [*first, scores_table(measured), *found]
+        drawn = {name: (deletion_chart if name in ("deletion", "insertion") else method_bars)(measured)}
+        drawn |= {"b6-accuracy": accuracy_chart(measured, rows)} if name == "b6" else {}
+        pictures = {key: picture for key, picture in drawn.items() if picture}
+    return Section([t for t in found if t], pictures, [r for r in rows if measure_of(r) == name])
+
+
+def _called(name: str) -> str:
+    return f"{TITLES.get(name, f'Table {name.upper()}')} ({CHOICES[name]})"
+
+
 def _other_tasks(rows: Sequence[Result]) -> list[str]:
-    ours = {paper_tables()[name.upper()].task for name in TABLES}
+    ours = {*(paper_tables()[name.upper()].task for name in TABLES), *EXPLANATIONS}
     tasks = [row.task for row in rows if row.task not in ours]
     counted = ", ".join(f"{task} ({tasks.count(task)})" for task in dict.fromkeys(tasks))
     return [f"Rows of other tasks stand in none of the tables: {counted}."] if tasks else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from aloe.report.compare import add_averages, add_deltas, add_paper, mark_best
@@ -47,7 +47,7 @@ def build_grid(
     taken = {id(row) for row in chosen.values()}
     others = [(row, chosen.get(place) if (place := _place(row)) else None) for row in rows if id(row) not in taken]
     columns = _in_order({column for _, column in chosen}, paper, all_columns)
-    groups = _groups(chosen, rows)
+    groups = line_up(chosen, rows)
     for group in groups:
         if with_paper:
             add_paper(group, paper, columns)
@@ -64,18 +64,43 @@ Model = tuple[str, str, str, str, str]
 Place = tuple[Model, Column]
 
 
-def _place(row: Result) -> Place | None:
-    """Model and column of a row; None for zero-shot rows with a user's own prompts."""
-    if row.task != "zeroshot":
-        return _model(row), Column(row.data)
-    variant = row.settings.get("templates")
-    return (_model(row), Column(row.data, variant)) if isinstance(variant, str) and variant in TEMPLATES else None
-
-
-def _model(row: Result) -> Model:
+def model_of(row: Result) -> Model:
     """A model is its weights, wherever they lie."""
     weights = str(row.fingerprints.get("model") or row.model)
     return (row.teacher, row.stage, row.architecture, row.name, weights)
+
+
+def line_up(chosen: Mapping[Place, Result], rows: Sequence[Result]) -> list[Group]:
+    """Teachers in the paper's order and then ours; of each the stages in order, and models as they were measured."""
+    lines: dict[Model, Line] = {}
+    for model in dict.fromkeys(map(model_of, rows)):
+        results = {column: row for (owner, column), row in chosen.items() if owner == model}
+        if results:
+            any_row = next(iter(results.values()))
+            line = Line(any_row.name, any_row.stage, any_row.architecture, "model", any_row.interpretable)
+            line.results = results
+            line.cells = {column: Cell(row.value, note=marks(row)) for column, row in results.items()}
+            lines[model] = line
+    _tell_apart(lines)
+    papers = list(dict.fromkeys(row.teacher for row in paper_tables()["B1"].rows))
+    teachers = sorted(dict.fromkeys(model[0] for model in lines), key=lambda t: [*papers, t].index(t))
+    groups = [Group(teacher, [line for model, line in lines.items() if model[0] == teacher]) for teacher in teachers]
+    for group in groups:
+        group.lines.sort(key=lambda line: [*STAGES, line.stage].index(line.stage))
+    return groups
+
+
+def marks(row: Result) -> str:
+    """Which footnotes a row's number has."""
+    return NOT_OFFICIAL * (not row.official) + NOT_PROTOCOL * bool(deviations(row))
+
+
+def _place(row: Result) -> Place | None:
+    """Model and column of a row; None for zero-shot rows with a user's own prompts."""
+    if row.task != "zeroshot":
+        return model_of(row), Column(row.data)
+    variant = row.settings.get("templates")
+    return (model_of(row), Column(row.data, variant)) if isinstance(variant, str) and variant in TEMPLATES else None
 
 
 def _in_order(found: set[Column], paper: PaperTable, all_columns: bool) -> list[Column]:
@@ -88,26 +113,6 @@ def _in_order(found: set[Column], paper: PaperTable, all_columns: bool) -> list[
     return sorted(found, key=lambda c: ([*TEN, c.data].index(c.data), c.data, prompts.index(c.variant)))
 
 
-def _groups(chosen: dict[Place, Result], rows: Sequence[Result]) -> list[Group]:
-    """Teachers in the paper's order and then ours; of each the stages in order, and models as they were measured."""
-    lines: dict[Model, Line] = {}
-    for model in dict.fromkeys(map(_model, rows)):
-        results = {column: row for (owner, column), row in chosen.items() if owner == model}
-        if results:
-            any_row = next(iter(results.values()))
-            line = Line(any_row.name, any_row.stage, any_row.architecture, "model", any_row.interpretable)
-            line.results = results
-            line.cells = {column: Cell(row.value, note=_marks(row)) for column, row in results.items()}
-            lines[model] = line
-    _tell_apart(lines)
-    papers = list(dict.fromkeys(row.teacher for row in paper_tables()["B1"].rows))
-    teachers = sorted(dict.fromkeys(model[0] for model in lines), key=lambda t: [*papers, t].index(t))
-    groups = [Group(teacher, [line for model, line in lines.items() if model[0] == teacher]) for teacher in teachers]
-    for group in groups:
-        group.lines.sort(key=lambda line: [*STAGES, line.stage].index(line.stage))
-    return groups
-
-
 def _tell_apart(lines: dict[Model, Line]) -> None:
     """Models of one teacher and stage that share a name get their path for it, or a piece of their fingerprint behind it."""
     alike: dict[tuple[str, ...], list[Model]] = {}
@@ -118,7 +123,3 @@ def _tell_apart(lines: dict[Model, Line]) -> None:
         for model in models if len(models) > 1 else []:
             distinct = len(set(paths.values())) == len(models)
             lines[model].name = paths[model] if distinct else f"{lines[model].name} ({model[4][:8]})"
-
-
-def _marks(row: Result) -> str:
-    return NOT_OFFICIAL * (not row.official) + NOT_PROTOCOL * bool(deviations(row))

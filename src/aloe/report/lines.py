@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Literal
 
+from aloe.report.methods import look
 from aloe.report.paper import AVERAGE, paper_tables
 from aloe.report.protocol import TEMPLATES
 from aloe.report.rows import Result
@@ -25,7 +26,7 @@ TEN = {key: heading for key, heading in paper_tables()["B1"].columns.items() if 
 
 @dataclass(frozen=True)
 class Column:
-    """A data set; of zero-shot accuracy with the prompts (`variant`)."""
+    """A data set; of zero-shot accuracy with the prompts (`variant`), of explanations with the method."""
 
     data: str
     variant: str = ""
@@ -80,4 +81,5 @@ def heading(column: Column, columns: Iterable[Column] = ()) -> str:
             c.data != column.data and PurePath(c.data).name == end for c in columns
         )
         name = column.data if clash else end
-    return f"{name}, {TEMPLATES[column.variant]}" if column.variant else name
+    variant = TEMPLATES.get(column.variant) or look(column.variant).title
+    return f"{name}, {variant}" if column.variant else name

@@ -1,4 +1,4 @@
-"""The paper's own numbers (appendix, Tables B1 to B3), read from `paper.yaml`, to stand beside ours.
+"""The paper's own numbers (appendix, Tables B1 to B3 and B6), read from `paper.yaml`, to stand beside ours.
 
 Values are decimals with the digits that the paper prints. Further tables are further entries of the file: whatever their
 columns are called, a row is found by teacher identifier and stage.
@@ -14,11 +14,13 @@ from importlib import resources
 from typing import Any
 
 AVERAGE = "average"
+_ABSENT = ("-", "*")
 
 
 @dataclass(frozen=True)
 class PaperRow:
-    """One printed row; `values` holds the columns that the paper fills. A `delta` row has no name and no architecture."""
+    """One printed row; `values` holds the columns that the paper fills, `absent` what it prints in the others. A `delta` row
+    has no name and no architecture."""
 
     section: str
     block: str
@@ -27,6 +29,7 @@ class PaperRow:
     name: str
     architecture: str
     values: Mapping[str, Decimal]
+    absent: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def _table(name: str, entry: Mapping[str, Any]) -> PaperTable:
 
 
 def _row(block: Mapping[str, Any], row: Mapping[str, str], columns: Mapping[str, str]) -> PaperRow:
-    printed = zip(columns, row["values"].split(), strict=True)
+    printed = list(zip(columns, row["values"].split(), strict=True))
     return PaperRow(
         section=block.get("section", ""),
         block=block.get("title", ""),
@@ -68,5 +71,6 @@ def _row(block: Mapping[str, Any], row: Mapping[str, str], columns: Mapping[str,
         teacher=row["teacher"],
         name=row.get("name", ""),
         architecture=row.get("architecture", ""),
-        values={key: Decimal(text) for key, text in printed if text != "-"},
+        values={key: Decimal(text) for key, text in printed if text not in _ABSENT},
+        absent={key: text for key, text in printed if text in _ABSENT},
     )

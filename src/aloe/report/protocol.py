@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from math import isfinite
+import json
+from math import isfinite, isqrt
 from typing import Any
 
 from aloe.probes.settings import EvaluateSettings
@@ -14,12 +15,37 @@ _FIXED = {
     "linear": ("feature", "resolution", "head", "loss", "learning_rates", "epochs", "weight_decay"),
     "zeroshot": ("resolution",),
 }
+_PAPER: dict[str, dict[str, Any]] = {"gridpg": {"n": 2}, "deletion": {"block": 16, "fill": "zero"}}  # of explanations
+# What rows of explanations must share to be compared, besides their images; models may differ in the size of their own input.
+_ALIKE = (
+    "n",
+    "resolution",
+    "cell",
+    "side",
+    "grids",
+    "threshold",
+    "share",
+    "seed",
+    "mode",
+    "fill",
+    "block",
+    "fractions",
+)
+_OF_THE_MODEL = ("model", "train", "head", "probe", "classifier", "backbone")
+EXPLANATIONS = ("gridpg", "deletion", "inside")
 TEMPLATES = {"single": "single prompt", "openclip": "80 templates"}
 
 
 def settings_of(result: Result) -> dict[str, Any]:
-    """The row's settings with one number of neighbours: the one that its value is for."""
+    """The row's settings with one number of neighbours: the one that its value is for; of explanations also what their
+    details say of how they were measured."""
     settings = dict(result.settings)
+    for name in ("mode", "fill", "block") if result.task == "deletion" else ():
+        if name in result.details:
+            settings.setdefault(name, result.details[name])
+    cells = result.details.get("per_cell")
+    if result.task == "gridpg" and isinstance(cells, list):
+        settings.setdefault("n", isqrt(len(cells)))
     if isinstance(settings.get("k"), list) and settings["k"]:
         settings["k"] = settings["k"][0]
     return settings
@@ -47,8 +73,21 @@ def deviations(result: Result) -> dict[str, Any]:
     expected = {name: _DEFAULTS[name] for name in _FIXED.get(result.task, ())}
     expected |= {"k": _DEFAULTS["k"][0]} if "k" in expected else {}
     expected |= {"head": "bcos" if result.interpretable else "linear"} if "head" in expected else {}
+    expected |= _PAPER.get(result.task, {})
     settings = settings_of(result)
     return {name: settings[name] for name, value in expected.items() if settings.get(name, value) != value}
+
+
+def shared_settings(result: Result) -> dict[str, Any]:
+    """Of a row of explanations: what it must share with another to stand beside it, without fingerprints."""
+    settings = settings_of(result)
+    return {name: settings[name] for name in _ALIKE if settings.get(name) is not None}
+
+
+def measured_alike(result: Result) -> str:
+    """Equal for rows of explanations that may be compared: settings and images, so the same stored list of grids."""
+    images = {name: value for name, value in result.fingerprints.items() if name not in _OF_THE_MODEL}
+    return json.dumps([shared_settings(result), images], sort_keys=True)
 
 
 def differences(result: Result, chosen: Result | None) -> str:
@@ -57,7 +96,10 @@ def differences(result: Result, chosen: Result | None) -> str:
         found = deviations(result) | {k: v for k, v in settings_of(result).items() if k == "templates"}
         return in_words(found) or "as the protocol"
     ours, theirs = settings_of(result), settings_of(chosen)
-    found = {name: value for name, value in ours.items() if theirs.get(name, value) != value}
+    found = {name: value for name, value in ours.items() if name != "method" and theirs.get(name, value) != value}
+    if result.task in EXPLANATIONS:
+        prints = {k: v for k, v in result.fingerprints.items() if k not in _OF_THE_MODEL}
+        found |= {name: value for name, value in prints.items() if chosen.fingerprints.get(name) != value}
     for name in ("metric", "counts", "versions", "device"):
         if getattr(result, name) != getattr(chosen, name):
             found[name] = getattr(result, name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from statistics import fmean
 
 from aloe.report.grid import NOT_OFFICIAL, NOT_PROTOCOL, Grid
@@ -18,7 +18,7 @@ _CAPTIONS = {
     "b2": "k-NN accuracy (%) on frozen features, k = 20.",
     "b3": "Zero-shot accuracy (%) with the teacher's own text tower.",
 }
-_LABELS = ("Model", "Stage", "Architecture", "Inter.")
+LABELS = ("Model", "Stage", "Architecture", "Inter.")
 
 
 def main_table(name: str, grid: Grid) -> Table:
@@ -26,25 +26,38 @@ def main_table(name: str, grid: Grid) -> Table:
     caption = f"Table {name.upper()}. {_CAPTIONS[name]} Bold: the best of a block's interpretable models."
     blocks = [Block(group.teacher or "teacher unknown", _rows(group, grid.columns)) for group in grid.groups]
     heads = tuple(heading(c, grid.columns) for c in grid.columns)
-    return Table(name, caption, _LABELS, heads, tuple(blocks), tuple(_footnotes(grid)))
+    return Table(name, caption, LABELS, heads, tuple(blocks), tuple(_footnotes(grid)))
 
 
 def other_settings(name: str, grid: Grid) -> Table | None:
     """The rows that stand behind one of the main table, and how they differ from it; None when there are none."""
-    if not grid.others:
+    places = [_heading(row, grid.columns) for row, _ in grid.others]
+    return others_table(name, f"Table {name.upper()}", grid.others, places, grid.columns, "Accuracy")
+
+
+def others_table(
+    name: str,
+    title: str,
+    others: Sequence[tuple[Result, Result | None]],
+    places: Sequence[str],
+    columns: Sequence[Column],
+    value: str,
+) -> Table | None:
+    """Rows that the table `title` leaves out, each with its place in words and what sets it apart; None without rows."""
+    if not others:
         return None
     blocks: dict[str, list[Row]] = {}
-    for row, chosen in grid.others:
-        labels = (row.name, STAGES.get(row.stage, row.stage), row.architecture, _heading(row, grid))
+    for (row, chosen), place in zip(others, places, strict=True):
+        labels = (row.name, STAGES.get(row.stage, row.stage), row.architecture, place)
         words = (*labels, differences(row, chosen))
         mark = NOT_OFFICIAL * (not row.official)
         shown = Row(words, (Cell(row.value, note=mark),), gray=not row.interpretable)
         blocks.setdefault(row.teacher, []).append(shown)
-    caption = f"Table {name.upper()}, other settings. Rows that Table {name.upper()} does not show, and their settings."
-    notes = list(_split_notes([row for row, _ in grid.others], grid))
-    headers = (*_LABELS[:3], "Data", "Settings")
+    caption = f"{title}, other settings. Rows that {title} does not show, and their settings."
+    notes = tuple(split_notes([row for row, _ in others], columns))
+    headers = (*LABELS[:3], "Data", "Settings")
     parts = tuple(Block(teacher, tuple(rows)) for teacher, rows in blocks.items())
-    return Table(f"{name}-other", caption, headers, ("Accuracy",), parts, tuple(notes))
+    return Table(f"{name}-other", caption, headers, (value,), parts, notes)
 
 
 def by_k(grid: Grid) -> Table | None:
@@ -62,8 +75,29 @@ def by_k(grid: Grid) -> Table | None:
         blocks.setdefault(row.teacher, []).append(Row(labels, cells, gray=not line.interpretable))
     parts = tuple(Block(teacher, tuple(lines)) for teacher, lines in blocks.items())
     caption = "Table B2, by k. k-NN accuracy (%) for several numbers of neighbours."
-    notes = tuple(_split_notes([row for _, _, row in rows], grid))
-    return Table("b2-by-k", caption, (*_LABELS[:2], "Data"), tuple(f"k = {k}" for k in ks), parts, notes)
+    notes = tuple(split_notes([row for _, _, row in rows], grid.columns))
+    return Table("b2-by-k", caption, (*LABELS[:2], "Data"), tuple(f"k = {k}" for k in ks), parts, notes)
+
+
+def split_notes(results: Sequence[Result], columns: Sequence[Column]) -> Iterator[str]:
+    """What was used instead of the official split, by data set; and what is to be said of official ones."""
+    used: dict[str, dict[str, list[str]]] = {}
+    registered = {_heading(row, columns) for row in results if row.data in TEN}
+    for row in (r for r in results if not r.official):
+        words = (
+            ", ".join(f"{count} {part}" for part, count in row.counts.items()) + " images" if row.counts else "others"
+        )
+        words += f" ({'; '.join(note.rstrip('.') for note in row.notes)})" if row.notes else ""
+        used.setdefault(_heading(row, columns), {}).setdefault(words, []).append(row.name)
+    for name, models in used.items():
+        parts = [
+            f"{words}, of {', '.join(dict.fromkeys(of))}" if len(models) > 1 else words for words, of in models.items()
+        ]
+        own = name not in registered
+        yield f"{NOT_OFFICIAL} {name}: {'no official split:' if own else 'not the official split, but'} {'; '.join(parts)}."
+    yield from dict.fromkeys(
+        f"{_heading(r, columns)}: {n.rstrip('.')}." for r in results if r.official for n in r.notes
+    )
 
 
 def _rows(group: Group, columns: list[Column]) -> tuple[Row, ...]:
@@ -87,7 +121,7 @@ def _footnotes(grid: Grid) -> Iterator[str]:
     results = [row for _, _, row in _results(grid)]
     yield "✓ inherently interpretable, ✗ not."
     yield from _metric_notes(results, grid)
-    yield from _split_notes(results, grid)
+    yield from split_notes(results, grid.columns)
     yield from _protocol_notes(grid)
     yield from _average_notes(grid)
     yield from _paper_notes(grid)
@@ -96,30 +130,11 @@ def _footnotes(grid: Grid) -> Iterator[str]:
 def _metric_notes(results: list[Result], grid: Grid) -> Iterator[str]:
     metrics: dict[str, list[str]] = {}
     for row in results:
-        metrics.setdefault(row.metric, []).append(_heading(row, grid))
+        metrics.setdefault(row.metric, []).append(_heading(row, grid.columns))
     if len(metrics) == 1:
         yield f"Accuracy: {next(iter(metrics))}."
     elif metrics:
         yield "Accuracy: " + "; ".join(f"{m} for {', '.join(dict.fromkeys(h))}" for m, h in metrics.items()) + "."
-
-
-def _split_notes(results: list[Result], grid: Grid) -> Iterator[str]:
-    """What was used instead of the official split, by data set; and what is to be said of official ones."""
-    used: dict[str, dict[str, list[str]]] = {}
-    registered = {_heading(row, grid) for row in results if row.data in TEN}
-    for row in (r for r in results if not r.official):
-        words = (
-            ", ".join(f"{count} {part}" for part, count in row.counts.items()) + " images" if row.counts else "others"
-        )
-        words += f" ({'; '.join(note.rstrip('.') for note in row.notes)})" if row.notes else ""
-        used.setdefault(_heading(row, grid), {}).setdefault(words, []).append(row.name)
-    for name, models in used.items():
-        parts = [
-            f"{words}, of {', '.join(dict.fromkeys(of))}" if len(models) > 1 else words for words, of in models.items()
-        ]
-        own = name not in registered
-        yield f"{NOT_OFFICIAL} {name}: {'no official split:' if own else 'not the official split, but'} {'; '.join(parts)}."
-    yield from dict.fromkeys(f"{_heading(r, grid)}: {n.rstrip('.')}." for r in results if r.official for n in r.notes)
 
 
 def _protocol_notes(grid: Grid) -> Iterator[str]:
@@ -173,7 +188,7 @@ def _results(grid: Grid) -> Iterator[tuple[Line, Column, Result]]:
                     yield line, column, line.results[column]
 
 
-def _heading(row: Result, grid: Grid) -> str:
+def _heading(row: Result, columns: Sequence[Column]) -> str:
     variant = str(row.settings.get("templates", "")) if row.task == "zeroshot" else ""
     column = Column(row.data, variant)
-    return heading(column if column in grid.columns else Column(row.data), grid.columns)
+    return heading(column if column in columns else Column(row.data), columns)

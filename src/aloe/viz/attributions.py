@@ -78,14 +78,14 @@ def comparison_gallery(
     heads = [_broken(words, cell, _LARGE) for words in ("Input", *(column.title for column in columns))]
     lines = max(words.count("\n") + 1 for words in heads)
     grouped = any(column.group for column in columns)
-    top = _LINE * (lines + 0.5 + 1.6 * grouped)
+    top = _LINE * (lines + 0.6 + 1.6 * grouped)
     heights = [cell * image.shape[0] / image.shape[1] for image in images]
     width, height = lefts[-1] + cell + _GAP, top + sum(heights) + _GAP * len(heights)
     with matplotlib.rc_context(STYLE):
         figure = matplotlib.figure.Figure((width, height))
         for x, words in zip(lefts, heads, strict=True):
-            at = ((x + cell / 2) / width, 1 - (top - 0.4 * _LINE) / height)
-            figure.text(*at, plain(words), fontsize=_LARGE, ha="center", va="bottom", linespacing=1.05)
+            at = ((x + cell / 2) / width, 1 - (top - 0.55 * _LINE) / height)
+            figure.text(*at, plain(words), fontsize=_LARGE, ha="center", va="baseline", linespacing=1.05)
         for name, first, last in _groups(columns):
             _group_heading(figure, name, lefts[first + 1] / width, (lefts[last + 1] + cell) / width, height)
         down = top

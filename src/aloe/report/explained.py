@@ -1,0 +1,147 @@
+"""Rows of explanations (GridPG, pixel deletion and insertion, object masks) that may stand side by side: those of one teacher
+and its students on one data set, measured in the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+from aloe.report.grid import Place, line_up, model_of
+from aloe.report.lines import Column, Group, Line
+from aloe.report.methods import rank
+from aloe.report.protocol import EXPLANATIONS, deviations, measured_alike, settings_of
+from aloe.report.rows import Result
+
+MEASURES = {"b6": "GridPG", "deletion": "pixel deletion", "insertion": "pixel insertion", "inside": "object masks"}
+
+
+@dataclass
+class Measured:
+    """What one measure has found; lines hold the rows by data set and method.
+
+    `others` are the rows that stand behind another one or were measured in another way than their teacher's block, with a row
+    that is shown; None for a row without a method.
+    """
+
+    name: str
+    groups: list[Group]
+    others: list[tuple[Result, Result | None]]
+
+    @property
+    def columns(self) -> list[Column]:
+        return list(dict.fromkeys(c for group in self.groups for line in group.lines for c in line.results))
+
+    @property
+    def results(self) -> list[Result]:
+        """The rows that are shown."""
+        return [row for group in self.groups for line in group.lines for row in line.results.values()]
+
+    def cases(self) -> Iterator[tuple[Group, str, list[Line]]]:
+        """Every teacher with every data set it has, and the models measured there, teachers first."""
+        for group in self.groups:
+            for data in dict.fromkeys(c.data for line in group.lines for c in line.results):
+                lines = [line for line in group.lines if any(c.data == data for c in line.results)]
+                yield group, data, lines
+
+
+def collect(name: str, results: Sequence[Result]) -> Measured | None:
+    """The rows of a measure, or None where there is none.
+
+    Of several ways of measuring a teacher and its students on one data set the paper's is taken, then the one with most
+    numbers, then the last; of several rows for one model and method one on the official split, then the last.
+    """
+    rows = [row for row in results if measure_of(row) == name]
+    if not rows:
+        return None
+    blocks: dict[tuple[str, str], dict[str, list[Result]]] = {}
+    for row in rows:
+        if method_of(row):
+            blocks.setdefault((row.teacher, row.data), {}).setdefault(measured_alike(row), []).append(row)
+    chosen: dict[Place, Result] = {}
+    stand_in: dict[tuple[str, str], Result] = {}
+    for block, ways in blocks.items():
+        *_, shown = sorted(ways.values(), key=lambda way: (not deviations(way[-1]), len(set(map(_place, way)))))
+        found = {
+            _place(row): row for row in sorted(shown, key=lambda row: row.official)
+        }  # stable: the last of equals wins
+        chosen |= found
+        stand_in[block] = next(iter(found.values()))
+    taken = {id(row) for row in chosen.values()}
+    behind = [row for row in rows if id(row) not in taken]
+    others = [
+        (row, (chosen.get(_place(row)) or stand_in.get((row.teacher, row.data))) if method_of(row) else None)
+        for row in behind
+    ]
+    return Measured(name, line_up(chosen, rows), others)
+
+
+def measure_of(row: Result) -> str | None:
+    """The name in `MEASURES` of what a row holds, or None."""
+    if row.task == "deletion":
+        return "insertion" if settings_of(row).get("mode") == "insertion" else "deletion"
+    return {"gridpg": "b6", "inside": "inside"}.get(row.task)
+
+
+def method_of(row: Result) -> str:
+    """The key of the attribution method; empty where a row has none."""
+    found = row.details.get("method") or row.settings.get("method")
+    return found if isinstance(found, str) else ""
+
+
+def by_method(line: Line, data: str) -> dict[str, Result]:
+    """A model's rows on one data set, in the order of methods."""
+    found = {c.variant: row for c, row in line.results.items() if c.data == data}
+    return {method: found[method] for method in sorted(found, key=rank)}
+
+
+def number(row: Result, *path: str | int) -> float | None:
+    """A number in a row's details, None where it is missing or not finite: `number(row, "interval", 0)`."""
+    value: Any = row.details
+    for step in path:
+        try:
+            value = value[step]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value) else None
+
+
+def numbers(row: Result, name: str) -> list[float]:
+    """A list in a row's details, NaN for what is no number."""
+    found = row.details.get(name)
+    values = [number(row, name, i) for i in range(len(found))] if isinstance(found, list) else []
+    return [float("nan") if value is None else value for value in values]
+
+
+def accuracy(row: Result, task: str, results: Sequence[Result]) -> Result | None:
+    """The accuracy on its data of a row's model: of its weights, of the backbone that its fingerprints name, or of its name.
+
+    A model that is explained may carry a head that it had not when its features were measured, so that nothing of this is
+    equal: then, if it is the only model of its teacher, stage and architecture without one, the only accuracy left over.
+    """
+
+    def kin(other: Result) -> tuple[str, ...]:
+        return (other.data, other.teacher, other.stage, other.architecture)
+
+    def same(own: Result, other: Result) -> bool:
+        weights = (own.fingerprints.get("model"), own.fingerprints.get("backbone"))
+        return model_of(own) == model_of(other) or own.name == other.name or _weights(other) in weights
+
+    alike = [other for other in results if other.task == task and kin(other) == kin(row)]
+    found = [other for other in alike if same(row, other)]
+    if not found:
+        explained = {model_of(r): r for r in results if r.task in EXPLANATIONS and kin(r) == kin(row)}
+        without = [own for own in explained.values() if not any(same(own, other) for other in alike)]
+        left = [other for other in alike if not any(same(own, other) for own in explained.values())]
+        found = left if len(without) == len(set(map(model_of, left))) == 1 else []
+    return max(reversed(found), key=lambda other: (not deviations(other), other.official), default=None)
+
+
+def _weights(row: Result) -> object:
+    """What a fingerprint may be compared with: a value that is never None."""
+    return row.fingerprints.get("model") or row
+
+
+def _place(row: Result) -> Place:
+    return model_of(row), Column(row.data, method_of(row))

@@ -1,0 +1,309 @@
+"""Pictures of explanations: bars of teacher against student (the paper's Figure B4), curves of pixel deletion (B3), and
+localisation against accuracy. A method has the same colour everywhere; a model is told by hatching or by its panel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from math import isfinite
+from textwrap import fill
+from typing import Any
+
+from aloe.report.explained import Measured, accuracy, by_method, number, numbers
+from aloe.report.lines import STAGES, Column, Group, Line, heading
+from aloe.report.methods import INHERENT, look, rank
+from aloe.report.plots import as_files
+from aloe.report.rows import Result
+from aloe.viz.figures import STYLE, load_matplotlib, plain
+
+_HATCHES = ("", "xxx", "---", "\\\\\\\\")
+_TEACHER_HATCH, _TEACHER_ALPHA = "////", 0.45
+_WORDS = {"b6": "GridPG (%)", "inside": "positive attribution in the mask (%)"}
+_REMOVED = {"deletion": "blocks removed (%)", "insertion": "blocks put back (%)"}
+_PROBES = {"linear": "linear-probe accuracy (%)", "classifier": "accuracy of the model's own classifier (%)"}
+
+
+def method_bars(measured: Measured) -> dict[str, bytes]:
+    """A panel per teacher and data set, a group of bars per method: the teacher hatched, students full, with their intervals.
+
+    Returns:
+        The picture's bytes by format, `svg` and `png`.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    matplotlib = load_matplotlib()
+    cases = list(measured.cases())
+    methods = _methods(cases)
+    most = max(len(models) for *_, models in cases)
+    width = min(11.0, max(3.8, 1.0 + len(methods) * (0.34 + 0.24 * most)))
+    with matplotlib.rc_context(STYLE):
+        figure = matplotlib.figure.Figure((width, 0.5 + 2.4 * len(cases)), layout="constrained")
+        panels = figure.subplots(len(cases), 1, squeeze=False)[:, 0]
+        for panel, (group, data, models) in zip(panels, cases, strict=True):
+            _bars(panel, methods, models, data)
+            panel.set_ylabel(_WORDS[measured.name])
+            title = _title(group, data, measured)
+            panel.set_title(plain(title), loc="left", fontsize=8)
+            _model_legend(panel, models, title)
+        return as_files(figure)
+
+
+def deletion_chart(measured: Measured) -> dict[str, bytes] | None:
+    """The class's probability against the blocks changed: a panel per model, below it that of the least attributed first.
+
+    None where no row has a curve. See `method_bars`.
+    """
+    matplotlib = load_matplotlib()
+    shown = [
+        (group, data, line)
+        for group, data, models in measured.cases()
+        for line in models
+        if any(_curve(row, "most") for row in by_method(line, data).values())
+    ]
+    if not shown:
+        return None
+    orders = [o for o in ("most", "least") if any(_curve(r, o) for _, d, m in shown for r in by_method(m, d).values())]
+    across = min(4, len(shown))
+    down = -(-len(shown) // across)
+    with matplotlib.rc_context(STYLE):
+        size = (max(3.6, 0.4 + 2.3 * across), 0.6 + 2.0 * down * len(orders))
+        figure = matplotlib.figure.Figure(size, layout="constrained")
+        panels = figure.subplots(down * len(orders), across, squeeze=False, sharex=True, sharey=True)
+        for n in range(down * across):
+            for i, order in enumerate(orders):
+                panel = panels[n // across * len(orders) + i][n % across]
+                if n >= len(shown):
+                    panel.set_visible(False)
+                    continue
+                _, data, line = shown[n]
+                _curves(panel, by_method(line, data), order)
+                if i == 0:
+                    words = f"{_cut(line.name)}\n{STAGES.get(line.stage, line.stage)}, {_place(data, measured)}"
+                    panel.set_title(plain(words), loc="left", fontsize=8)
+                panel.text(
+                    0.97, 0.96, f"{order} attributed first", transform=panel.transAxes, ha="right", va="top", fontsize=7
+                )
+                if i == len(orders) - 1:
+                    panel.set_xlabel(_REMOVED[measured.name])
+                if n % across == 0:
+                    panel.set_ylabel("class probability (%)")
+                panel.tick_params(labelbottom=True)
+        _method_legend(figure, _methods([(g, d, [m]) for g, d, m in shown]))
+        return as_files(figure)
+
+
+def accuracy_chart(measured: Measured, results: Sequence[Result]) -> dict[str, bytes] | None:
+    """GridPG against accuracy, a panel per teacher and data set: the teacher's methods, students' W(x)x, and an arrow from
+    the teacher's best to each.
+
+    None where fewer than two models have an accuracy of one kind. See `method_bars`.
+    """
+    matplotlib = load_matplotlib()
+    shown = []
+    for group, data, models in measured.cases():
+        task, known = max(((t, _known(models, data, t, results)) for t in _PROBES), key=lambda found: len(found[1]))
+        if len(known) > 1:
+            shown.append((group, data, [line for line, _ in known], task, [value for _, value in known]))
+    if not shown:
+        return None
+    across = min(3, len(shown))
+    down = -(-len(shown) // across)
+    with matplotlib.rc_context(STYLE):
+        figure = matplotlib.figure.Figure((max(4.2, 3.2 * across), 0.6 + 2.8 * down), layout="constrained")
+        panels = figure.subplots(down, across, squeeze=False).flatten()
+        for panel, (group, data, models, task, values) in zip(panels, shown, strict=False):
+            _points(panel, models, data, values)
+            panel.set_xlabel(_PROBES[task])
+            panel.set_ylabel(_WORDS["b6"])
+            panel.set_title(plain(_title(group, data, measured)), loc="left", fontsize=8)
+        for panel in panels[len(shown) :]:
+            panel.set_visible(False)
+        _method_legend(figure, _methods((g, d, m) for g, d, m, *_ in shown), markers=True)
+        return as_files(figure)
+
+
+Case = tuple[Group, str, list[Line]]
+
+
+def _bars(panel: Any, methods: Sequence[str], models: Sequence[Line], data: str) -> None:
+    thick, top = 0.84 / len(models), 0.0
+    found = [by_method(line, data) for line in models]
+    for i, line in enumerate(models):
+        for method, row in found[i].items():
+            beside = [method in rows for rows in found]  # bars of a method stand around its middle
+            at = methods.index(method) + (sum(beside[:i]) + 0.5 - sum(beside) / 2) * thick
+            high = number(row, "interval", 1)
+            teacher = line.stage == "teacher"
+            panel.bar(
+                at,
+                row.value,
+                0.9 * thick,
+                color=look(method).colour,
+                alpha=_TEACHER_ALPHA if teacher else 1.0,
+                hatch=_hatch(models, line),
+                edgecolor="white",
+                linewidth=0,
+            )
+            for colour, wide in (("white", 2.0), ("#222222", 0.8)):  # seen on dark bars too
+                panel.errorbar(at, row.value, _reach(row), ecolor=colour, elinewidth=wide, capsize=1.5, capthick=wide)
+            tip = max(row.value, high or 0.0)
+            words = panel.annotate(f"{row.value:.1f}", (at, tip), (0, 3), textcoords="offset points", ha="center")
+            words.set(fontsize=6, rotation=90 if len(models) > 2 else 0, va="bottom", in_layout=False)
+            top = max(top, tip)
+    rows = [row for rows in found for row in rows.values()]
+    chances = {number(row, "chance") if row.task == "gridpg" else number(row, "area") for row in rows} - {None}
+    if len(chances) == 1:
+        chance = chances.pop() or 0.0
+        panel.axhline(chance, color="black", linewidth=0.8, linestyle=(0, (4, 3)), zorder=0.5)
+        word = panel.annotate(
+            "chance", (1, chance), (2, 0), xycoords=("axes fraction", "data"), textcoords="offset points"
+        )
+        word.set(va="center", fontsize=6)
+        top = max(top, chance)
+    panel.set_xticks(range(len(methods)), [plain(fill(look(m).title, 12)) for m in methods], fontsize=7)
+    panel.set_xlim(-0.55, len(methods) - 0.45)
+    panel.set_ylim(0, max(1.0, top * (1.3 if len(models) > 2 else 1.14)))
+    panel.set_yticks([tick for tick in range(0, 101, 20) if tick <= max(20, top + 5)])
+    panel.grid(axis="y", alpha=0.25, linewidth=0.6)
+    panel.tick_params(axis="x", length=0)
+
+
+def _curves(panel: Any, rows: dict[str, Result], order: str) -> None:
+    for method, row in reversed(rows.items()):  # the first method is drawn last and lies on top
+        if not (curve := _curve(row, order)):
+            continue
+        percent = [100 * value for value in numbers(row, "fractions")]
+        low, high = _curve(row, f"{order}_low"), _curve(row, f"{order}_high")
+        style = {"color": look(method).colour, "linewidth": 2.0 if method == INHERENT else 1.1}
+        if low and high:
+            panel.fill_between(percent, low, high, color=look(method).colour, alpha=0.13, linewidth=0)
+        marks = {
+            "marker": look(method).marker,
+            "markersize": 7 if method == INHERENT else 4,
+            "markeredgewidth": 0,
+            "markevery": max(1, len(curve) // 7),
+        }
+        panel.plot(percent, curve, **style, **marks, linestyle="-" if order == "most" else "--")
+    panel.set_xlim(0, 100)
+    panel.set_ylim(0, 100)
+    panel.set_xticks(range(0, 101, 25))
+    panel.set_yticks(range(0, 101, 25))
+    panel.grid(alpha=0.25, linewidth=0.6)
+
+
+def _points(panel: Any, models: Sequence[Line], data: str, values: Sequence[float]) -> None:
+    best: list[tuple[float, float]] = []
+    for line, x in zip(models, values, strict=True):
+        if line.stage == "teacher":
+            rows = by_method(line, data)
+            for method, row in rows.items():
+                _point(panel, x, row, look(method).marker, 5, look(method).colour)
+            best.append((x, max(row.value for row in rows.values())))
+    start = max(best, key=lambda point: point[1], default=None)
+    students = [(line, own, x) for line, x in zip(models, values, strict=True) if (own := _own(line, data))]
+    for n, (line, own, x) in enumerate(students, 1):
+        if start:
+            arrow = {"arrowstyle": "->", "color": "#888888", "linewidth": 0.9, "shrinkA": 5, "shrinkB": 6}
+            panel.annotate("", (x, own.value), start, arrowprops=arrow, zorder=1)
+        _point(panel, x, own, look(INHERENT).marker, 10, look(INHERENT).colour)
+        name = line.name if len(students) == 1 else str(n)
+        words = panel.annotate(plain(name), (x, own.value), (0, 8), textcoords="offset points", ha="center")
+        words.set(fontsize=7, in_layout=False, bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.6})
+    if len(students) > 1:
+        names = "\n".join(f"{n}  {line.name}" for n, (line, *_) in enumerate(students, 1))
+        panel.annotate(plain(names), (1, 1), (6, 0), "axes fraction", "offset points", va="top", fontsize=6.5)
+    panel.margins(0.22, 0.16)
+    panel.grid(alpha=0.25, linewidth=0.6)
+
+
+def _point(panel: Any, x: float, row: Result, marker: str, size: float, colour: str) -> None:
+    panel.errorbar(
+        x, row.value, _reach(row), marker=marker, markersize=size, color=colour, linewidth=0.8, markeredgewidth=0
+    )
+
+
+def _own(line: Line, data: str) -> Result | None:
+    """A student's W(x)x."""
+    return by_method(line, data).get(INHERENT) if line.stage != "teacher" else None
+
+
+def _reach(row: Result) -> list[list[float]] | None:
+    """How far the interval goes down and up, as matplotlib wants it."""
+    low, high = (number(row, "interval", end) for end in (0, 1))
+    return None if low is None or high is None else [[max(0.0, row.value - low)], [max(0.0, high - row.value)]]
+
+
+def _known(models: Sequence[Line], data: str, task: str, results: Sequence[Result]) -> list[tuple[Line, float]]:
+    found = []
+    for line in models:
+        measured = accuracy(next(iter(by_method(line, data).values())), task, results)
+        if measured and (line.stage == "teacher" or _own(line, data)):
+            found.append((line, measured.value))
+    return found
+
+
+def _curve(row: Result, name: str) -> list[float]:
+    """Empty unless it has a number for every fraction but some."""
+    values, fractions = numbers(row, name), numbers(row, "fractions")
+    whole = len(values) == len(fractions) and all(map(isfinite, fractions)) and any(map(isfinite, values))
+    return values if whole else []
+
+
+def _methods(cases: Iterable[Case]) -> list[str]:
+    return sorted({m for _, data, models in cases for line in models for m in by_method(line, data)}, key=rank)
+
+
+def _hatch(models: Sequence[Line], line: Line) -> str:
+    if line.stage == "teacher":
+        return _TEACHER_HATCH
+    students = [other for other in models if other.stage != "teacher"]
+    return _HATCHES[next(i for i, other in enumerate(students) if other is line) % len(_HATCHES)]
+
+
+def _model_legend(panel: Any, models: Sequence[Line], title: str) -> None:
+    """Above the panel beside its title, or on the right where there is no room."""
+    from matplotlib.patches import Patch
+
+    handles = [
+        Patch(
+            facecolor="#555555",
+            alpha=_TEACHER_ALPHA if line.stage == "teacher" else 1.0,
+            hatch=_hatch(models, line),
+            edgecolor="white",
+            linewidth=0,
+        )
+        for line in models
+    ]
+    names = [plain(f"{STAGES.get(line.stage, line.stage)}: {_cut(line.name)}") for line in models]
+    style = {"fontsize": 6.5, "frameon": False, "borderaxespad": 0.2, "handlelength": 1.8}
+    if len(title) + sum(len(name) + 6 for name in names) < 15 * panel.figure.get_figwidth():
+        panel.legend(handles, names, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(models), **style)
+    else:
+        panel.legend(handles, names, loc="upper left", bbox_to_anchor=(1, 1), **style)
+
+
+def _method_legend(figure: Any, methods: Sequence[str], markers: bool = False) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=look(m).colour, marker=look(m).marker, markeredgewidth=0, linestyle="" if markers else "-")
+        for m in methods
+    ]
+    columns = min(len(methods), max(2, int(figure.get_figwidth() / 1.35)))
+    names = [plain(look(m).title) for m in methods]
+    figure.legend(
+        handles, names, loc="outside upper center", ncols=columns, frameon=False, handlelength=1.6, fontsize=7
+    )
+
+
+def _title(group: Group, data: str, measured: Measured) -> str:
+    return f"{group.teacher or 'teacher unknown'}, {_place(data, measured)}"
+
+
+def _cut(name: str, most: int = 27) -> str:
+    """The end of a long name, which mostly tells more."""
+    return name if len(name) <= most else f"…{name[1 - most :]}"
+
+
+def _place(data: str, measured: Measured) -> str:
+    return heading(Column(data), measured.columns)

@@ -1,0 +1,299 @@
+"""Tables of explanations: B6 in the paper's form, and for every measure one with all models, methods, intervals and costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from aloe.report.explained import Measured, accuracy, by_method, method_of, number, numbers
+from aloe.report.grid import NOT_PROTOCOL, marks
+from aloe.report.lines import STAGES, Column, Group, Line, heading
+from aloe.report.methods import INHERENT, look, rank
+from aloe.report.paper import PaperRow, paper_tables
+from aloe.report.protocol import deviations, in_words, shared_settings
+from aloe.report.rows import Result
+from aloe.report.tables import LABELS, others_table, split_notes
+from aloe.viz.tables import MINUS, Block, Cell, Row, Table
+
+PAPER_DATA = "imagenet"
+_ACCURACY = {"linear": "Lin.", "knn": "k-NN"}
+_SIDES = ("teacher", "student")
+_DELTA = "Δ"
+TITLES = {"b6": "Table B6", "deletion": "Pixel deletion", "insertion": "Pixel insertion", "inside": "Object masks"}
+_AREA = (
+    "Pixel {0}: the class's mean probability (%) over all fractions of blocks {1}, the most attributed first ({2} is"
+    " better, bold) and the least attributed first."
+)
+_CAPTIONS = {
+    "b6": "Table B6, all methods. GridPG (%) with 95 % bootstrap intervals, and what each map costs. Bold: a model's best.",
+    "deletion": _AREA.format("deletion", "removed", "lower"),
+    "insertion": _AREA.format("insertion", "put back", "higher"),
+    "inside": "Object masks. Share (%) of the positive attribution inside the object. Bold: a model's best.",
+}
+
+
+@dataclass(frozen=True)
+class _Number:
+    heading: str
+    of: Callable[[Result], float | None]
+    decimals: int = 2
+
+
+def localization_table(measured: Measured, results: Sequence[Result], with_paper: bool = True) -> Table:
+    """Table B6: a row per student: accuracies, post-hoc GridPG of its teacher, W(x)x of its own, and delta.
+
+    Args:
+        results: all rows, of which accuracies are taken.
+    """
+    blocks: dict[str, list[Row]] = {}
+    notes: list[str] = []
+    deltas: dict[str, list[str]] = {}
+    lines: list[tuple[str, tuple[str, ...], dict[str, Cell], bool]] = []
+    for group, data, models in measured.cases():
+        teacher = _baseline(models, data)
+        students = [line for line in models if line.stage != "teacher"]
+        for student in students or (None,):
+            shown = student or teacher
+            assert shown is not None
+            cells = _accuracies(teacher, student, data, results, notes) | _scores(teacher, student, data)
+            place = heading(Column(data), measured.columns)
+            labels = (shown.name, STAGES.get(shown.stage, shown.stage), shown.architecture, place)
+            lines.append((group.teacher, labels, cells, False))
+            if best := _best_baseline(teacher, data) if _DELTA in cells else "":
+                deltas.setdefault(best, []).append(f"{shown.name} on {place}")
+        rest = [line.name for line in models if line.stage == "teacher" and line is not teacher]
+        if teacher and rest:
+            elsewhere = f"{', '.join(rest)} in the table of all methods"
+            notes.append(f"The teacher on {heading(Column(data), measured.columns)} is {teacher.name}; {elsewhere}.")
+        paper = paper_tables()["B6"].find(group.teacher, "aligned") if with_paper and data == PAPER_DATA else None
+        if paper:
+            printed_labels = ("paper", STAGES["aligned"], paper.architecture, heading(Column(data)))
+            lines.append((group.teacher, printed_labels, _paper_cells(paper), True))
+    keys = _order({key for _, _, cells, _ in lines for key in cells})
+    for teacher_name, words, cells, printed in lines:
+        row = Row(words, tuple(cells.get(key, Cell()) for key in keys), "paper" if printed else "model")
+        blocks.setdefault(teacher_name, []).append(row)
+    caption = "Table B6. Localization (GridPG, %) and recognition (%): post-hoc on the teacher, W(x)x of the student."
+    parts = tuple(Block(name or "teacher unknown", tuple(rows)) for name, rows in blocks.items())
+    chances = {number(row, "chance") for row in measured.results} - {None}
+    foot = [
+        f"{_DELTA}: W(x)x of the student {MINUS} the best of the teacher's methods. Bold: the best GridPG of a row.",
+        *_against(deltas),
+        *dict.fromkeys(notes),
+        *([f"Chance: {chances.pop():.2f}."] if len(chances) == 1 else []),
+        *_way_notes(measured),
+        *split_notes(measured.results, measured.columns),
+    ]
+    if any(printed for *_, printed in lines):
+        foot.append(
+            f"paper: as printed in Table B6; there {_DELTA} is against LRP, * has no implementation for the model."
+        )
+    return Table("b6", caption, LABELS[:3] + ("Data",), tuple(_title(key) for key in keys), parts, tuple(foot))
+
+
+def scores_table(measured: Measured) -> Table:
+    """Every model with every method: value, interval and the measure's other numbers; columns without any are left out."""
+    name, lower = measured.name, measured.name == "deletion"
+    specs = [s for s in _NUMBERS[name] if any(s.of(row) is not None for row in measured.results)]
+    blocks = []
+    for group, data, models in measured.cases():
+        rows = []
+        for line in models:
+            found = by_method(line, data)
+            best = (min if lower else max)(round(row.value, 2) for row in found.values())
+            for method, row in found.items():
+                cells = [Cell(spec.of(row), spec.decimals) for spec in specs]
+                bold = len(found) > 1 and round(row.value, 2) == best
+                cells[0] = replace(cells[0], note=marks(row), bold=bold)
+                labels = (line.name, STAGES.get(line.stage, line.stage), look(method).title, *_extra(name, row))
+                rows.append(Row(labels, tuple(cells), gray=not line.interpretable))
+        title = f"{group.teacher or 'teacher unknown'}, {heading(Column(data), measured.columns)}"
+        blocks.append(Block(title, tuple(rows)))
+    headers = (*LABELS[:2], "Method", *(["Grid input"] if name == "b6" else []))
+    notes = (*_METRIC_NOTES[name], *_way_notes(measured), *split_notes(measured.results, measured.columns))
+    table_name = "b6-all" if name == "b6" else name
+    return Table(table_name, _CAPTIONS[name], headers, tuple(s.heading for s in specs), tuple(blocks), notes)
+
+
+def explained_others(measured: Measured) -> Table | None:
+    """Rows measured in another way than their teacher's block, or behind another row; None without any."""
+    places = [heading(Column(row.data, method_of(row)), measured.columns) for row, _ in measured.others]
+    value = _NUMBERS[measured.name][0].heading
+    return others_table(measured.name, TITLES[measured.name], measured.others, places, measured.columns, value)
+
+
+def _baseline(models: Sequence[Line], data: str) -> Line | None:
+    """The teacher with most methods."""
+    teachers = [line for line in models if line.stage == "teacher"]
+    return max(teachers, key=lambda line: len(by_method(line, data)), default=None)
+
+
+def _accuracies(
+    teacher: Line | None, student: Line | None, data: str, results: Sequence[Result], notes: list[str]
+) -> dict[str, Cell]:
+    cells = {}
+    for task, word in _ACCURACY.items():
+        for line, side in ((teacher, _SIDES[0]), (student, _SIDES[1])):
+            row = next(iter(by_method(line, data).values())) if line else None
+            found = accuracy(row, task, results) if row else None
+            if line and row and found:
+                cells[f"{task}/{side}"] = Cell(found.value, note=marks(found))
+                if found.name != row.name:
+                    notes.append(f"{word} of {line.name} is that of {found.name}.")
+                if away := deviations(found):
+                    notes.append(
+                        f"{NOT_PROTOCOL} {word} of {line.name}, not the protocol's settings: {in_words(away)}."
+                    )
+    return cells
+
+
+def _scores(teacher: Line | None, student: Line | None, data: str) -> dict[str, Cell]:
+    cells = {}
+    if teacher:
+        cells = {m: Cell(row.value, note=marks(row)) for m, row in by_method(teacher, data).items() if m != INHERENT}
+    baselines = [_shown(cell) for cell in cells.values()]
+    if student and (own := by_method(student, data).get(INHERENT)):
+        cells[INHERENT] = Cell(own.value, note=marks(own))
+        if baselines:
+            difference = _shown(cells[INHERENT]) - max(baselines)  # of the numbers as they are shown
+            cells[_DELTA] = Cell(difference, delta=True, note=cells[INHERENT].note)
+    best = max((_shown(cell) for key, cell in cells.items() if key != _DELTA), default=0.0)
+    several = len(cells) - (_DELTA in cells) > 1
+    return {k: replace(c, bold=several and k != _DELTA and _shown(c) == best) for k, c in cells.items()}
+
+
+def _best_baseline(teacher: Line | None, data: str) -> str:
+    posthoc = {m: row for m, row in by_method(teacher, data).items() if m != INHERENT} if teacher else {}
+    return max(posthoc, key=lambda method: round(posthoc[method].value, 2), default="")
+
+
+def _against(deltas: dict[str, list[str]]) -> Iterator[str]:
+    """Which method each delta is against."""
+    for method, places in deltas.items():
+        yield f"{_DELTA} against {look(method).title}{f': {_listed(places)}' if len(deltas) > 1 else ''}."
+
+
+def _paper_cells(paper: PaperRow) -> dict[str, Cell]:
+    cells = {}
+    for key, digits in paper.values.items():
+        delta = key == "delta"
+        decimals = -int(digits.as_tuple().exponent)
+        cells[_DELTA if delta else key] = Cell(float(digits), decimals, delta=delta)
+    return cells | {key: Cell(note=mark.strip("-")) for key, mark in paper.absent.items()}
+
+
+def _order(keys: set[str]) -> list[str]:
+    first = [f"{task}/{side}" for task in _ACCURACY for side in _SIDES]
+    methods = sorted(keys - {*first, INHERENT, _DELTA}, key=rank)
+    return [key for key in (*first, *methods, INHERENT, _DELTA) if key in keys]
+
+
+def _title(key: str) -> str:
+    task, _, side = key.partition("/")
+    if side:
+        return f"{_ACCURACY[task]} {side}"
+    return key if key == _DELTA else look(key).short
+
+
+def _way_notes(measured: Measured) -> Iterator[str]:
+    """How each block was measured, and where that is not the paper's."""
+    ways: dict[str, list[str]] = {}
+    away: dict[str, list[str]] = {}
+    for group, data, models in measured.cases():
+        row = next(iter(by_method(models[0], data).values()))
+        place = _block_name(group, data, measured)
+        ways.setdefault(in_words(shared_settings(row)), []).append(place)
+        if found := deviations(row):
+            away.setdefault(in_words(found), []).append(place)
+    for words, places in ways.items():
+        if words:
+            yield f"Measured with {words}{f' ({_listed(places)})' if len(ways) > 1 else ''}."
+    for words, places in away.items():
+        yield f"{NOT_PROTOCOL} not the paper's settings: {words} ({_listed(places)})."
+
+
+def _block_name(group: Group, data: str, measured: Measured) -> str:
+    place = heading(Column(data), measured.columns)
+    return f"{place}, {group.teacher}" if len(measured.groups) > 1 else place
+
+
+def _listed(places: Sequence[str]) -> str:
+    return "; ".join(dict.fromkeys(places))
+
+
+def _shown(cell: Cell) -> float:
+    return round(cell.value or 0.0, cell.decimals)
+
+
+def _extra(name: str, row: Result) -> tuple[str, ...]:
+    """The column of words that GridPG has besides."""
+    return (str(row.details.get("grid_input") or ""),) if name == "b6" else ()
+
+
+def _detail(*path: str | int) -> Callable[[Result], float | None]:
+    return lambda row: number(row, *path)
+
+
+def _cell(pick: Callable[[list[float]], float]) -> Callable[[Result], float | None]:
+    def of(row: Result) -> float | None:
+        known = [value for value in numbers(row, "per_cell") if value == value]
+        return pick(known) if known else None
+
+    return of
+
+
+def _value(row: Result) -> float:
+    return row.value
+
+
+_COST = (
+    _Number("Forward", _detail("cost", "forward"), 1),
+    _Number("Backward", _detail("cost", "backward"), 1),
+    _Number("s / image", _detail("cost", "seconds"), 3),
+)
+_AREAS = (
+    _Number("Most first", _value),
+    _Number("95 % from", _detail("area_most_interval", 0)),
+    _Number("to", _detail("area_most_interval", 1)),
+    _Number("Least first", _detail("area_least")),
+    _Number("95 % from", _detail("area_least_interval", 0)),
+    _Number("to", _detail("area_least_interval", 1)),
+    _Number("Untouched", _detail("most", 0)),
+    _Number("Images", _detail("images"), 0),
+    *_COST,
+)
+_INTERVAL = (_Number("95 % from", _detail("interval", 0)), _Number("to", _detail("interval", 1)))
+_NUMBERS: dict[str, tuple[_Number, ...]] = {
+    "b6": (
+        _Number("GridPG", _value),
+        *_INTERVAL,
+        _Number("Least cell", _cell(min)),
+        _Number("Best cell", _cell(max)),
+        _Number("Chance", _detail("chance")),
+        _Number("Grids", _detail("grids"), 0),
+        _Number("Maps", _detail("cells"), 0),
+        _Number("Discarded", _detail("discarded"), 0),
+        *_COST,
+    ),
+    "deletion": _AREAS,
+    "insertion": tuple(s for s in _AREAS if s.heading != "Untouched"),
+    "inside": (
+        _Number("Inside", _value),
+        *_INTERVAL,
+        _Number("Pointing", _detail("pointing")),
+        _Number("Mask area", _detail("area")),
+        _Number("Images", _detail("images"), 0),
+        *_COST,
+    ),
+}
+_METRIC_NOTES: dict[str, tuple[str, ...]] = {
+    "b6": (
+        "Cells: the mean score of the grid's least and best position. Discarded: maps without positive attribution.",
+        "Forward, backward: passes per image.",
+    ),
+    "deletion": (
+        "95 % bootstrap intervals over images. Areas of models that start from other probabilities do not compare.",
+    ),
+    "insertion": ("95 % bootstrap intervals over images.",),
+    "inside": ("Mask area: what an even map scores. Pointing: images (%) whose largest value lies in the mask.",),
+}
