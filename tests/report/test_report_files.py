@@ -10,7 +10,7 @@ import sys
 
 import pytest
 from PIL import Image
-from result_rows import VIT, make_row, write_rows
+from result_rows import VIT, make_deletion, make_gridpg, make_inside, make_row, write_rows
 
 from aloe.cli import main
 from aloe.errors import UserError
@@ -107,6 +107,29 @@ def test_a_report_of_everything(tmp_path):
     assert (tmp_path / "out" / "tables.md").read_text() == report.markdown
 
 
+@pytest.mark.usefixtures("drawn")
+def test_a_report_of_explanations(tmp_path):
+    rows = [make("teacher", m, 40.0) for make in (make_gridpg, make_deletion, make_inside) for m in ("attnlrp", "lime")]
+    rows += [make("aligned", "inherent", 60.0) for make in (make_gridpg, make_deletion, make_inside)]
+    rows += [make_gridpg("aligned", "inherent", 50.0, settings={"n": 3}), make_row("teacher", 99.0, task="linear")]
+    rows += [make_row("aligned", 98.0, task="linear")]
+    out = tmp_path / "out"
+    report = write_report([write_rows(tmp_path / "results", *rows)], out)
+    pictures = ("b1", "b6", "b6-accuracy", "deletion", "inside")
+    assert written(out) == set(report.files)
+    assert {f for f in report.files if f.startswith("plots/")} == {
+        f"plots/{p}.{k}" for p in pictures for k in ("svg", "png")
+    }
+    assert [table.name for table in report.tables] == ["b1", "b6", "b6-all", "b6-other", "deletion", "inside"]
+    assert report.notes == [f"The results have no rows for Table {t}." for t in ("B2 (k-NN)", "B3 (zero-shot)")]
+    page = Page((out / "index.html").read_text())
+    assert page.tags.count("svg") == 5
+    assert set(page.links) == {f for f in report.files if f.startswith("plots/")}
+    some = write_report([tmp_path / "results"], out, ["inside"])
+    assert [table.name for table in some.tables] == ["inside"]
+    assert written(out) == {"index.html", "tables.md", "tables.tex", "plots/inside.svg", "plots/inside.png"}
+
+
 def test_another_report_takes_the_place_of_the_first(tmp_path, results):
     out = tmp_path / "out"
     (out / "plots").mkdir(parents=True)
@@ -201,7 +224,7 @@ def test_a_terminal_without_ticks(results, tmp_path):
 
 
 MISTAKES = {
-    "report results -o out --tables b2,b22": "no table 'b22', did you mean b2? Tables: b1, b2, b3, b6, deletion, insertion, inside.",
+    "report results -o out --tables b2,b22": "did you mean b2? Tables: b1, b2, b3, b6, deletion, insertion, inside.",
     "report results -o out --tables knn": "no table 'knn', did you mean",
     "report results -o out --tables ,": "Name at least one table: b1, b2, b3, b6, deletion, insertion, inside.",
     "report results -o out --tables b1": "no rows for Table B1 (linear-probe); `aloe evaluate` measures them.",

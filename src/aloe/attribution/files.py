@@ -62,20 +62,13 @@ def explain_files(
     student: Any = load(model) if isinstance(model, str | Path) else model
     student.to(device)
     source = open_images(images)
-    taken = _names_of_images(source, output_dir)
+    taken = names_of_images(source, output_dir)
     if limit is not None:
         source = SubsetImages(source, np.arange(min(limit, len(source))))
     side = resolution or student.config.resolution
     if side % student.config.patch_size:
         raise UserError(f"--resolution {side} is not a whole number of {student.config.patch_size}-pixel patches.")
-    if output_dir.exists() and not output_dir.is_dir():
-        raise UserError(f"{output_dir} is a file; give a folder as --output-dir.")
-    out = output_dir.resolve()
-    if any(out == folder or (deep and folder in out.parents) for folder, deep in _folders(images)):
-        raise UserError(
-            f"{output_dir} is one of the images' own folders, where pictures could overwrite images or be taken for some;"
-            " give another --output-dir."
-        )
+    check_output(images, output_dir)
     dataset = ImageDataset(source, ResizeCenterCrop(side))
     loader = torch.utils.data.DataLoader(dataset, batch_size=batch_size, collate_fn=collate_images)
     done = Explained()
@@ -94,7 +87,7 @@ def explain_files(
             titles = [f"{target or n.get('prediction', 'feature')}: {n['logit']:.2f}" for n in numbers]
             sheets = pictures(pixels, explanation, titles)
         for name, picture, values in zip(names, sheets, numbers, strict=True):
-            path = output_dir / _free_name(name, taken)
+            path = output_dir / free_name(name, taken)
             save_png(picture, path)
             done.rows.append({"file": name, "picture": str(path), **values})
     if not done.rows:
@@ -162,6 +155,22 @@ def _pixels(images: Tensor) -> np.ndarray:
     return (images * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
+def check_output(images: str | Path | Sequence[str | Path], output_dir: Path) -> None:
+    """Pictures go where no image is read from.
+
+    Raises:
+        UserError: the folder is a file, or one of the images' own folders.
+    """
+    if output_dir.exists() and not output_dir.is_dir():
+        raise UserError(f"{output_dir} is a file; give a folder as --output-dir.")
+    out = output_dir.resolve()
+    if any(out == folder or (deep and folder in out.parents) for folder, deep in _folders(images)):
+        raise UserError(
+            f"{output_dir} is one of the images' own folders, where pictures could overwrite images or be taken for some;"
+            " give another --output-dir."
+        )
+
+
 def _folders(images: str | Path | Sequence[str | Path]) -> Iterator[tuple[Path, bool]]:
     """The folders that a specification reads from, and whether those below them are read as well."""
     for spec in [images] if isinstance(images, str | Path) else images:
@@ -177,7 +186,7 @@ def _folders(images: str | Path | Sequence[str | Path]) -> Iterator[tuple[Path, 
             yield Path(*path.parts[:depth]).resolve(), not files_of_one_folder
 
 
-def _names_of_images(source: Any, folder: Path) -> set[str]:
+def names_of_images(source: Any, folder: Path) -> set[str]:
     """The source's own files in a folder, also where they were reached through a link."""
     store = getattr(source, "_store", None)
     if not (isinstance(store, FolderStore) and folder.is_dir()):
@@ -186,12 +195,12 @@ def _names_of_images(source: Any, folder: Path) -> set[str]:
     return {file.name for file in files if file.parent == folder.resolve()}
 
 
-def _free_name(name: str, taken: set[str]) -> str:
+def free_name(name: str, taken: set[str], kind: str = "explained") -> str:
     """What the picture of an image is called; `a.jpg` beside `a.png` keeps its extension, so that neither is lost."""
     flat = name.replace("/", "_")
-    free, copy = f"{Path(flat).stem}_explained.png", 1
+    free, copy = f"{Path(flat).stem}_{kind}.png", 1
     while free in taken:
-        free = f"{flat}_explained.png" if copy == 1 else f"{flat}.{copy}_explained.png"
+        free = f"{flat}_{kind}.png" if copy == 1 else f"{flat}.{copy}_{kind}.png"
         copy += 1
     taken.add(free)
     return free

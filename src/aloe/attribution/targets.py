@@ -91,10 +91,15 @@ def _classes(target: Any, config: Any, logits: Tensor) -> Tensor:
         wanted = list(target)
     if len(wanted) != len(logits):
         raise UserError(f"{len(wanted)} targets were given for {len(logits)} images; give one, or one per image.")
-    return torch.tensor([_class_index(t, config, logits.shape[1]) for t in wanted], device=logits.device)
+    return torch.tensor([class_index(t, config, logits.shape[1]) for t in wanted], device=logits.device)
 
 
-def _class_index(target: Any, config: Any, count: int) -> int:
+def class_index(target: Any, config: Any, count: int) -> int:
+    """The index of a class that is named or numbered, of `count`.
+
+    Raises:
+        UserError: there is none.
+    """
     if isinstance(target, str):
         names = {str(name).lower(): int(i) for i, name in config.id2label.items()}
         if target.lower() in names:

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import typer
 
-from aloe.cli import align, bcosify, demo, doctor, evaluate, explain, finetune, report, teachers
+from aloe.cli import align, attribute, bcosify, demo, doctor, evaluate, explain, finetune, report, teachers
 from aloe.errors import UserError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app.command("demo")(demo.demo)
 app.command("align")(align.align)
 app.command("finetune")(finetune.finetune)
 app.command("explain")(explain.explain)
+app.command("attribute")(attribute.attribute)
 app.command("evaluate")(evaluate.evaluate)
 app.command("report")(report.report)
 app.command("bcosify")(bcosify.bcosify)

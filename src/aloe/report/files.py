@@ -6,7 +6,6 @@ import difflib
 import json
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
@@ -27,6 +26,7 @@ from aloe.report.plots import bar_chart, k_chart
 from aloe.report.protocol import EXPLANATIONS
 from aloe.report.rows import Result, read_results
 from aloe.report.tables import TABLES, by_k, main_table, other_settings
+from aloe.viz.figures import write_whole
 from aloe.viz.tables import HTML_STYLE, LATEX_PACKAGES, Table, printable
 
 CHOICES = {**TABLES, **MEASURES}
@@ -179,16 +179,7 @@ def _write(report: Report) -> None:
         for name, formats in section.pictures.items():
             files |= {f"plots/{name}.{kind}": data for kind, data in formats.items()}
     for name, data in files.items():
-        path = report.folder / name
-        temporary = path.with_name(f".{path.name}.part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(data)
-            os.replace(temporary, path)
-        except OSError as error:
-            with suppress(OSError):
-                temporary.unlink()
-            raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error
+        write_whole(report.folder / name, data)
     for name in set(_PICTURES) - set(files):  # of an earlier report with other tables
         (report.folder / name).unlink(missing_ok=True)
     report.files = list(files)

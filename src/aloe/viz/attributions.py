@@ -6,10 +6,8 @@ W(x)x is shown in its colours over white, every other map on the diverging scale
 
 from __future__ import annotations
 
-import os
 import textwrap
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from math import sqrt
@@ -22,7 +20,7 @@ from PIL import Image
 
 from aloe.errors import UserError
 from aloe.viz.explanations import over_white, signed_map
-from aloe.viz.figures import STYLE, drawn, load_matplotlib, plain
+from aloe.viz.figures import STYLE, drawn, load_matplotlib, plain, write_whole
 from aloe.viz.gallery import row
 
 KINDS = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".pdf": "pdf", ".svg": "svg"}
@@ -148,15 +146,7 @@ def save_gallery(figure: Any, path: Path, largest: int = LARGEST) -> None:
             if len(data) <= largest or dpi < 50:
                 break
             dpi *= max(0.5, min(0.95, 0.97 * sqrt(largest / len(data))))
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error
+    write_whole(path, data)
 
 
 def _check(images: Sequence[np.ndarray] | np.ndarray, columns: Sequence[Column], row_titles: Sequence[str]) -> None:
@@ -178,8 +168,8 @@ def _groups(columns: Sequence[Column]) -> list[tuple[str, int, int]]:
 def _group_heading(figure: Any, words: str, left: float, right: float, height: float) -> None:
     from matplotlib.lines import Line2D
 
-    inches = (right - left) * figure.get_figwidth()
-    shown = textwrap.shorten(words, _characters(inches, _LARGE), placeholder="…")
+    room = _characters((right - left) * figure.get_figwidth(), _LARGE * 1.1)  # bold is wider
+    shown = words if len(words) <= room else f"{words[: room - 1]}…"
     at = ((left + right) / 2, 1 - 0.15 * _LINE / height)
     figure.text(*at, plain(shown), fontsize=_LARGE, fontweight="bold", ha="center", va="top")
     under = 1 - 1.45 * _LINE / height

@@ -1,0 +1,209 @@
+"""Several attribution methods on several models over the same images, side by side: one picture per image and a gallery."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from aloe.attribution.files import check_output, free_name, names_of_images
+from aloe.attribution.inherent import explain
+from aloe.attribution.methods import METHODS, Method, attribute, find_methods, unsupported
+from aloe.attribution.targets import class_index
+from aloe.data.draws import ImageDataset, collate_images
+from aloe.data.sources import open_images
+from aloe.data.subset import SubsetImages
+from aloe.data.transforms import ResizeCenterCrop
+from aloe.errors import UserError
+from aloe.models.teachers import Teacher, resize
+from aloe.viz.attributions import Column, comparison_gallery, comparison_row, save_gallery
+from aloe.viz.gallery import save_png
+
+GALLERY_ROWS = 20
+STAGES = {"aligned": "aligned student", "converted": "converted", "b-cosified": "B-cosified", "finetuned": "fine-tuned"}
+
+
+@dataclass
+class Compared:
+    """What was written: one row per image, the cost of every model and method, and what was left out and why."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    costs: list[dict[str, Any]] = field(default_factory=list)
+    galleries: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Entry:
+    """One column in the making: a model, a method, and what it gave so far."""
+
+    model: nn.Module
+    group: str
+    method: Method
+    pictures: list[np.ndarray] = field(default_factory=list)
+    cost: dict[str, float] = field(default_factory=dict)
+    images: int = 0
+
+
+def attribute_files(
+    models: Mapping[str, nn.Module],
+    images: str | Path | Sequence[str | Path],
+    output_dir: Path,
+    *,
+    methods: Sequence[str] = ("all",),
+    options: Mapping[str, dict[str, Any]] | None = None,
+    target: str | None = None,
+    resolution: int | None = None,
+    limit: int | None = None,
+    device: str = "cpu",
+    save_maps: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Compared:
+    """Write `<stem>_attributions.png` for every image and `gallery.png` and `gallery.pdf` of the first twenty.
+
+    Args:
+        models: teachers and students by the name that heads their columns.
+        methods: keys of `METHODS`, or `all`; a model that cannot support one is left out of it, with the reason.
+        options: of methods, by key.
+        target: a class; default: for every image the class that the first model with a classifier predicts. Models without
+            a classifier explain the direction of their own features.
+        resolution: pixels; default: each model's own.
+        save_maps: write the maps at their own granularity as `maps/<stem>.safetensors` as well.
+        progress: told what runs, and how many of all images are done with it.
+
+    Raises:
+        UserError: nothing to explain or to write to, an unknown method or class, or a model that does not know the class.
+    """
+    chosen, options = find_methods(methods), options or {}
+    if wrong := [name for name in options if name not in METHODS]:
+        raise UserError(
+            f"There is no attribution method {wrong[0]!r} to give options to; methods: {', '.join(METHODS)}."
+        )
+    source = open_images(images)
+    taken = names_of_images(source, output_dir)
+    check_output(images, output_dir)
+    if limit is not None:
+        source = SubsetImages(source, np.arange(min(limit, len(source))))
+    done = Compared()
+    entries = _entries(models, chosen, done)
+    largest = max(_side(model, resolution) for model in models.values())
+    loader = torch.utils.data.DataLoader(
+        ImageDataset(source, ResizeCenterCrop(largest)), batch_size=16, collate_fn=collate_images
+    )
+    shown: list[np.ndarray] = []
+    titles: list[str] = []
+    unreadable: list[str] = []
+    for batch in loader:
+        unreadable += batch["unreadable"]
+        pixels = batch["pixel_values"]
+        if not len(pixels):
+            continue
+        names = [source.name(int(i)) for i in batch["index"]]
+        classes = _classes(models, pixels, target, resolution, device)
+        maps = [_explained(e, pixels, classes, resolution, device, options.get(e.method.key, {})) for e in entries]
+        if progress is not None:
+            progress("images", len(done.rows) + len(names), len(source))
+        pictures = (pixels * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        for i, name in enumerate(names):
+            columns = [Column(e.method.title, [e.pictures[len(e.pictures) - len(names) + i]], e.group) for e in entries]
+            path = output_dir / free_name(name, taken, "attributions")
+            save_png(comparison_row(pictures[i], columns), path)
+            title = classes[i] if classes else ""
+            done.rows.append({"file": name, "picture": str(path), "class": title})
+            if len(shown) < GALLERY_ROWS:
+                shown.append(pictures[i])
+                titles.append(title)
+            if save_maps:
+                _save_maps(output_dir / "maps" / f"{path.stem}.safetensors", entries, [m[i] for m in maps])
+        for e in entries:
+            del e.pictures[GALLERY_ROWS:]
+    if not done.rows:
+        raise UserError(f"None of the {len(source)} images could be read: {'; '.join(unreadable[:3])}.")
+    if unreadable:
+        done.notes.append(f"{len(unreadable)} images could not be read: {'; '.join(unreadable[:3])}")
+    columns = [Column(e.method.title, e.pictures, e.group) for e in entries]
+    figure = comparison_gallery(shown, columns, titles if any(titles) else ())
+    for kind in ("png", "pdf"):
+        save_gallery(figure, output_dir / f"gallery.{kind}")
+        done.galleries.append(str(output_dir / f"gallery.{kind}"))
+    done.costs = [
+        {"model": e.group, "method": e.method.key, **{k: v / e.images for k, v in e.cost.items()}} for e in entries
+    ]
+    return done
+
+
+def _entries(models: Mapping[str, nn.Module], methods: Sequence[Method], done: Compared) -> list[_Entry]:
+    found = []
+    for name, model in models.items():
+        for method in methods:
+            reason = unsupported(model, method.key)
+            if reason is None:
+                found.append(_Entry(model, name, method))
+            elif len(models) == 1 or len(methods) == 1:
+                done.notes.append(f"{method.title} was left out: {reason}")
+    if not found:
+        raise UserError(f"Nothing to show. {'; '.join(done.notes)}.")
+    return found
+
+
+def _explained(
+    entry: _Entry, images: Tensor, classes: list[str], resolution: int | None, device: str, options: dict[str, Any]
+) -> Tensor:
+    model = entry.model.to(device)
+    own = resize(images, _side(model, resolution)).to(device)
+    target: Any = _indices(model, classes) if _has_classifier(model) else None
+    found = attribute(model, own, target, entry.method.key, **options)
+    if entry.method.key == "inherent":
+        entry.pictures += list(explain(model, own, target).to_rgba().cpu().numpy())
+    else:
+        entry.pictures += list(found.pixels().cpu().numpy())
+    for name in ("forward", "backward", "seconds"):
+        entry.cost[name] = entry.cost.get(name, 0.0) + getattr(found.cost, name) * len(images)
+    entry.images += len(images)
+    return found.maps.cpu()
+
+
+def _classes(
+    models: Mapping[str, nn.Module], images: Tensor, target: str | None, resolution: int | None, device: str
+) -> list[str]:
+    """The name of the class that is explained for each image; none where no model has a classifier."""
+    judge: Any = next((m for m in models.values() if _has_classifier(m)), None)
+    if judge is None:
+        if target is not None:
+            raise UserError("None of the models has a classifier, so there is no class to explain; leave out --target.")
+        return []
+    names = judge.config.id2label
+    if target is not None:
+        return [str(names[class_index(target, judge.config, len(next(judge.classifier.parameters())))])] * len(images)
+    judge.to(device)
+    with torch.no_grad():
+        logits = judge(resize(images, _side(judge, resolution)).to(device)).logits
+    return [str(names.get(int(i), int(i))) for i in logits.argmax(-1)]
+
+
+def _indices(model: Any, classes: list[str]) -> Tensor:
+    count = len(next(model.classifier.parameters()))
+    return torch.tensor([class_index(name, model.config, count) for name in classes])
+
+
+def _has_classifier(model: nn.Module) -> bool:
+    return getattr(model, "classifier", None) is not None
+
+
+def _side(model: Any, resolution: int | None) -> int:
+    return resolution or (model.resolution if isinstance(model, Teacher) else model.config.resolution)
+
+
+def _save_maps(path: Path, entries: Sequence[_Entry], maps: Sequence[Tensor]) -> None:
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    named = {f"{e.group}/{e.method.key}": m.contiguous() for e, m in zip(entries, maps, strict=True)}
+    aside = path.with_name(f".{path.name}")
+    save_file(named, aside)
+    aside.replace(path)

@@ -1,0 +1,101 @@
+"""`aloe attribute IMAGES --model ...`: attribution methods side by side, on teachers and students."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from aloe.cli.common import Device, Json, OutputDir, choose_device, parse_settings, quiet_libraries, say, table
+
+
+def attribute(
+    images: Annotated[list[str], typer.Argument(help="Files, folders, globs or archives.")],
+    model: Annotated[
+        list[str], typer.Option("--model", "-m", help="Teacher, student or saved probe; may be repeated.")
+    ],
+    output_dir: OutputDir,
+    methods: Annotated[
+        str, typer.Option("--methods", "--method", help="With commas, or all; see docs/attribution.md.")
+    ] = "all",
+    target: Annotated[
+        str | None, typer.Option(help="Class name or index; default: what the first model predicts.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="A method's option, such as intgrad.steps=100.")
+    ] = None,
+    resolution: Annotated[int | None, typer.Option(min=1, help="Pixels; default: each model's own.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most this many images.")] = None,
+    maps: Annotated[bool, typer.Option("--maps", help="Also write the maps, as safetensors.")] = False,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Write, for every image, what each method shows on each MODEL, and a gallery of the first twenty."""
+    quiet_libraries()
+    from aloe.attribution.compare import STAGES, attribute_files
+    from aloe.probes.backbones import load_any
+    from aloe.probes.results import describe
+
+    loaded: dict[str, Any] = {}
+    for name in model:
+        found = load_any(name)
+        stage = describe(name, found)["stage"]
+        title = STAGES.get(stage, stage) if len(model) > 1 else Path(name).name
+        loaded[title if title not in loaded else f"{title} {Path(name).name}"] = found
+    with _progress(json) as watch:
+        done = attribute_files(
+            loaded,
+            images[0] if len(images) == 1 else images,
+            output_dir,
+            methods=[m.strip() for m in methods.split(",") if m.strip()],
+            options=_options(parse_settings(set_ or [])),
+            target=target,
+            resolution=resolution,
+            limit=limit,
+            device=choose_device(device),
+            save_maps=maps,
+            progress=watch,
+        )
+    lines = [
+        (c["model"], c["method"], round(c["forward"], 1), round(c["backward"], 1), c["seconds"]) for c in done.costs
+    ]
+    words = [table(lines, ("model", "method", "forward", "backward", "s/image"))]
+    words += [f"{note}." for note in done.notes]
+    words.append(f"{len(done.rows)} pictures and gallery.png, gallery.pdf in {output_dir}")
+    say(
+        {"pictures": done.rows, "costs": done.costs, "galleries": done.galleries, "notes": done.notes},
+        "\n".join(words),
+        json,
+    )
+
+
+def _options(pairs: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """`method.option: value` as options by method."""
+    from aloe.errors import UserError
+
+    options: dict[str, dict[str, Any]] = {}
+    for key, value in pairs.items():
+        method, dot, name = key.partition(".")
+        if not (method and dot and name):
+            raise UserError(f"--set takes method.option=value, such as intgrad.steps=100, got {key!r}.")
+        options.setdefault(method, {})[name] = value
+    return options
+
+
+def _progress(quiet: bool) -> Any:
+    from contextlib import contextmanager
+
+    @contextmanager
+    def watched() -> Any:
+        if quiet:
+            yield None
+            return
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True)) as bar:
+            task = bar.add_task("explaining", total=None)
+            yield lambda _what, done, total: bar.update(task, completed=done, total=total)
+
+    return watched()

@@ -1,0 +1,438 @@
+"""Every attribution method on every family: right shapes and values, batches, a model left as it was, costs, clear errors."""
+
+from __future__ import annotations
+
+import functools
+import random
+import sys
+
+import numpy as np
+import pytest
+import torch
+import transformers as hf
+from torch import nn
+
+from aloe.attribution.methods import METHODS, attribute, find_method, find_methods, unsupported
+from aloe.attribution.targets import TextTarget
+from aloe.bcos.dynamic import freezes_products, is_explaining
+from aloe.errors import UserError
+from aloe.models.convert import bcosify
+from aloe.models.teachers import Teacher
+from conftest import FAMILIES, VISION, build_teacher
+
+TINY = {"intgrad": {"steps": 3, "internal_batch_size": 4}, "lime": {"samples": 5, "segments": 2}}
+EXPLAINED = [("teacher", m) for m in METHODS if m != "inherent"] + [("student", m) for m in METHODS]
+
+
+@pytest.fixture(autouse=True)
+def captum_for_some(request):
+    params = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    if params.get("method") in ("intgrad", "lime"):
+        pytest.importorskip("captum")
+
+
+@functools.cache
+def model_of(family, kind):
+    teacher = build_teacher(family)
+    return teacher if kind == "teacher" else bcosify(teacher).eval()
+
+
+def maps_of(model, images, target, method, **options):
+    return attribute(model, images, target, method, **{**TINY.get(method, {}), **options})
+
+
+def own_outputs(model, images):
+    with torch.no_grad():
+        out = model(images)
+    return out.pooled if isinstance(model, Teacher) else out.pooler_output, getattr(out, "logits", None)
+
+
+@pytest.mark.parametrize(("kind", "method"), EXPLAINED)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_method_on_every_family(family, kind, method, images):
+    model = model_of(family, kind)
+    pooled, logits = own_outputs(model, images)
+    value = pooled.norm(dim=-1) if logits is None else logits.amax(-1)
+    shape = (3, 32, 32) if METHODS[method].granularity == "pixel" else (3, 4, 4)
+    found = maps_of(model, images, None, method)
+    torch.testing.assert_close(found.value, value, rtol=1e-4, atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = maps_of(model, images, None, method)
+    torch.testing.assert_close(low.value, value, rtol=0.1, atol=0.1)
+    for a in (found, low):
+        assert a.maps.shape == shape
+        assert a.pixels().shape == (3, 32, 32)
+        assert a.maps.dtype == a.value.dtype == torch.float32
+        assert a.maps.isfinite().all()
+        assert a.maps.abs().amax((1, 2)).min() > 0, "vacuous: an empty map"
+        assert not a.maps.requires_grad
+        assert not a.value.requires_grad
+        assert (len(a), a.method, a.size) == (3, method, (32, 32))
+
+
+@pytest.mark.parametrize(("kind", "method"), EXPLAINED)
+def test_other_sizes_and_rectangles(kind, method):
+    images = torch.rand(2, 3, 16, 40, generator=torch.Generator().manual_seed(0))
+    for family in ("vit", "dinov2", "dinov3", "siglip", "siglip2"):
+        found = maps_of(model_of(family, kind), images, None, method)
+        assert found.maps.shape == ((2, 16, 40) if METHODS[method].granularity == "pixel" else (2, 2, 5)), family
+        assert found.pixels().shape == (2, 16, 40)
+
+
+def test_a_teacher_whose_native_size_is_no_whole_number_of_patches():
+    """SigLIP's 384 pixels in patches of 14: the last rows are not seen, and that is the size it is used at."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        teacher = Teacher(hf.SiglipVisionModel(hf.SiglipVisionConfig(**{**VISION, "image_size": 36})))
+    images = torch.rand(2, 3, 36, 36, generator=torch.Generator().manual_seed(0))
+    pixel, token = attribute(teacher, images, None, "attnlrp"), attribute(teacher, images, None, "legrad")
+    assert (pixel.maps.shape, token.maps.shape, token.pixels().shape) == ((2, 36, 36), (2, 4, 4), (2, 36, 36))
+    assert pixel.maps[:, :32, :32].abs().min() > 0
+    assert not pixel.maps[:, 32:].any()
+    with pytest.raises(UserError, match="44x44 are not a whole number of 8-pixel patches"):
+        attribute(teacher, torch.rand(1, 3, 44, 44), None, "legrad")
+
+
+def direction(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(5))
+
+
+TARGETS = {
+    "ints": torch.tensor([4, 0, 2]),
+    "names": ["LABEL_1", "label_3", "LABEL_0"],
+    "index": 2,
+    "directions": direction(3, 48),
+    "text": TextTarget(direction(48), scale=10.0, bias=-2.0),
+    "texts": TextTarget(direction(3, 48), scale=10.0, bias=-2.0),
+    "prediction": None,
+}
+
+
+def one_of(target, i):
+    if isinstance(target, TextTarget):
+        return TextTarget(one_of(target.embedding, i), target.scale, target.bias)
+    many = isinstance(target, list) or (isinstance(target, torch.Tensor) and len(target) == 3)
+    return target[i] if many else target
+
+
+def expected_value(model, images, target):
+    pooled, logits = own_outputs(model, images)
+    if isinstance(target, TextTarget):
+        return target.scale * torch.cosine_similarity(pooled, target.embedding.expand(3, -1)) + target.bias
+    if isinstance(target, torch.Tensor) and target.is_floating_point():
+        return (pooled * target).sum(-1)
+    if target is None:
+        return pooled.norm(dim=-1) if logits is None else logits.amax(-1)
+    index = [target] * 3 if isinstance(target, int) else [int(t[-1]) if isinstance(t, str) else int(t) for t in target]
+    return logits[range(3), index]
+
+
+def assert_same_maps(a, b):
+    for x, y in ((a.maps, b.maps), (a.value[:, None, None], b.value[:, None, None])):
+        assert ((x - y).flatten(1).norm(dim=1) <= 1e-4 * y.flatten(1).norm(dim=1)).all(), (x - y).abs().max()
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize(("kind", "method"), EXPLAINED)
+def test_a_batch_equals_one_at_a_time(kind, method, name, images):
+    target = TARGETS[name]
+    for family in ("vit-classifier", "siglip"):
+        if family == "siglip" and name in ("ints", "names", "index"):
+            continue
+        model = model_of(family, kind)
+        whole = maps_of(model, images, target, method)
+        torch.testing.assert_close(whole.value, expected_value(model, images, target), rtol=1e-4, atol=1e-5)
+        assert_same_maps(maps_of(model, images, target, method, batch_size=2), whole)
+        for i in range(3):
+            alone = maps_of(model, images[i], one_of(target, i), method)
+            assert_same_maps(alone, type(whole)(**{**vars(whole), "maps": whole.maps[[i]], "value": whole.value[[i]]}))
+
+
+@pytest.mark.parametrize(("kind", "method"), EXPLAINED)
+def test_only_methods_that_say_so_ignore_the_target(kind, method, images):
+    a, b = (maps_of(model_of("vit-classifier", kind), images, t, method).maps for t in (0, 1))
+    assert torch.equal(a, b) != METHODS[method].per_class
+
+
+@pytest.mark.parametrize(("kind", "method"), EXPLAINED)
+def test_the_caller_s_modes_do_not_matter(kind, method, images):
+    model = model_of("siglip", kind)
+    expected = maps_of(model, images, None, method)
+    with torch.no_grad():
+        assert torch.equal(maps_of(model, images, None, method).maps, expected.maps)
+    with torch.inference_mode():
+        assert torch.equal(maps_of(model, images.clone(), None, method).maps, expected.maps)
+    watched = images.clone().requires_grad_()
+    assert torch.equal(maps_of(model, watched, None, method).maps, expected.maps)
+    assert watched.grad is None
+
+
+HOOKS = [name for name in vars(nn.Module()) if "hooks" in name]
+
+
+def state_of(model):
+    """Everything about a model and the process that an explanation could disturb."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    modules = dict(model.named_modules())
+    configs = {n: m.config for n, m in modules.items() if hasattr(m, "config")}
+    return {
+        "tensors": {
+            n: (id(t), t.requires_grad, t.grad, t.detach().contiguous().numpy().tobytes()) for n, t in tensors.items()
+        },
+        "order": list(model.state_dict()),
+        "modes": {n: m.training for n, m in modules.items()},
+        "hooks": {n: [dict(getattr(m, h)) for h in HOOKS] for n, m in modules.items()},
+        "global hooks": {n: dict(v) for n, v in vars(nn.modules.module).items() if n.startswith("_global_") and v},
+        "attributes": {n: sorted(vars(m)) for n, m in modules.items()},
+        "attention": {n: getattr(c, "_attn_implementation", None) for n, c in configs.items()},
+        "configs": {n: (id(c), c.to_dict()) for n, c in configs.items()},
+        "torch random": torch.get_rng_state().numpy().tobytes(),
+        "numpy random": repr(np.random.get_state()),  # noqa: NPY002
+        "random": random.getstate(),
+        "function modes": list(torch.overrides._get_current_function_mode_stack()),
+        "explaining": (is_explaining(), freezes_products()),
+        "gradients": (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")),
+    }
+
+
+class StopError(Exception):
+    pass
+
+
+def raising(error, on_call, backward=False):
+    calls = 0
+
+    def fail(*_):
+        raise error
+
+    def hook(_module, _inputs, output):
+        nonlocal calls
+        calls += 1
+        if calls < on_call:
+            return
+        if not backward:
+            raise error
+        first = output[0] if isinstance(output, tuple) else output
+        if first.requires_grad:
+            first.register_hook(fail)
+
+    return hook
+
+
+FAILURES = {
+    "none": None,
+    "wrong target": None,
+    "in a block": (StopError(), 1),
+    "interrupted in a block": (KeyboardInterrupt(), 1),
+    "in the second pass": (KeyboardInterrupt(), 2),
+    "on the way back": (StopError(), 1, True),
+}
+FEW = [("vit-classifier", "teacher"), ("dinov3-swiglu", "teacher"), ("siglip", "teacher"), ("siglip2", "teacher")]
+FEW += [("vit-classifier", "student"), ("dinov3-swiglu", "student"), ("siglip", "student")]
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("family", "kind"), FEW)
+def test_the_model_is_left_as_it_was(family, kind, method, failure, images):
+    if kind == "teacher" and method == "inherent":
+        return
+    if failure == "in the second pass" and method not in TINY:
+        return
+    if failure == "on the way back" and (method in ("lime", "rollout", "random") or (method, family[:6]) == ("legrad", "siglip")):
+        return  # nothing runs back through the block
+    teacher = build_teacher(family)
+    model = teacher if kind == "teacher" else bcosify(teacher).eval()
+    blocks = teacher.blocks if kind == "teacher" else model.base_model.layers
+    for config in {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values():
+        config._attn_implementation = "eager"
+    blocks[0].train()
+    next(blocks[2].parameters()).requires_grad_(kind == "teacher")
+    handle = blocks[1].register_forward_hook(raising(*FAILURES[failure])) if FAILURES[failure] else None
+    before = state_of(model)
+    if failure == "none":
+        maps_of(model, images, None, method)
+    elif failure == "wrong target":
+        with pytest.raises(UserError):
+            maps_of(model, images, [0, 1, 99], method)
+    else:
+        with pytest.raises((StopError, KeyboardInterrupt)):
+            maps_of(model, images, None, method)
+    after = state_of(model)
+    assert [k for k in before if before[k] != after[k]] == []
+    assert handle is None or handle.id in blocks[1]._forward_hooks
+
+
+def test_dropout_of_a_model_in_training_plays_no_part(images):
+    teacher = build_teacher("vit-classifier")
+    expected = {m: maps_of(teacher, images, 1, m).maps for m in ("attnlrp", "legrad", "chefercam", "inputxgrad")}
+    for module in teacher.model.modules():
+        module.training = True
+        if isinstance(module, nn.Dropout):
+            module.p = 0.5
+    for method, maps in expected.items():
+        assert torch.equal(maps_of(teacher, images, 1, method).maps, maps)
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "inherent"])
+def test_a_teacher_s_trainable_parameters_do_not_matter(method, images):
+    """A parameter that asks for a gradient is still a constant of the rules, not a second path of a product."""
+    for family in ("dinov2-swiglu", "dinov3", "siglip2"):
+        thawed = build_teacher(family)
+        thawed.requires_grad_(True)
+        expected = maps_of(model_of(family, "teacher"), images, None, method)
+        torch.testing.assert_close(maps_of(thawed, images, None, method).maps, expected.maps)
+
+
+COSTS = {
+    "inherent": ({}, 1, 1),
+    "attnlrp": ({}, 1, 1),
+    "intgrad": ({"steps": 4, "internal_batch_size": 7}, 5, 4),
+    "legrad": ({"layers": 3}, 1, 3),
+    "chefercam": ({}, 1, 1),
+    "lime": ({"samples": 7, "internal_batch_size": 3}, 8, 0),
+    "inputxgrad": ({}, 1, 1),
+    "rollout": ({}, 1, 0),
+    "random": ({}, 1, 0),
+}
+
+
+@pytest.mark.parametrize(("kind", "method"), EXPLAINED)
+def test_costs_are_the_passes_that_took_place(kind, method, images):
+    model = model_of("vit-classifier", kind)
+    last = (model.blocks if kind == "teacher" else model.base_model.layers)[-1]
+    passed = {"forward": 0, "backward": 0}
+
+    def count(_module, _inputs, output):
+        passed["forward"] += len(output := output[0] if isinstance(output, tuple) else output)
+        if output.requires_grad:
+            output.register_hook(lambda g: passed.__setitem__("backward", passed["backward"] + len(g)))
+
+    options, forward, backward = COSTS[method]
+    handle = last.register_forward_hook(count)
+    try:
+        cost = attribute(model, images, 1, method, batch_size=2, **options).cost
+    finally:
+        handle.remove()
+    assert (cost.forward, cost.backward) == (forward, backward)
+    assert passed["forward"] == 3 * forward
+    if method != "legrad":  # whose passes run back through one block each, and so through the last one once
+        assert passed["backward"] == 3 * backward
+    assert cost.seconds > 0
+    assert cost.peak_bytes is None
+
+
+def test_progress_and_options_are_reported(images):
+    done = []
+    found = attribute(model_of("vit", "teacher"), images, None, "legrad", batch_size=2, progress=done.append, layers=None)
+    assert done == [2, 3]
+    assert found.options == {"layers": None}
+    assert found.granularity == "token"
+
+
+def test_the_random_map_belongs_to_the_image_and_the_seed(images):
+    model = model_of("vit", "teacher")
+    a, again, b = (attribute(model, images, None, "random", seed=s).maps for s in (1, 1, 2))
+    assert torch.equal(a, again)
+    assert not torch.equal(a, b)
+    assert not torch.equal(a[0], a[1])
+    assert torch.equal(attribute(model, images.flip(0), None, "random", seed=1).maps, a.flip(0))
+
+
+def test_input_x_gradient_is_what_it_says(images):
+    for kind in ("teacher", "student"):
+        model = model_of("vit-classifier", kind)
+        found = attribute(model, images, 2, "inputxgrad").maps
+        x = model.normalize(images) if kind == "teacher" else torch.cat((images, 1 - images), 1)
+        x.requires_grad_()
+        logits = model.model(x).logits if kind == "teacher" else model(x).logits
+        (gradient,) = torch.autograd.grad(logits[:, 2].sum(), x)
+        torch.testing.assert_close(found, (x * gradient).sum(1).detach())
+
+
+def test_methods_are_listed_in_the_order_of_the_tables():
+    order = ["inherent", "attnlrp", "intgrad", "legrad", "chefercam", "lime", "inputxgrad", "rollout", "random"]
+    assert list(METHODS) == order
+    assert [m.key for m in find_methods(["lime", "attnlrp", "lime"])] == ["attnlrp", "lime"]
+    assert [m.key for m in find_methods(["lime", "all"])] == order
+    assert find_method("rollout").title == "Attention rollout"
+    assert unsupported(model_of("vit", "student"), "inherent") is None
+
+
+GOOD = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(7))
+BAD = {
+    "unknown method": (GOOD, 0, "gradcam", {}, "no attribution method 'gradcam'; choose from inherent, attnlrp, .*random"),
+    "unknown option": (GOOD, 0, "attnlrp", {"gama": 1}, "AttnLRP has no option 'gama'; it takes variant, gamma, conv_gamma"),
+    "no options": (GOOD, 0, "rollout", {"layers": 1}, "Attention rollout has no option 'layers'; it takes none"),
+    "inherent on a teacher": (GOOD, 0, "inherent", {}, r"W\(x\)x: vit-classifier is a teacher, .* no W\(x\)x"),
+    "class out of range": (GOOD, 5, "attnlrp", {}, r"Class 5 is out of range; the model has 5 classes"),
+    "negative class": (GOOD, -1, "legrad", {}, "Class -1 is out of range"),
+    "unknown name": (GOOD, "unicorn", "chefercam", {}, "no class 'unicorn'; the model knows label_0"),
+    "too many targets": (GOOD, [0, 1, 2], "inputxgrad", {}, "3 targets were given for 2 images"),
+    "too few texts": (GOOD, TextTarget(torch.rand(1, 48)), "rollout", {}, "1 targets were given for 2 images"),
+    "wide direction": (GOOD, torch.rand(49), "attnlrp", {}, r"got \(49,\)"),
+    "normalised images": (GOOD * 4 - 2, 0, "attnlrp", {}, r"lie in \[0, 1\]"),
+    "not a number": (GOOD * torch.nan, 0, "attnlrp", {}, r"lie in \[0, 1\]"),
+    "grey images": (GOOD[:, :1], 0, "attnlrp", {}, r"\(2, 1, 32, 32\)"),
+    "half a patch": (GOOD[..., :30], 0, "attnlrp", {}, "32x30 are not a whole number of 8-pixel patches"),
+    "no pixels": (GOOD[..., :0], 0, "attnlrp", {}, "32x0 are not a whole number"),
+    "no images": (GOOD[:0], 0, "attnlrp", {}, "no images to explain"),
+    "no pictures": ([], 0, "attnlrp", {}, "no images to explain"),
+    "batch of 0": (GOOD, 0, "attnlrp", {"batch_size": 0}, "batch_size must be at least 1, got 0"),
+    "batch of -1": (GOOD, 0, "attnlrp", {"batch_size": -1}, "batch_size must be at least 1, got -1"),
+    "no layers": (GOOD, 0, "legrad", {"layers": 0}, "1 to 3 of this model's blocks, got 0"),
+    "too many layers": (GOOD, 0, "legrad", {"layers": 4}, "1 to 3 of this model's blocks, got 4"),
+    "half a layer": (GOOD, 0, "legrad", {"layers": 1.5}, "1 to 3 of this model's blocks, got 1.5"),
+    "unknown pool": (GOOD, 0, "legrad", {"pool": "max"}, "mean of all tokens or.*cls token; got 'max'"),
+    "unknown variant": (GOOD, 0, "attnlrp", {"variant": "half"}, "variant full or cp"),
+    "negative gamma": (GOOD, 0, "attnlrp", {"gamma": -1.0}, "at least 0"),
+    "gamma not a number": (GOOD, 0, "attnlrp", {"conv_gamma": float("nan")}, "at least 0"),
+    "no steps": (GOOD, 0, "intgrad", {"steps": 0}, "at least 1 step"),
+    "unknown baseline": (GOOD, 0, "intgrad", {"baseline": "blur"}, "baseline zero or black"),
+    "intgrad batch": (GOOD, 0, "intgrad", {"internal_batch_size": 0}, "internal_batch_size"),
+    "one sample": (GOOD, 0, "lime", {"samples": 1}, "at least 2 samples"),
+    "no segments": (GOOD, 0, "lime", {"segments": 0}, "1 segment"),
+    "negative alpha": (GOOD, 0, "lime", {"alpha": -1.0}, "alpha >= 0"),
+    "lime batch": (GOOD, 0, "lime", {"internal_batch_size": 0}, "internal_batch_size"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_clear_sentence(name):
+    images, target, method, options, message = BAD[name]
+    if method in TINY:
+        pytest.importorskip("captum")
+    with pytest.raises(UserError, match=message) as caught:
+        attribute(model_of("vit-classifier", "teacher"), images, target, method, **options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_models_that_cannot_be_explained(method):
+    for model in (nn.Linear(2, 2), nn.Identity(), build_teacher("vit").model):
+        with pytest.raises(UserError, match=f"{type(model).__name__} is neither a teacher .* nor a student"):
+            attribute(model, GOOD, None, method)
+
+
+def test_targets_and_options_that_a_model_has_not():
+    for kind in ("teacher", "student"):
+        for method in ("attnlrp", "legrad", "chefercam", "rollout", "random"):
+            with pytest.raises(UserError, match="no classifier: give a direction"):
+                attribute(model_of("siglip", kind), GOOD, 1, method)
+        with pytest.raises(UserError, match="cls token; got 'cls'"):
+            attribute(model_of("siglip", kind), GOOD, None, "legrad", pool="cls")
+    with pytest.raises(UserError, match="gamma rule is for plain linear layers"):
+        attribute(model_of("vit", "student"), GOOD, None, "attnlrp", gamma=0.1)
+    with pytest.raises(UserError, match="gamma rule is for plain linear layers"):
+        attribute(model_of("vit", "student"), GOOD, None, "attnlrp", conv_gamma=0.1)
+
+
+@pytest.mark.parametrize("method", ["intgrad", "lime"])
+@pytest.mark.parametrize("missing", ["captum", "sklearn"])
+def test_missing_packages_are_named_with_their_extra(method, missing, monkeypatch):
+    monkeypatch.setitem(sys.modules, missing, None)
+    for name in [m for m in sys.modules if m.startswith(f"{missing}.")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(UserError, match=rf"need {missing}: pip install 'aloe-vit\[attribution\]'") as caught:
+        attribute(model_of("vit", "teacher"), GOOD, None, method)
+    assert "\n" not in str(caught.value)
