@@ -38,7 +38,7 @@ def main() -> None:
     model = ViTForImageClassification.from_pretrained(teacher_path())
     start = time.monotonic()
     fit(model, train, test, args, generator)
-    single, recall = accuracies(model, test)
+    single, recall = accuracies(model, test, args.grid_pixels)
     print(f"{(time.monotonic() - start) / 60:.0f} minutes; single scenes {single:.2f} %, classes of grids {recall:.2f} %")
     model.save_pretrained(args.output_dir)
     half, size = [0.5, 0.5, 0.5], {"height": RESOLUTION, "width": RESOLUTION}
@@ -72,7 +72,7 @@ def fit(
             pixels, mask = augment(images[index], masks[index], generator)
             names = labels[index].view(count, cells)
             if cells > 1:
-                pixels, mask = (compose(x.unflatten(0, (count, cells))) for x in (pixels, mask))
+                pixels, mask = (scaled(compose(x.unflatten(0, (count, cells))), args.grid_pixels) for x in (pixels, mask))
             tokens = model.vit(pixels, interpolate_pos_encoding=True).last_hidden_state
             present = F.one_hot(names, len(CLASSES)).amax(1).float()
             named = F.binary_cross_entropy_with_logits(model.classifier(tokens[:, 0]), present)
@@ -84,7 +84,7 @@ def fit(
             optimizer.step()
         seen += float(loss)
         if (step + 1) % args.report == 0:
-            single, recall = accuracies(model, tuple(x[:500] for x in test))
+            single, recall = accuracies(model, tuple(x[:500] for x in test), args.grid_pixels)
             print(
                 f"step {step + 1}: loss {seen / args.report:.3f}, first 500 test scenes {single:.1f} %, "
                 f"grids of them {recall:.1f} %, {time.monotonic() - start:.0f} s",
@@ -104,7 +104,7 @@ def grid_side_loss(side: SideTasks, tokens: Tensor, masks: Tensor, names: Tensor
 
 
 @torch.no_grad()
-def accuracies(model: ViTForImageClassification, test: tuple[Tensor, ...]) -> tuple[float, float]:
+def accuracies(model: ViTForImageClassification, test: tuple[Tensor, ...], side: int) -> tuple[float, float]:
     """Percent of single scenes named correctly, and of a 2x2 grid's four distinct classes among its four largest logits."""
     model.eval()
     images, labels = test[0], test[2]
@@ -112,10 +112,15 @@ def accuracies(model: ViTForImageClassification, test: tuple[Tensor, ...]) -> tu
     single = (logits.argmax(1) == labels).float().mean()
     # ten consecutive scenes hold each class once: the first eight of them make two grids
     index = torch.arange(len(images) // 10 * 10).view(-1, 10)[:, :8].reshape(-1, 4)
-    grids = compose(images[index].float() / 127.5 - 1)
+    grids = scaled(compose(images[index].float() / 127.5 - 1), side)
     top = torch.cat([model(x, interpolate_pos_encoding=True).logits.topk(4)[1] for x in grids.split(50)])
     found = (top[:, :, None] == labels[index][:, None]).any(1).float().mean()
     return 100 * float(single), 100 * float(found)
+
+
+def scaled(images: Tensor, side: int) -> Tensor:
+    """Images (B,C,H,W) as squares of `side` pixels."""
+    return images if images.shape[-1] == side else F.interpolate(images, size=(side, side), mode="area")
 
 
 def write_grids(args: argparse.Namespace, generator: torch.Generator) -> None:
@@ -137,6 +142,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--singles", type=int, default=24, help="single scenes a step")
     parser.add_argument("--grids", type=int, default=16, help="grids of four a step")
+    parser.add_argument("--grid-pixels", type=int, default=2 * RESOLUTION, help="side of a grid; 64: resized to one scene")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--weight-decay", type=float, default=0.05)
     parser.add_argument("--report", type=int, default=100, help="steps between lines")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from aloe.alignment.run import align
     from aloe.attribution.inherent import Explanation, explain
+    from aloe.attribution.methods import Attribution, attribute
     from aloe.attribution.targets import TextTarget
     from aloe.bcos.dynamic import explanation_mode
     from aloe.bcos.functional import encode
@@ -27,6 +28,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "align": "aloe.alignment.run",
+    "attribute": "aloe.attribution.methods",
+    "Attribution": "aloe.attribution.methods",
     "bcosify": "aloe.models.convert",
     "BcosViTConfig": "aloe.models.configuration",
     "BcosViTForImageClassification": "aloe.models.modeling",

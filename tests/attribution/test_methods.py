@@ -56,6 +56,7 @@ def test_every_method_on_every_family(family, kind, method, images):
     shape = (3, 32, 32) if METHODS[method].granularity == "pixel" else (3, 4, 4)
     found = maps_of(model, images, None, method)
     torch.testing.assert_close(found.value, value, rtol=1e-4, atol=1e-5)
+    assert found.maps.abs().amax((1, 2)).min() > 0, "vacuous: an empty map"
     with torch.autocast("cpu", torch.bfloat16):
         low = maps_of(model, images, None, method)
     torch.testing.assert_close(low.value, value, rtol=0.1, atol=0.1)
@@ -64,7 +65,6 @@ def test_every_method_on_every_family(family, kind, method, images):
         assert a.pixels().shape == (3, 32, 32)
         assert a.maps.dtype == a.value.dtype == torch.float32
         assert a.maps.isfinite().all()
-        assert a.maps.abs().amax((1, 2)).min() > 0, "vacuous: an empty map"
         assert not a.maps.requires_grad
         assert not a.value.requires_grad
         assert (len(a), a.method, a.size) == (3, method, (32, 32))
@@ -239,7 +239,9 @@ def test_the_model_is_left_as_it_was(family, kind, method, failure, images):
         return
     if failure == "in the second pass" and method not in TINY:
         return
-    if failure == "on the way back" and (method in ("lime", "rollout", "random") or (method, family[:6]) == ("legrad", "siglip")):
+    if failure == "on the way back" and (
+        method in ("lime", "rollout", "random") or (method, family[:6]) == ("legrad", "siglip")
+    ):
         return  # nothing runs back through the block
     teacher = build_teacher(family)
     model = teacher if kind == "teacher" else bcosify(teacher).eval()
@@ -324,7 +326,9 @@ def test_costs_are_the_passes_that_took_place(kind, method, images):
 
 def test_progress_and_options_are_reported(images):
     done = []
-    found = attribute(model_of("vit", "teacher"), images, None, "legrad", batch_size=2, progress=done.append, layers=None)
+    found = attribute(
+        model_of("vit", "teacher"), images, None, "legrad", batch_size=2, progress=done.append, layers=None
+    )
     assert done == [2, 3]
     assert found.options == {"layers": None}
     assert found.granularity == "token"
@@ -361,8 +365,20 @@ def test_methods_are_listed_in_the_order_of_the_tables():
 
 GOOD = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(7))
 BAD = {
-    "unknown method": (GOOD, 0, "gradcam", {}, "no attribution method 'gradcam'; choose from inherent, attnlrp, .*random"),
-    "unknown option": (GOOD, 0, "attnlrp", {"gama": 1}, "AttnLRP has no option 'gama'; it takes variant, gamma, conv_gamma"),
+    "unknown method": (
+        GOOD,
+        0,
+        "gradcam",
+        {},
+        "no attribution method 'gradcam'; choose from inherent, attnlrp, .*random",
+    ),
+    "unknown option": (
+        GOOD,
+        0,
+        "attnlrp",
+        {"gama": 1},
+        "AttnLRP has no option 'gama'; it takes variant, gamma, conv_gamma",
+    ),
     "no options": (GOOD, 0, "rollout", {"layers": 1}, "Attention rollout has no option 'layers'; it takes none"),
     "inherent on a teacher": (GOOD, 0, "inherent", {}, r"W\(x\)x: vit-classifier is a teacher, .* no W\(x\)x"),
     "class out of range": (GOOD, 5, "attnlrp", {}, r"Class 5 is out of range; the model has 5 classes"),
@@ -382,18 +398,15 @@ BAD = {
     "batch of -1": (GOOD, 0, "attnlrp", {"batch_size": -1}, "batch_size must be at least 1, got -1"),
     "no layers": (GOOD, 0, "legrad", {"layers": 0}, "1 to 3 of this model's blocks, got 0"),
     "too many layers": (GOOD, 0, "legrad", {"layers": 4}, "1 to 3 of this model's blocks, got 4"),
-    "half a layer": (GOOD, 0, "legrad", {"layers": 1.5}, "1 to 3 of this model's blocks, got 1.5"),
     "unknown pool": (GOOD, 0, "legrad", {"pool": "max"}, "mean of all tokens or.*cls token; got 'max'"),
     "unknown variant": (GOOD, 0, "attnlrp", {"variant": "half"}, "variant full or cp"),
     "negative gamma": (GOOD, 0, "attnlrp", {"gamma": -1.0}, "at least 0"),
     "gamma not a number": (GOOD, 0, "attnlrp", {"conv_gamma": float("nan")}, "at least 0"),
     "no steps": (GOOD, 0, "intgrad", {"steps": 0}, "at least 1 step"),
     "unknown baseline": (GOOD, 0, "intgrad", {"baseline": "blur"}, "baseline zero or black"),
-    "intgrad batch": (GOOD, 0, "intgrad", {"internal_batch_size": 0}, "internal_batch_size"),
     "one sample": (GOOD, 0, "lime", {"samples": 1}, "at least 2 samples"),
     "no segments": (GOOD, 0, "lime", {"segments": 0}, "1 segment"),
     "negative alpha": (GOOD, 0, "lime", {"alpha": -1.0}, "alpha >= 0"),
-    "lime batch": (GOOD, 0, "lime", {"internal_batch_size": 0}, "internal_batch_size"),
 }
 
 

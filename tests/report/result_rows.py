@@ -68,7 +68,8 @@ def make_gridpg(stage: str, method: str, value: float, **other: Any) -> dict[str
         "chance": 25.0,
         "cost": {"forward": 1.0, "backward": 1.0, "seconds": 0.0123, "peak_bytes": None},
     }
-    return _explained("gridpg", stage, method, value, details, {"n": 2, "seed": 0}, other, metric="GridPG")
+    settings = {"n": 2, "threshold": 0.95, "count": 250, "images": 400, "grids": "0a1b2c3d", "grid_input": "native"}
+    return _explained("gridpg", stage, method, value, details, settings, other, metric="GridPG")
 
 
 def make_deletion(stage: str, method: str, value: float, steps: int = 11, **other: Any) -> dict[str, Any]:
@@ -91,7 +92,7 @@ def make_deletion(stage: str, method: str, value: float, steps: int = 11, **othe
         "area_least": 67.0,
         "area_least_interval": [65.5, 69.25],
     }
-    settings = {"mode": "deletion", "fill": "zero", "block": 16}
+    settings = {"fill": "zero", "block": 16, "deletion_mode": "deletion", "threshold": 0.95, "images": "4e5f6a7b"}
     return _explained("deletion", stage, method, value, details, settings, other, metric="area")
 
 
@@ -99,12 +100,14 @@ def make_inside(stage: str, method: str, value: float, **other: Any) -> dict[str
     """A row of attribution against object masks."""
     interval = [value - 1, value + 1]
     details = {"method": method, "interval": interval, "pointing": value + 10, "area": 20.0, "images": 64}
-    return _explained("inside", stage, method, value, details, {}, other, metric="inside")
+    return _explained(
+        "inside", stage, method, value, details, {"threshold": 0.95, "images": "4e5f6a7b"}, other, metric="inside"
+    )
 
 
 def _explained(task, stage, method, value, details, settings, other, metric):
     details = {**details, **other.pop("details", {})}
-    settings = {**settings, "method": method, **other.pop("settings", {})}
+    settings = {**settings, "resolution": None, "seed": 0, "options": {}, "method": method, **other.pop("settings", {})}
     prints = {
         "model": f"weights of {other.get('name', f'my-{stage}')}",
         "test": "images",

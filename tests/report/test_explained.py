@@ -21,7 +21,7 @@ def b6(*rows, **options):
     results = results_of(*rows)
     table = localization_table(collect("b6", results), results, **options)
     shown = {
-        (row.labels[0], row.labels[3]): {
+        (row.labels[0], row.labels[2]): {
             name: f"*{cell.text}*" if cell.bold else cell.text + cell.note
             for name, cell in zip(table.columns, row.cells, strict=True)
         }
@@ -73,7 +73,9 @@ def test_table_b6_has_the_papers_columns():
     }
     assert "Δ against AttnLRP." in notes
     assert "Chance: 25.00." in notes
-    assert "Measured with n = 2, seed = 0." in notes
+    assert (
+        "Measured with n = 2, grids = 0a1b2c3d, grid_input = native, threshold = 0.95, images = 400, seed = 0." in notes
+    )
 
 
 def test_the_difference_is_to_the_best_method_of_the_teacher_and_of_the_numbers_shown():
@@ -136,7 +138,7 @@ def test_what_the_paper_could_not_run_is_marked():
     assert (shown["paper", "IN1k"]["IG"], shown["paper", "IN1k"]["LeG"]) == (f"{MISSING}*", MISSING)
 
 
-def test_an_accuracy_belongs_to_the_same_weights_or_backbone_or_name():
+def test_an_accuracy_belongs_to_the_same_weights_or_name():
     explained = make_gridpg("aligned", "inherent", 1.0, name="a")
     right = make_row("aligned", 90.0, task="linear", name="a")
     other = make_row("aligned", 80.0, task="linear", name="b")
@@ -149,12 +151,31 @@ def test_an_accuracy_belongs_to_the_same_weights_or_backbone_or_name():
     assert of(explained, right, other) == of(explained, other, right) == 90.0
     assert of(explained, make_row("aligned", 80.0, data="dtd", task="linear", name="a")) is None
     assert of(explained, make_row("aligned", 80.0, task="knn", name="a")) is None
-    with_head = make_gridpg("aligned", "inherent", 1.0, name="with-head", fingerprints={"backbone": "weights of a"})
-    assert of(with_head, other, right) == 90.0
     again = make_row("aligned", 91.0, task="linear", name="a", versions={"torch": "2.14"})
     assert of(explained, right, again) == 91.0, "the last of equals"
     assert of(explained, right, {**again, "official": False}) == 90.0
     assert of(explained, right, {**again, "settings": {**again["settings"], "epochs": 1}}) == 90.0
+
+
+def test_of_several_k_the_accuracy_is_the_protocols():
+    knn = make_row("aligned", 40.0, settings={"k": [1, 20]}, details={"by_k": {"1": 40.0, "20": 58.0}})
+    shown, _ = b6(make_gridpg("aligned", "inherent", 70.0), knn)
+    assert shown["my-aligned", "C10"]["k-NN student"] == "58.00"
+
+
+def test_a_model_with_a_probe_is_the_one_that_the_probe_was_fitted_on():
+    """Also where other models could be meant; of several probes of a backbone the one that is explained."""
+    rows = [make_row("aligned", v, task="linear", name="a", details={"probe": f"probes/{v:g}"}) for v in (90.0, 91.0)]
+    rows += [make_row("aligned", 50.0, task="linear", name="b"), make_row("aligned", 80.0, name="a")]
+    rows += [make_gridpg("aligned", "inherent", 70.0, name="90", model="results/probes/90")]
+    rows += [make_gridpg("aligned", "inherent", 60.0, name="c"), make_gridpg("aligned", "inherent", 65.0, name="b")]
+    shown, notes = b6(*rows)
+    assert {name: (cells["Lin. student"], cells["k-NN student"]) for (name, _), cells in shown.items()} == {
+        "a": ("90.00", "80.00"),
+        "c": (MISSING, MISSING),
+        "b": ("50.00", MISSING),
+    }
+    assert not [note for note in notes if " is that of " in note]
 
 
 def test_an_accuracy_of_another_name_is_taken_only_where_no_other_model_could_have_it():
@@ -196,7 +217,8 @@ def test_of_several_teachers_the_one_with_most_methods_is_the_baseline():
     [
         ("b6", make_gridpg, {"settings": {"n": 3}}),
         ("b6", make_gridpg, {"settings": {"resolution": 64}}),
-        ("b6", make_gridpg, {"fingerprints": {"grids": "another list"}}),
+        ("b6", make_gridpg, {"settings": {"grids": "another list"}}),
+        ("b6", make_gridpg, {"settings": {"grid_input": "resized"}}),
         ("b6", make_gridpg, {"fingerprints": {"test": "other images"}}),
         ("deletion", make_deletion, {"settings": {"block": 4}}),
         ("deletion", make_deletion, {"settings": {"fill": "mean"}}),
@@ -234,18 +256,22 @@ def test_the_papers_way_goes_before_more_rows_of_another():
 
 def test_teachers_may_have_lists_of_grids_of_their_own():
     """A list is confident under the models that are compared, so another teacher's is another list."""
-    rows = [make_gridpg("aligned", "inherent", 70.0, fingerprints={"grids": "one"})]
-    rows += [make_gridpg("aligned", "inherent", 60.0, teacher="other", fingerprints={"grids": "two"})]
+    rows = [make_gridpg("aligned", "inherent", 70.0, settings={"grids": "one"})]
+    rows += [make_gridpg("aligned", "inherent", 60.0, teacher="other", settings={"grids": "two"})]
     measured = collect("b6", results_of(*rows))
     assert [row.value for row in measured.results] == [70.0, 60.0]
     assert measured.others == []
 
 
 def test_options_of_a_method_do_not_set_it_apart_but_the_later_stands_for_it():
-    steps = [make_gridpg("teacher", "intgrad", v, settings={"steps": s}) for v, s in ((30.0, 10), (35.0, 50))]
+    steps = [
+        make_gridpg("teacher", "intgrad", v, settings={"options": {"steps": s}}) for v, s in ((30.0, 10), (35.0, 50))
+    ]
     shown, others = shown_values("b6", make_gridpg("teacher", "attnlrp", 50.0), *steps)
     assert shown == {("my-teacher", "attnlrp"): 50.0, ("my-teacher", "intgrad"): 35.0}
     assert others == [(30.0, 35.0)]
+    (row,) = explained_others(collect("b6", results_of(*steps))).blocks[0].rows
+    assert row.labels[3:] == ("C10, Integrated Gradients", "options = steps 10")
 
 
 def test_a_setting_that_is_not_the_papers_is_marked_where_it_stands_alone():
@@ -261,7 +287,9 @@ def test_a_setting_that_is_not_the_papers_is_marked_where_it_stands_alone():
 def test_insertion_is_a_measure_of_its_own():
     rows = results_of(
         make_deletion("aligned", "inherent", 20.0),
-        make_deletion("aligned", "inherent", 60.0, details={"mode": "insertion"}, settings={"mode": "insertion"}),
+        make_deletion(
+            "aligned", "inherent", 60.0, details={"mode": "insertion"}, settings={"deletion_mode": "insertion"}
+        ),
         make_row("aligned", 1.0),
     )
     assert [measure_of(row) for row in rows] == ["deletion", "insertion", None]

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from aloe.attribution.gamma import gamma_conv2d, gamma_linear
 from aloe.attribution.subject import Subject
@@ -124,7 +124,7 @@ def _gated(x: Tensor, activation: str) -> Tensor:
 
 
 def _carries(x: Any) -> bool:
-    return isinstance(x, Tensor) and x.requires_grad
+    return isinstance(x, Tensor) and x.requires_grad and not isinstance(x, nn.Parameter)
 
 
 class _Scale(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""The generalised gamma rule of LRP (Montavon et al. 2019, Andeol et al. 2021) on linear layers and convolutions, as gradient.
+"""The generalised gamma rule of LRP (Montavon et al. 2019, Andeol et al. 2021) on linear layers and convolutions.
 
 A layer y = w x + b passes the relevance R = y g of an output on in proportion to contributions in which weights of the
 output's own sign count (1 + gamma) times. With w+ = w + gamma max(w, 0) and w- = w + gamma min(w, 0):

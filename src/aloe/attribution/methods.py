@@ -19,7 +19,7 @@ from aloe.attribution.attnlrp import attnlrp
 from aloe.attribution.baselines import input_x_gradient, random_map
 from aloe.attribution.inherent import as_batch, explain
 from aloe.attribution.perturbation import integrated_gradients, lime
-from aloe.attribution.subject import Subject, opened
+from aloe.attribution.subject import Subject, check_model, opened
 from aloe.attribution.targets import Target, part_of
 from aloe.errors import UserError
 from aloe.models.teachers import Teacher
@@ -109,16 +109,17 @@ def attribute(
         UserError: an unknown method or option, a method that the model cannot support, wrong images or targets.
     """
     chosen = find_method(method)
+    check_model(model)
     if reason := unsupported(model, method):
         raise UserError(f"{chosen.title}: {reason}.")
     reference = next(model.parameters())
     pixels = as_batch(images, model).to(reference.device, reference.dtype)
-    _check_size(model, pixels)
-    size = batch_size or chosen.batch_size
+    size = chosen.batch_size if batch_size is None else batch_size
     if not len(pixels) or size < 1:
         raise UserError(
             "There are no images to explain." if size >= 1 else f"batch_size must be at least 1, got {size}."
         )
+    _check_size(model, pixels)
     maps, values, start = [], [], time.perf_counter()
     with _peak_memory(reference.device) as peak, opened(model) as subject:
         for i in range(0, len(pixels), size):
@@ -177,11 +178,11 @@ def _inherent(subject: Subject, images: Tensor, target: Target) -> tuple[Tensor,
 
 def _check_size(model: nn.Module, images: Tensor) -> None:
     config: Any = model.config
+    height, width = images.shape[-2:]
+    native = isinstance(model, Teacher) and height == width == model.image_size  # perhaps 384 pixels in patches of 14
     patch = model.patch_size if isinstance(model, Teacher) else config.patch_size
-    if images.shape[-2] % patch or images.shape[-1] % patch:
-        raise UserError(
-            f"Images of {images.shape[-2]}x{images.shape[-1]} are not a whole number of {patch}-pixel patches; resize them."
-        )
+    if not native and (height % patch or width % patch or not height * width):
+        raise UserError(f"Images of {height}x{width} are not a whole number of {patch}-pixel patches; resize them.")
 
 
 @contextmanager

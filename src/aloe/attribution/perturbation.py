@@ -86,10 +86,10 @@ def lime(
             torch.manual_seed(seed)
             found = method.attribute(
                 inputs[i : i + 1],
-                additional_forward_args=torch.zeros(1, dtype=torch.long, device=inputs.device),
+                additional_forward_args=(torch.zeros(1, dtype=torch.long, device=inputs.device),),
                 feature_mask=mask[None, None],
                 n_samples=samples,
-                perturbations_per_eval=min(internal_batch_size, samples),
+                perturbations_per_eval=max(1, min(internal_batch_size, samples)),
             )
         maps.append(found[0, 0].float() if found.ndim == 4 else found.float())
     return torch.stack(maps).to(inputs.device), value
@@ -134,7 +134,6 @@ def _captum() -> Any:
         import captum.attr
         import sklearn  # noqa: F401
     except ImportError as error:
-        raise UserError(
-            f"Integrated Gradients and LIME need {error.name}: pip install 'aloe-vit[attribution]'."
-        ) from error
+        name = (error.name or "captum").partition(".")[0]
+        raise UserError(f"Integrated Gradients and LIME need {name}: pip install 'aloe-vit[attribution]'.") from error
     return captum.attr

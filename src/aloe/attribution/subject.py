@@ -132,8 +132,7 @@ def opened(model: nn.Module) -> Iterator[Subject]:
     Raises:
         UserError: neither a teacher nor a B-cos student.
     """
-    if not (isinstance(model, Teacher) or getattr(getattr(model, "config", None), "model_type", None) == "bcos_vit"):
-        raise UserError(f"{type(model).__name__} is neither a teacher (aloe.load_teacher) nor a student (aloe.load).")
+    check_model(model)
     training = [m for m in model.modules() if m.training]
     configs = list({id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}.values())
     configs = [c for c in configs if hasattr(c, "_attn_implementation")]
@@ -149,3 +148,9 @@ def opened(model: nn.Module) -> Iterator[Subject]:
             config._attn_implementation = name
         for module in training:
             module.training = True
+
+
+def check_model(model: nn.Module) -> None:
+    """Refuses what is neither a teacher nor a B-cos student."""
+    if not (isinstance(model, Teacher) or getattr(getattr(model, "config", None), "model_type", None) == "bcos_vit"):
+        raise UserError(f"{type(model).__name__} is neither a teacher (aloe.load_teacher) nor a student (aloe.load).")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -83,19 +85,23 @@ def _options(pairs: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return options
 
 
-def _progress(quiet: bool) -> Any:
-    from contextlib import contextmanager
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[str, int, int], None] | None]:
+    """A bar that appears with the first images, so that a mistake is one line."""
+    if quiet:
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
 
-    @contextmanager
-    def watched() -> Any:
-        if quiet:
-            yield None
-            return
-        from rich.console import Console
-        from rich.progress import Progress
+    bar = Progress(console=Console(stderr=True))
+    task = bar.add_task("explaining", total=None)
 
-        with Progress(console=Console(stderr=True)) as bar:
-            task = bar.add_task("explaining", total=None)
-            yield lambda _what, done, total: bar.update(task, completed=done, total=total)
+    def watch(_what: str, done: int, total: int) -> None:
+        bar.start()
+        bar.update(task, completed=done, total=total)
 
-    return watched()
+    try:
+        yield watch
+    finally:
+        bar.stop()

@@ -6,12 +6,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite
+from pathlib import PurePath
 from typing import Any
 
 from aloe.report.grid import Place, line_up, model_of
 from aloe.report.lines import Column, Group, Line
 from aloe.report.methods import rank
-from aloe.report.protocol import EXPLANATIONS, deviations, measured_alike, settings_of
+from aloe.report.protocol import EXPLANATIONS, at_protocol_k, deviations, measured_alike, settings_of
 from aloe.report.rows import Result
 
 MEASURES = {"b6": "GridPG", "deletion": "pixel deletion", "insertion": "pixel insertion", "inside": "object masks"}
@@ -52,7 +53,7 @@ def collect(name: str, results: Sequence[Result]) -> Measured | None:
     Of several ways of measuring a teacher and its students on one data set the paper's is taken, then the one with most
     numbers, then the last; of several rows for one model and method one on the official split, then the last.
     """
-    rows = [row for row in results if measure_of(row) == name]
+    rows = [_named(row, results) for row in results if measure_of(row) == name]
     if not rows:
         return None
     blocks: dict[tuple[str, str], dict[str, list[Result]]] = {}
@@ -115,21 +116,21 @@ def numbers(row: Result, name: str) -> list[float]:
 
 
 def accuracy(row: Result, task: str, results: Sequence[Result]) -> Result | None:
-    """The accuracy on its data of a row's model: of its weights, of the backbone that its fingerprints name, or of its name.
+    """The accuracy on its data of a row's model: of its weights, of the backbone its probe was fitted on, or of its name.
 
-    A model that is explained may carry a head that it had not when its features were measured, so that nothing of this is
-    equal: then, if it is the only model of its teacher, stage and architecture without one, the only accuracy left over.
+    Where none of that is known (a head from elsewhere, say), and it is the only model of its teacher, stage and architecture
+    without one: the only accuracy that is left over.
     """
 
     def kin(other: Result) -> tuple[str, ...]:
         return (other.data, other.teacher, other.stage, other.architecture)
 
     def same(own: Result, other: Result) -> bool:
-        weights = (own.fingerprints.get("model"), own.fingerprints.get("backbone"))
-        return model_of(own) == model_of(other) or own.name == other.name or _weights(other) in weights
+        fitted = fitted_on(own, results)
+        return model_of(other) in (model_of(own), fitted and model_of(fitted)) or own.name == other.name
 
-    alike = [other for other in results if other.task == task and kin(other) == kin(row)]
-    found = [other for other in alike if same(row, other)]
+    alike = [at_protocol_k(other) for other in results if other.task == task and kin(other) == kin(row)]
+    found = [other for other in alike if other is fitted_on(row, results)] or [o for o in alike if same(row, o)]
     if not found:
         explained = {model_of(r): r for r in results if r.task in EXPLANATIONS and kin(r) == kin(row)}
         without = [own for own in explained.values() if not any(same(own, other) for other in alike)]
@@ -138,10 +139,18 @@ def accuracy(row: Result, task: str, results: Sequence[Result]) -> Result | None
     return max(reversed(found), key=lambda other: (not deviations(other), other.official), default=None)
 
 
-def _weights(row: Result) -> object:
-    """What a fingerprint may be compared with: a value that is never None."""
-    return row.fingerprints.get("model") or row
+def fitted_on(row: Result, results: Sequence[Result]) -> Result | None:
+    """The linear-probe row whose probe a row's model is: `aloe evaluate` names the probe's folder in that row."""
+    name = PurePath(row.model).name
+    probes = [r for r in results if r.task == "linear" and isinstance(r.details.get("probe"), str)]
+    return next((r for r in probes if name and PurePath(r.details["probe"]).name == name), None)
 
 
 def _place(row: Result) -> Place:
     return model_of(row), Column(row.data, method_of(row))
+
+
+def _named(row: Result, results: Sequence[Result]) -> Result:
+    """A model with a probe goes by the name of the model that the probe was fitted on."""
+    fitted = fitted_on(row, results)
+    return row.model_copy(update={"name": fitted.name}) if fitted else row

@@ -57,7 +57,7 @@ def localization_table(measured: Measured, results: Sequence[Result], with_paper
             assert shown is not None
             cells = _accuracies(teacher, student, data, results, notes) | _scores(teacher, student, data)
             place = heading(Column(data), measured.columns)
-            labels = (shown.name, STAGES.get(shown.stage, shown.stage), shown.architecture, place)
+            labels = (shown.name, STAGES.get(shown.stage, shown.stage), place)
             lines.append((group.teacher, labels, cells, False))
             if best := _best_baseline(teacher, data) if _DELTA in cells else "":
                 deltas.setdefault(best, []).append(f"{shown.name} on {place}")
@@ -67,7 +67,7 @@ def localization_table(measured: Measured, results: Sequence[Result], with_paper
             notes.append(f"The teacher on {heading(Column(data), measured.columns)} is {teacher.name}; {elsewhere}.")
         paper = paper_tables()["B6"].find(group.teacher, "aligned") if with_paper and data == PAPER_DATA else None
         if paper:
-            printed_labels = ("paper", STAGES["aligned"], paper.architecture, heading(Column(data)))
+            printed_labels = ("paper", STAGES["aligned"], heading(Column(data)))
             lines.append((group.teacher, printed_labels, _paper_cells(paper), True))
     keys = _order({key for _, _, cells, _ in lines for key in cells})
     for teacher_name, words, cells, printed in lines:
@@ -88,7 +88,7 @@ def localization_table(measured: Measured, results: Sequence[Result], with_paper
         foot.append(
             f"paper: as printed in Table B6; there {_DELTA} is against LRP, * has no implementation for the model."
         )
-    return Table("b6", caption, LABELS[:3] + ("Data",), tuple(_title(key) for key in keys), parts, tuple(foot))
+    return Table("b6", caption, (*LABELS[:2], "Data"), tuple(_title(key) for key in keys), parts, tuple(foot))
 
 
 def scores_table(measured: Measured) -> Table:

@@ -17,20 +17,7 @@ _FIXED = {
 }
 _PAPER: dict[str, dict[str, Any]] = {"gridpg": {"n": 2}, "deletion": {"block": 16, "fill": "zero"}}  # of explanations
 # What rows of explanations must share to be compared, besides their images; models may differ in the size of their own input.
-_ALIKE = (
-    "n",
-    "resolution",
-    "cell",
-    "side",
-    "grids",
-    "threshold",
-    "share",
-    "seed",
-    "mode",
-    "fill",
-    "block",
-    "fractions",
-)
+_ALIKE = ("n", "grids", "grid_input", "mode", "fill", "block", "resolution", "threshold", "share", "images", "seed")
 _OF_THE_MODEL = ("model", "train", "head", "probe", "classifier", "backbone")
 EXPLANATIONS = ("gridpg", "deletion", "inside")
 TEMPLATES = {"single": "single prompt", "openclip": "80 templates"}
@@ -96,7 +83,8 @@ def differences(result: Result, chosen: Result | None) -> str:
         found = deviations(result) | {k: v for k, v in settings_of(result).items() if k == "templates"}
         return in_words(found) or "as the protocol"
     ours, theirs = settings_of(result), settings_of(chosen)
-    found = {name: value for name, value in ours.items() if name != "method" and theirs.get(name, value) != value}
+    skipped = ("method",) if ours.get("method") == theirs.get("method") else ("method", "options")
+    found = {name: value for name, value in ours.items() if name not in skipped and theirs.get(name, value) != value}
     if result.task in EXPLANATIONS:
         prints = {k: v for k, v in result.fingerprints.items() if k not in _OF_THE_MODEL}
         found |= {name: value for name, value in prints.items() if chosen.fingerprints.get(name) != value}

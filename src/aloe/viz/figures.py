@@ -1,4 +1,4 @@
-"""What every matplotlib figure here shares: its style, words taken literally, the same bytes every time, files written whole."""
+"""What every matplotlib figure here shares: its style, words taken literally, the same bytes every time, whole files."""
 
 from __future__ import annotations
 
