@@ -35,7 +35,7 @@ def main() -> None:
         return
     train = scenes(TRAIN_SEED, args.train_scenes, args.processes, args.cache)
     test = scenes(TEST_SEED, args.test_scenes, args.processes, args.cache)
-    model = ViTForImageClassification.from_pretrained(teacher_path())
+    model = ViTForImageClassification.from_pretrained(args.start)
     start = time.monotonic()
     fit(model, train, test, args, generator)
     single, recall = accuracies(model, test, args.grid_pixels)
@@ -139,6 +139,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, help="folder that keeps rendered scenes between runs")
     parser.add_argument("--train-scenes", type=int, default=10000)
     parser.add_argument("--test-scenes", type=int, default=2000)
+    parser.add_argument("--start", type=Path, default=teacher_path(), help="teacher to go on from")
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--singles", type=int, default=24, help="single scenes a step")
     parser.add_argument("--grids", type=int, default=16, help="grids of four a step")

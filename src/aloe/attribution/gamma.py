@@ -31,6 +31,7 @@ def gamma_conv2d(
     x: Tensor, weight: Tensor, bias: Tensor | None, gamma: float, stride: Any = 1, padding: Any = 0, *rest: Any
 ) -> Tensor:
     """`F.conv2d` whose backward pass follows the gamma rule; the parameters receive no gradient."""
+    padding = 0 if padding == "valid" else padding
 
     def forward(a: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
         return F.conv2d(a, w, b, stride, padding, *rest)
@@ -55,17 +56,33 @@ class _Gamma(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, y = ctx.saved_tensors
-        gamma, forward, adjoint = ctx.rest
-        up, down = weight + gamma * weight.clamp_min(0), weight + gamma * weight.clamp_max(0)
-        above = None if bias is None else bias + gamma * bias.clamp_min(0)
-        below = None if bias is None else bias + gamma * bias.clamp_max(0)
-        positive, negative = x.clamp_min(0), x.clamp_max(0)
-        relevance = y * grad
-        rising = _share(relevance, forward(positive, up, above) + forward(negative, down, None), y > 0)
-        falling = _share(relevance, forward(positive, down, below) + forward(negative, up, None), y < 0)
-        of_positive = adjoint(rising, up) + adjoint(falling, down)
-        of_negative = adjoint(rising, down) + adjoint(falling, up)
-        return torch.where(x > 0, of_positive, of_negative) * (x != 0), *(None,) * 5
+        dtype = weight.dtype
+        with torch.autocast(x.device.type, enabled=False):  # what autocast made narrow is shared out in full precision
+            found = _gradient(x.to(dtype), weight, bias, y.to(dtype), grad.to(dtype), *ctx.rest)
+        return found.to(x.dtype), *(None,) * 5
+
+
+def _gradient(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    y: Tensor,
+    grad: Tensor,
+    gamma: float,
+    forward: Callable,
+    adjoint: Callable,
+) -> Tensor:
+    """What the relevance y * grad of the outputs leaves for the inputs, divided by the inputs."""
+    up, down = weight + gamma * weight.clamp_min(0), weight + gamma * weight.clamp_max(0)
+    above = None if bias is None else bias + gamma * bias.clamp_min(0)
+    below = None if bias is None else bias + gamma * bias.clamp_max(0)
+    positive, negative = x.clamp_min(0), x.clamp_max(0)
+    relevance = y * grad
+    rising = _share(relevance, forward(positive, up, above) + forward(negative, down, None), y > 0)
+    falling = _share(relevance, forward(positive, down, below) + forward(negative, up, None), y < 0)
+    of_positive = adjoint(rising, up) + adjoint(falling, down)
+    of_negative = adjoint(rising, down) + adjoint(falling, up)
+    return torch.where(x > 0, of_positive, of_negative) * (x != 0)
 
 
 def _share(relevance: Tensor, total: Tensor, where: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ they cost out. `METHODS` lists them in the order of tables and pictures.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from aloe.attribution.attention import chefercam, legrad, rollout
 from aloe.attribution.attnlrp import attnlrp
 from aloe.attribution.baselines import input_x_gradient, random_map
 from aloe.attribution.inherent import as_batch, explain
+from aloe.attribution.memory import peak_memory
 from aloe.attribution.perturbation import integrated_gradients, lime
 from aloe.attribution.subject import Subject, check_model, opened
 from aloe.attribution.targets import Target, part_of
@@ -51,8 +52,8 @@ class Method:
 class Cost:
     """What maps cost: passes forward and backward per image, seconds per image, and the peak of memory in bytes.
 
-    LeGrad's backward passes run through one block each. Memory is measured on CUDA devices, above what was allocated before;
-    None elsewhere.
+    LeGrad's backward passes run through one block each. Memory is that of the largest batch above what was there before,
+    None where it was not asked for.
     """
 
     forward: float
@@ -91,6 +92,7 @@ def attribute(
     method: str = "inherent",
     *,
     batch_size: int | None = None,
+    memory: bool = False,
     progress: Callable[[int], None] | None = None,
     **options: Any,
 ) -> Attribution:
@@ -102,6 +104,7 @@ def attribute(
             own direction.
         method: a key of `aloe.attribution.methods.METHODS`.
         batch_size: images per pass; default: the method's.
+        memory: measure the peak of memory as well; the seconds are then not to be trusted.
         progress: called with the number of images done after every batch.
         options: the method's own.
 
@@ -121,7 +124,8 @@ def attribute(
         )
     _check_size(model, pixels)
     maps, values, start = [], [], time.perf_counter()
-    with _peak_memory(reference.device) as peak, opened(model) as subject:
+    watched = peak_memory(reference.device) if memory else nullcontext(None)
+    with watched as peak, opened(model) as subject:
         for i in range(0, len(pixels), size):
             target = part_of(targets, i, i + size, len(pixels))
             part, value = _run(chosen, subject, pixels[i : i + size], target, options)
@@ -131,7 +135,7 @@ def attribute(
                 progress(min(i + size, len(pixels)))
     count = len(pixels)
     spent = (time.perf_counter() - start) / count
-    cost = Cost(subject.forwards / count, subject.backwards / count, spent, peak[0] if peak else None)
+    cost = Cost(subject.forwards / count, subject.backwards / count, spent, None if peak is None else peak.bytes)
     shape = (pixels.shape[-2], pixels.shape[-1])
     return Attribution(torch.cat(maps), torch.cat(values), method, chosen.granularity, shape, cost, options)
 
@@ -183,21 +187,6 @@ def _check_size(model: nn.Module, images: Tensor) -> None:
     patch = model.patch_size if isinstance(model, Teacher) else config.patch_size
     if not native and (height % patch or width % patch or not height * width):
         raise UserError(f"Images of {height}x{width} are not a whole number of {patch}-pixel patches; resize them.")
-
-
-@contextmanager
-def _peak_memory(device: torch.device) -> Iterator[list[int]]:
-    """Bytes allocated at the most above those at the start; nothing where it cannot be measured."""
-    peak: list[int] = []
-    if device.type != "cuda":
-        yield peak
-        return
-    torch.cuda.synchronize(device)
-    before = torch.cuda.memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    yield peak
-    torch.cuda.synchronize(device)
-    peak.append(torch.cuda.max_memory_allocated(device) - before)
 
 
 METHODS: dict[str, Method] = {

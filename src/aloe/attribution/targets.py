@@ -121,4 +121,4 @@ def _direction(direction: Tensor, pooled: Tensor) -> Tensor:
             f"A direction has shape ({pooled.shape[-1]},) or ({len(pooled)}, {pooled.shape[-1]}), "
             f"got {tuple(direction.shape)}."
         )
-    return direction.to(pooled)
+    return direction.detach().to(pooled)

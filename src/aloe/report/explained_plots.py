@@ -163,7 +163,7 @@ def _bars(panel: Any, methods: Sequence[str], models: Sequence[Line], data: str)
     panel.set_xticks(range(len(methods)), [plain(fill(look(m).title, 12)) for m in methods], fontsize=7)
     panel.set_xlim(-0.55, len(methods) - 0.45)
     panel.set_ylim(0, max(1.0, top * (1.3 if len(models) > 2 else 1.14)))
-    panel.set_yticks([tick for tick in range(0, 101, 20) if tick <= max(20, top + 5)])
+    panel.set_yticks([tick for tick in range(0, 101, 20 if top > 50 else 10) if tick <= max(20, top + 5)])
     panel.grid(axis="y", alpha=0.25, linewidth=0.6)
     panel.tick_params(axis="x", length=0)
 
