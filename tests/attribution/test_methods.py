@@ -458,6 +458,14 @@ def test_targets_and_options_that_a_model_has_not():
         attribute(model_of("vit", "student"), GOOD, None, "attnlrp", conv_gamma=0.1)
 
 
+def test_an_activation_without_a_rule_is_refused_by_name():
+    """Written out as a product of two paths, it would silently be halved as one."""
+    teacher = Teacher(hf.ViTModel(hf.ViTConfig(**VISION, hidden_act="gelu_new"), add_pooling_layer=False), name="odd")
+    with pytest.raises(UserError, match="AttnLRP: it has no rule for odd's activation gelu_new; it knows gelu, "):
+        attribute(teacher, GOOD, None, "attnlrp")
+    assert unsupported(teacher, "legrad") is None
+
+
 @pytest.mark.parametrize("method", ["intgrad", "lime"])
 @pytest.mark.parametrize("missing", ["captum", "sklearn"])
 def test_missing_packages_are_named_with_their_extra(method, missing, monkeypatch):

@@ -22,6 +22,7 @@ from aloe.data.transforms import ResizeCenterCrop
 from aloe.errors import UserError
 from aloe.models.teachers import Teacher, resize
 from aloe.viz.attributions import Column, comparison_gallery, comparison_row, save_gallery
+from aloe.viz.figures import load_matplotlib
 from aloe.viz.gallery import save_png
 
 GALLERY_ROWS = 20
@@ -48,6 +49,7 @@ class _Entry:
     pictures: list[np.ndarray] = field(default_factory=list)
     cost: dict[str, float] = field(default_factory=dict)
     images: int = 0
+    peak: int | None = None
 
 
 def attribute_files(
@@ -62,6 +64,7 @@ def attribute_files(
     limit: int | None = None,
     device: str = "cpu",
     save_maps: bool = False,
+    memory: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Compared:
     """Write `<stem>_attributions.png` for every image and `gallery.png` and `gallery.pdf` of the first twenty.
@@ -74,6 +77,7 @@ def attribute_files(
             a classifier explain the direction of their own features.
         resolution: pixels; default: each model's own.
         save_maps: write the maps at their own granularity as `maps/<stem>.safetensors` as well.
+        memory: measure the peak of memory of the first image as well.
         progress: told what runs, and how many of all images are done with it.
 
     Raises:
@@ -84,6 +88,7 @@ def attribute_files(
         raise UserError(
             f"There is no attribution method {wrong[0]!r} to give options to; methods: {', '.join(METHODS)}."
         )
+    load_matplotlib()  # said before any work, where it is missing
     source = open_images(images)
     taken = names_of_images(source, output_dir)
     check_output(images, output_dir)
@@ -105,7 +110,9 @@ def attribute_files(
             continue
         names = [source.name(int(i)) for i in batch["index"]]
         classes = _classes(models, pixels, target, resolution, device)
-        maps = [_explained(e, pixels, classes, resolution, device, options.get(e.method.key, {})) for e in entries]
+        maps = [
+            _explained(e, pixels, classes, resolution, device, options.get(e.method.key, {}), memory) for e in entries
+        ]
         if progress is not None:
             progress("images", len(done.rows) + len(names), len(source))
         pictures = (pixels * 255).round().byte().permute(0, 2, 3, 1).numpy()
@@ -131,9 +138,9 @@ def attribute_files(
     for kind in ("png", "pdf"):
         save_gallery(figure, output_dir / f"gallery.{kind}")
         done.galleries.append(str(output_dir / f"gallery.{kind}"))
-    done.costs = [
-        {"model": e.group, "method": e.method.key, **{k: v / e.images for k, v in e.cost.items()}} for e in entries
-    ]
+    for e in entries:
+        mean = {name: total / e.images for name, total in e.cost.items()}
+        done.costs.append({"model": e.group, "method": e.method.key, **mean, "peak_bytes": e.peak})
     return done
 
 
@@ -152,11 +159,20 @@ def _entries(models: Mapping[str, nn.Module], methods: Sequence[Method], done: C
 
 
 def _explained(
-    entry: _Entry, images: Tensor, classes: list[str], resolution: int | None, device: str, options: dict[str, Any]
+    entry: _Entry,
+    images: Tensor,
+    classes: list[str],
+    resolution: int | None,
+    device: str,
+    options: dict[str, Any],
+    memory: bool,
 ) -> Tensor:
     model = entry.model.to(device)
     own = resize(images, _side(model, resolution)).to(device)
     target: Any = _indices(model, classes) if _has_classifier(model) else None
+    if memory and entry.peak is None:
+        first = None if target is None else target[:1]
+        entry.peak = attribute(model, own[:1], first, entry.method.key, memory=True, **options).cost.peak_bytes
     found = attribute(model, own, target, entry.method.key, **options)
     if entry.method.key == "inherent":
         entry.pictures += list(explain(model, own, target).to_rgba().cpu().numpy())

@@ -22,6 +22,7 @@ from aloe.attribution.memory import peak_memory
 from aloe.attribution.perturbation import integrated_gradients, lime
 from aloe.attribution.subject import Subject, check_model, opened
 from aloe.attribution.targets import Target, part_of
+from aloe.bcos.functional import ACTIVATIONS
 from aloe.errors import UserError
 from aloe.models.teachers import Teacher
 
@@ -161,6 +162,10 @@ def unsupported(model: nn.Module, method: str) -> str | None:
     """Why a model cannot be explained by a method, or None where it can."""
     if method == "inherent" and isinstance(model, Teacher):
         return f"{model.name} is a teacher, whose output is no W(x)x; align a student to it first (aloe align)"
+    if method == "attnlrp" and isinstance(model, Teacher) and model.config.hidden_act not in ACTIVATIONS:
+        return (
+            f"it has no rule for {model.name}'s activation {model.config.hidden_act}; it knows {', '.join(ACTIVATIONS)}"
+        )
     return None
 
 

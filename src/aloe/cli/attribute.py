@@ -30,6 +30,7 @@ def attribute(
     resolution: Annotated[int | None, typer.Option(min=1, help="Pixels; default: each model's own.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many images.")] = None,
     maps: Annotated[bool, typer.Option("--maps", help="Also write the maps, as safetensors.")] = False,
+    memory: Annotated[bool, typer.Option("--memory", help="Measure each method's peak of memory too.")] = False,
     device: Device = None,
     json: Json = False,
 ) -> None:
@@ -57,12 +58,11 @@ def attribute(
             limit=limit,
             device=choose_device(device),
             save_maps=maps,
+            memory=memory,
             progress=watch,
         )
-    lines = [
-        (c["model"], c["method"], round(c["forward"], 1), round(c["backward"], 1), c["seconds"]) for c in done.costs
-    ]
-    words = [table(lines, ("model", "method", "forward", "backward", "s/image"))]
+    header = ("model", "method", "forward", "backward", "s/image", *(["MiB"] if memory else []))
+    words = [table([_line(c) for c in done.costs], header)]
     words += [f"{note}." for note in done.notes]
     words.append(f"{len(done.rows)} pictures and gallery.png, gallery.pdf in {output_dir}")
     say(
@@ -70,6 +70,11 @@ def attribute(
         "\n".join(words),
         json,
     )
+
+
+def _line(cost: dict[str, Any]) -> tuple[Any, ...]:
+    peak = [] if cost["peak_bytes"] is None else [round(cost["peak_bytes"] / 2**20, 1)]
+    return cost["model"], cost["method"], round(cost["forward"], 1), round(cost["backward"], 1), cost["seconds"], *peak
 
 
 def _options(pairs: dict[str, Any]) -> dict[str, dict[str, Any]]:
