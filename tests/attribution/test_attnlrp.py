@@ -73,8 +73,8 @@ def test_rules_leave_the_outputs_alone(family, kind, images):
                 torch.testing.assert_close(found.logits, expected.logits, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("stem", ["patch", "conv"])
-def test_on_a_student_the_cp_variant_is_its_own_explanation(family, stem, images):
+def test_on_a_student_the_cp_variant_is_its_own_explanation(family, images):
+    stem = "conv" if family in ("dinov3", "siglip") else "patch"
     student = bcosify(build_teacher(family), stem=stem).eval()
     text = TextTarget(randn(3, 48, dtype=torch.float32), 10.0, -2.0)
     for target in (None, text, randn(48, dtype=torch.float32)):
