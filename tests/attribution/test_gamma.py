@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from aloe.attribution.attnlrp import LrpRules
+from aloe.attribution.attnlrp import CONV_GAMMA, GAMMA
 from aloe.attribution.gamma import gamma_conv2d, gamma_linear
 from aloe.attribution.methods import attribute
 from conftest import FAMILIES, build_teacher
@@ -122,14 +123,21 @@ def test_silent_units_and_inputs_give_no_infinities():
 def test_it_reaches_every_family(family, images):
     """Both gammas change the map; the values and, without biases, the sum over a linear stem stay."""
     teacher = build_teacher(family)
-    plain = attribute(teacher, images, None, "attnlrp")
-    for options in ({"gamma": 0.05}, {"conv_gamma": 0.25}, {"gamma": 0.05, "conv_gamma": 0.25, "variant": "cp"}):
+    plain = attribute(teacher, images, None, "attnlrp", gamma=0.0, conv_gamma=0.0)
+    for gamma, conv_gamma, variant in ((0.05, 0.0, "full"), (0.0, 0.25, "full"), (0.05, 0.25, "cp")):
+        options = {"gamma": gamma, "conv_gamma": conv_gamma, "variant": variant}
         found = attribute(teacher, images, None, "attnlrp", **options)
         torch.testing.assert_close(found.value, plain.value, rtol=1e-5, atol=1e-5)
         assert found.maps.isfinite().all()
-        linear_stem = family == "siglip2" and "gamma" not in options  # whose patch embedding is no convolution
+        linear_stem = family == "siglip2" and gamma == 0  # whose patch embedding is no convolution
         assert torch.equal(found.maps, plain.maps) == linear_stem
         alone = torch.cat([attribute(teacher, i, None, "attnlrp", **options).maps for i in images])
         assert (alone - found.maps).norm() < 1e-3 * found.maps.norm()
         with torch.autocast("cpu", torch.bfloat16):
             assert attribute(teacher, images, None, "attnlrp", **options).maps.isfinite().all()
+
+
+def test_teachers_take_it_by_default(images):
+    teacher = build_teacher("vit")
+    named = attribute(teacher, images, None, "attnlrp", gamma=GAMMA, conv_gamma=CONV_GAMMA).maps
+    assert torch.equal(attribute(teacher, images, None, "attnlrp").maps, named)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 
+import numpy as np
 import pytest
 import torch
 import transformers as hf
@@ -354,3 +355,11 @@ def test_missing_packages_are_named_with_their_extra(method, missing, monkeypatc
     with pytest.raises(UserError, match=rf"need {missing}: pip install 'aloe-vit\[attribution\]'") as caught:
         attribute(model_of("vit", "teacher"), GOOD, None, method)
     assert "\n" not in str(caught.value)
+
+
+def test_targets_in_a_numpy_array():
+    student = model_of("vit-classifier", "student")
+    for method in ("inherent", "legrad"):
+        by_array = attribute(student, GOOD, np.array([3, 0, 4])[: len(GOOD)], method, batch_size=2)
+        by_tensor = attribute(student, GOOD, torch.tensor([3, 0, 4])[: len(GOOD)], method)
+        torch.testing.assert_close(by_array.value, by_tensor.value)

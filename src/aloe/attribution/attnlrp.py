@@ -28,6 +28,7 @@ from aloe.bcos.functional import gate
 from aloe.errors import UserError
 
 VARIANTS = ("full", "cp")
+GAMMA, CONV_GAMMA = 0.05, 0.25  # in the middle of the grids of LXT's ViT example (PROTOCOLS.md section 7.2)
 _PRODUCTS = (torch.mul, torch.multiply, Tensor.mul, Tensor.multiply, Tensor.__mul__, Tensor.__rmul__)
 
 
@@ -83,19 +84,26 @@ def attnlrp(
     target: Target,
     *,
     variant: str = "full",
-    gamma: float = 0.0,
-    conv_gamma: float = 0.0,
+    gamma: float | None = None,
+    conv_gamma: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Relevance of every pixel, (B, H, W), summed over channels in float32, and the explained value, (B,).
+
+    Args:
+        variant: `full` or `cp`, see above.
+        gamma, conv_gamma: of linear layers and of convolutions; default `GAMMA` and `CONV_GAMMA` on teachers. Students take
+            none: a B-cos unit has its own rule.
 
     Raises:
         UserError: an unknown variant, a negative gamma, or a gamma on a B-cos student.
     """
+    is_student = subject.config.model_type == "bcos_vit"
+    gamma = (0.0 if is_student else GAMMA) if gamma is None else gamma
+    conv_gamma = (0.0 if is_student else CONV_GAMMA) if conv_gamma is None else conv_gamma
     if variant not in VARIANTS or not (gamma >= 0 and conv_gamma >= 0):
         raise UserError(
             f"AttnLRP takes variant {' or '.join(VARIANTS)} and gammas of at least 0, got {variant!r}, {gamma}, {conv_gamma}."
         )
-    is_student = subject.config.model_type == "bcos_vit"
     if is_student and (gamma or conv_gamma):
         raise UserError("The gamma rule is for plain linear layers: a B-cos unit has its own, leave gamma at 0.")
     inputs = subject.prepare(images).requires_grad_()

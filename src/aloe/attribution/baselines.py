@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import torch
 from torch import Tensor
 
@@ -31,6 +33,6 @@ def random_map(subject: Subject, images: Tensor, target: Target, *, seed: int = 
 
 
 def _noise(image: Tensor, seed: int) -> Tensor:
-    own = int(image.double().sum() * 2**20) % 2**31
-    generator = torch.Generator().manual_seed(seed * 2**31 + own)
+    digest = hashlib.sha256(repr(seed).encode() + image.detach().float().numpy().tobytes()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
     return torch.randn(image.shape[-2:], generator=generator)

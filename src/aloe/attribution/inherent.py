@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from aloe.attribution.targets import Target, part_of, target_value
+from aloe.attribution.targets import Target, as_target, part_of, target_value
 from aloe.bcos.dynamic import explanation_mode
 from aloe.bcos.functional import encode
 from aloe.errors import UserError
@@ -85,6 +85,7 @@ def explain(model: nn.Module, images: Any, targets: Target = None, *, batch_size
         raise UserError(
             f"{type(model).__name__} is not a B-cos model: convert and align it first (aloe align), then explain it."
         )
+    targets = as_target(targets)
     reference = next(model.parameters())
     pixels = as_batch(images, model).to(reference.device, reference.dtype)
     if not len(pixels):

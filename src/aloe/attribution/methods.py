@@ -21,7 +21,7 @@ from aloe.attribution.inherent import as_batch, explain
 from aloe.attribution.memory import peak_memory
 from aloe.attribution.perturbation import integrated_gradients, lime
 from aloe.attribution.subject import Subject, check_model, opened
-from aloe.attribution.targets import Target, part_of
+from aloe.attribution.targets import Target, as_target, part_of
 from aloe.bcos.functional import ACTIVATIONS
 from aloe.errors import UserError
 from aloe.models.teachers import Teacher
@@ -112,7 +112,7 @@ def attribute(
     Raises:
         UserError: an unknown method or option, a method that the model cannot support, wrong images or targets.
     """
-    chosen = find_method(method)
+    chosen, targets = find_method(method), as_target(targets)
     check_model(model)
     if reason := unsupported(model, method):
         raise UserError(f"{chosen.title}: {reason}.")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -61,6 +62,11 @@ def target_value(outputs: Any, config: Any, target: Target) -> tuple[Tensor, flo
         raise UserError("This model has no classifier: give a direction or a text embedding, or a model with classes.")
     index = logits.argmax(-1) if target is None else _classes(target, config, logits)
     return logits.gather(1, index[:, None])[:, 0], float(getattr(config, "logit_bias", 0.0))
+
+
+def as_target(target: Any) -> Target:
+    """A target whose numpy arrays have become tensors."""
+    return torch.from_numpy(target) if isinstance(target, np.ndarray) else target
 
 
 def part_of(target: Target, start: int, stop: int, count: int) -> Target:
