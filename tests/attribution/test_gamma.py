@@ -6,8 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from aloe.attribution.attnlrp import LrpRules
-from aloe.attribution.attnlrp import CONV_GAMMA, GAMMA
+from aloe.attribution.attnlrp import CONV_GAMMA, GAMMA, LrpRules
 from aloe.attribution.gamma import gamma_conv2d, gamma_linear
 from aloe.attribution.methods import attribute
 from conftest import FAMILIES, build_teacher
