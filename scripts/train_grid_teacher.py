@@ -39,7 +39,9 @@ def main() -> None:
     start = time.monotonic()
     fit(model, train, test, args, generator)
     single, recall = accuracies(model, test, args.grid_pixels)
-    print(f"{(time.monotonic() - start) / 60:.0f} minutes; single scenes {single:.2f} %, classes of grids {recall:.2f} %")
+    print(
+        f"{(time.monotonic() - start) / 60:.0f} minutes; single scenes {single:.2f} %, classes of grids {recall:.2f} %"
+    )
     model.save_pretrained(args.output_dir)
     half, size = [0.5, 0.5, 0.5], {"height": RESOLUTION, "width": RESOLUTION}
     ViTImageProcessor(size=size, image_mean=half, image_std=half).save_pretrained(args.output_dir)
@@ -72,7 +74,9 @@ def fit(
             pixels, mask = augment(images[index], masks[index], generator)
             names = labels[index].view(count, cells)
             if cells > 1:
-                pixels, mask = (scaled(compose(x.unflatten(0, (count, cells))), args.grid_pixels) for x in (pixels, mask))
+                pixels, mask = (
+                    scaled(compose(x.unflatten(0, (count, cells))), args.grid_pixels) for x in (pixels, mask)
+                )
             tokens = model.vit(pixels, interpolate_pos_encoding=True).last_hidden_state
             present = F.one_hot(names, len(CLASSES)).amax(1).float()
             named = F.binary_cross_entropy_with_logits(model.classifier(tokens[:, 0]), present)
@@ -143,7 +147,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--singles", type=int, default=24, help="single scenes a step")
     parser.add_argument("--grids", type=int, default=16, help="grids of four a step")
-    parser.add_argument("--grid-pixels", type=int, default=2 * RESOLUTION, help="side of a grid; 64: resized to one scene")
+    parser.add_argument(
+        "--grid-pixels", type=int, default=2 * RESOLUTION, help="side of a grid; 64: resized to one scene"
+    )
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--weight-decay", type=float, default=0.05)
     parser.add_argument("--report", type=int, default=100, help="steps between lines")

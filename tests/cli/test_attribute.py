@@ -59,7 +59,7 @@ def test_pictures_gallery_maps_and_costs(home, aloe, tmp_path):
     assert (out / "gallery.pdf").read_bytes().startswith(b"%PDF")
     with Image.open(out / "gallery.png") as picture:
         assert picture.width > picture.height
-    code, text, err = aloe("attribute", home / "images", *both(home), "-o", out, "--method", "legrad", "--target", "3")
+    code, text, _ = aloe("attribute", home / "images", *both(home), "-o", out, "--method", "legrad", "--target", "3")
     assert code == 0
     assert "2 pictures and gallery.png" in text
 
