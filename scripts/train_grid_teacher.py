@@ -1,5 +1,5 @@
-"""Goes on training the shipped scene teacher on 2x2 grids of scenes, so that it names every object of a picture instead of the
-most conspicuous one, and writes it as a folder in transformers' format.
+"""Goes on training the shipped scene teacher on 2x2 grids of scenes, so that it names every object of a picture instead of
+the most conspicuous one, and writes it as a folder in transformers' format.
 
 A step sees single scenes at 64 px and grids of four at 128 px, with a binary cross-entropy per class; the patch tokens learn
 the class and the mask inside each patch, as in train_scene_teacher.py. The scenes are those of the shipped teacher's training
