@@ -38,7 +38,6 @@ class Method:
         run: (subject, images (B, 3, H, W), target, **options) -> (map, explained value (B,)).
         granularity: `pixel` for maps (B, H, W), `token` for (B, h, w).
         batch_size: images that pass together by default.
-        per_class: whether the map depends on the target.
     """
 
     key: str
@@ -46,7 +45,6 @@ class Method:
     run: MapFunction
     granularity: str
     batch_size: int = 32
-    per_class: bool = True
 
 
 @dataclass
@@ -204,7 +202,7 @@ METHODS: dict[str, Method] = {
         Method("chefercam", "CheferCAM", chefercam, "token"),
         Method("lime", "LIME", lime, "pixel"),
         Method("inputxgrad", "Input x gradient", input_x_gradient, "pixel"),
-        Method("rollout", "Attention rollout", rollout, "token", per_class=False),
-        Method("random", "Random", random_map, "pixel", per_class=False),
+        Method("rollout", "Attention rollout", rollout, "token"),
+        Method("random", "Random", random_map, "pixel"),
     )
 }
