@@ -27,7 +27,7 @@ $(STAMP): $(BIN)/python pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet --no-deps bcos  # a reference for the tests; its own needs are not
+	$(BIN)/python -m pip install --quiet --no-deps bcos lxt  # references for the tests; their own needs are not
 	touch $@
 
 clean:
