@@ -66,7 +66,7 @@ def make_gridpg(stage: str, method: str, value: float, **other: Any) -> dict[str
         "discarded": 2,
         "grid_input": "native",
         "chance": 25.0,
-        "cost": {"forward": 1.0, "backward": 1.0, "seconds": 0.0123, "peak_bytes": None},
+        "cost": {"forward": 1.0, "backward": 1.0, "seconds": 0.0123, "peak_bytes": 3 << 19},
     }
     settings = {"n": 2, "threshold": 0.95, "count": 250, "images": 400, "grids": "0a1b2c3d", "grid_input": "native"}
     return _explained("gridpg", stage, method, value, details, settings, other, metric="GridPG")

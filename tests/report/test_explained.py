@@ -349,6 +349,7 @@ def test_the_table_of_all_methods_has_what_a_row_tells():
         "Forward": "1.0",
         "Backward": "1.0",
         "s / image": "0.012",
+        "MiB": "1.5",
     }
     assert [note for note in table.footnotes if note.startswith("† C10")]
     area = scores_table(collect("deletion", results_of(make_deletion("aligned", "lime", 20.0))))
@@ -372,7 +373,7 @@ def test_missing_and_broken_details_are_dashes():
     )
     table = scores_table(collect("b6", [row, whole]))
     texts = [[cell.text for cell in line.cells] for line in table.blocks[0].rows]
-    assert texts[1] == ["70.00", *[MISSING] * 5, "250", MISSING, "2", *[MISSING] * 3]
+    assert texts[1] == ["70.00", *[MISSING] * 5, "250", MISSING, "2", *[MISSING] * 4]
     alone = scores_table(collect("b6", [row]))
     assert alone.columns == ("GridPG", "Grids", "Discarded"), "a column without a number is left out"
     assert number(row, "interval", 0) is number(row, "cost", "forward") is number(row, "nothing") is None

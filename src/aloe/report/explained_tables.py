@@ -246,10 +246,16 @@ def _value(row: Result) -> float:
     return row.value
 
 
+def _megabytes(row: Result) -> float | None:
+    found = number(row, "cost", "peak_bytes")
+    return None if found is None else found / 2**20
+
+
 _COST = (
     _Number("Forward", _detail("cost", "forward"), 1),
     _Number("Backward", _detail("cost", "backward"), 1),
     _Number("s / image", _detail("cost", "seconds"), 3),
+    _Number("MiB", _megabytes, 1),
 )
 _AREAS = (
     _Number("Most first", _value),
@@ -289,7 +295,7 @@ _NUMBERS: dict[str, tuple[_Number, ...]] = {
 _METRIC_NOTES: dict[str, tuple[str, ...]] = {
     "b6": (
         "Cells: the mean score of the grid's least and best position. Discarded: maps without positive attribution.",
-        "Forward, backward: passes per image.",
+        "Forward, backward: passes per image. MiB: peak memory for one image, beyond the model.",
     ),
     "deletion": (
         "95 % bootstrap intervals over images. Areas of models that start from other probabilities do not compare.",
