@@ -10,8 +10,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from aloe.attribution.compare import attribute_files
+from aloe.attribution.inherent import as_batch
+from aloe.attribution.methods import attribute
 from aloe.models.convert import bcosify
 from aloe.models.saving import save_student
+from aloe.models.teachers import load_teacher
 from conftest import build_teacher
 from pictures import write_pictures
 
@@ -62,6 +66,29 @@ def test_pictures_gallery_maps_and_costs(home, aloe, tmp_path):
     code, text, _ = aloe("attribute", home / "images", *both(home), "-o", out, "--method", "legrad", "--target", "3")
     assert code == 0
     assert "2 pictures and gallery.png" in text
+
+
+def test_models_of_one_name_keep_a_column_each(home, aloe, tmp_path):
+    for folder in "abc":
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "probe").symlink_to(home / "teacher")
+    paths = [str(tmp_path / folder / "probe") for folder in "abc"]
+    words = [word for path in paths for word in ("-m", path)]
+    code, text, _ = aloe("attribute", home / "images", *words, "-o", tmp_path / "out", "--method", "rollout", "--json")
+    assert code == 0
+    assert [c["model"] for c in json.loads(text)["costs"]] == ["teacher", "teacher probe", f"teacher {paths[2]}"]
+
+
+def test_of_two_classes_with_one_name_the_predicted_one_is_explained(home, tmp_path):
+    model = load_teacher(str(home / "teacher"))
+    index = int(model(as_batch(Image.open(home / "images" / "00.png"), model)).logits.argmax())
+    model.config.id2label = dict.fromkeys(model.config.id2label, "crane")
+    attribute_files({"twin": model}, home / "images" / "00.png", tmp_path, methods=["inputxgrad"], save_maps=True)
+    shown = load_file(tmp_path / "maps" / "00_attributions.safetensors")["twin/inputxgrad"]
+    pixels = as_batch(Image.open(home / "images" / "00.png"), model)
+    assert torch.allclose(shown, attribute(model, pixels, index, "inputxgrad").maps[0], atol=1e-6)
+    others = [c for c in model.config.id2label if c != index]
+    assert not any(torch.allclose(shown, attribute(model, pixels, c, "inputxgrad").maps[0], atol=1e-6) for c in others)
 
 
 def test_backbones_explain_their_features(home, aloe, tmp_path):

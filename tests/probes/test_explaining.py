@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import PretrainedConfig
 
 from aloe.data.scenes import CLASSES, teacher_path
 from aloe.errors import UserError
@@ -16,6 +17,7 @@ from aloe.metrics.grids import GridList
 from aloe.models.convert import bcosify
 from aloe.models.saving import save_student
 from aloe.probes.evaluate import evaluate, evaluate_all
+from aloe.probes.tasks import class_of_logit
 from conftest import build_teacher
 from pictures import write_pictures
 
@@ -185,6 +187,7 @@ def test_one_row_from_evaluate(home):
         ({"methods": ["sight"]}, "no attribution method 'sight'"),
         ({"options": {"sight": {}}}, "no attribution method 'sight'"),
         ({"methods": ["legrad"], "options": {"legrad": {"depth": 3}}}, "no option 'depth'"),
+        ({"methods": ["legrad"], "options": {"legrad": {"layers": "last"}}}, "LeGrad, layers: .*integer"),
         ({"share": None, "confidence": 1.0}, "confiden"),
         ({"grid_size": 3}, "9"),
         ({"share": 0}, "share"),
@@ -203,8 +206,23 @@ def test_models_that_cannot_be_explained(home, tmp_path):
         evaluate_all([str(home / "student")], ["gridpg"], [(None, str(home / "test"))], tmp_path, **QUICK)
     with pytest.raises(UserError, match="does not know all classes"):
         evaluate_all([str(teacher_path())], ["gridpg"], [(None, str(home / "test"))], tmp_path, **QUICK)
+    with pytest.raises(UserError, match=r"Nothing can be explained: teacher is a teacher"):
+        evaluate_all(models(home)[:1], ["gridpg"], [(None, str(home / "test"))], tmp_path, methods="inherent", **QUICK)
     with pytest.raises(UserError, match="has no labels"):
         evaluate_all(models(home), ["deletion"], [(None, str(home / "test" / "red"))], tmp_path, **QUICK)
     with pytest.raises(UserError, match="Blocks of 5 pixels"):
         evaluate_all(models(home), ["deletion"], [(None, str(home / "test"))], tmp_path, block=5, **QUICK)
     assert len(CLASSES) == 10
+
+
+@pytest.mark.parametrize(
+    ("known", "classes", "meant"),
+    [
+        (["Crane", "x", "crane"], ["crane", "x", "crane"], [0, 1, 2]),
+        (["crane", "y", "crane"], ["crane"], [0, -1, 0]),
+        (["crane", "x"], ["crane", "x", "crane"], None),
+    ],
+)
+def test_classes_of_one_name_are_told_apart_by_their_order(known, classes, meant):
+    found = class_of_logit(PretrainedConfig(id2label=dict(enumerate(known))), len(known), classes)
+    assert (None if found is None else found.tolist()) == meant

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from aloe.attribution.files import check_output, free_name, names_of_images
 from aloe.attribution.inherent import explain
-from aloe.attribution.methods import METHODS, Method, attribute, find_methods, unsupported
+from aloe.attribution.methods import Method, attribute, check_options, find_method, find_methods, unsupported
 from aloe.attribution.targets import class_index
 from aloe.data.draws import ImageDataset, collate_images
 from aloe.data.sources import open_images
@@ -84,10 +84,8 @@ def attribute_files(
         UserError: nothing to explain or to write to, an unknown method or class, or a model that does not know the class.
     """
     chosen, options = find_methods(methods), options or {}
-    if wrong := [name for name in options if name not in METHODS]:
-        raise UserError(
-            f"There is no attribution method {wrong[0]!r} to give options to; methods: {', '.join(METHODS)}."
-        )
+    for key, values in options.items():
+        check_options(find_method(key), values)
     load_matplotlib()  # said before any work, where it is missing
     source = open_images(images)
     taken = names_of_images(source, output_dir)
@@ -120,7 +118,7 @@ def attribute_files(
             columns = [Column(e.method.title, [e.pictures[len(e.pictures) - len(names) + i]], e.group) for e in entries]
             path = output_dir / free_name(name, taken, "attributions")
             save_png(comparison_row(pictures[i], columns), path)
-            title = classes[i] if classes else ""
+            title = classes[i][1] if classes else ""
             done.rows.append({"file": name, "picture": str(path), "class": title})
             if len(shown) < GALLERY_ROWS:
                 shown.append(pictures[i])
@@ -161,7 +159,7 @@ def _entries(models: Mapping[str, nn.Module], methods: Sequence[Method], done: C
 def _explained(
     entry: _Entry,
     images: Tensor,
-    classes: list[str],
+    classes: list[tuple[int, str]],
     resolution: int | None,
     device: str,
     options: dict[str, Any],
@@ -186,8 +184,8 @@ def _explained(
 
 def _classes(
     models: Mapping[str, nn.Module], images: Tensor, target: str | None, resolution: int | None, device: str
-) -> list[str]:
-    """The name of the class that is explained for each image; none where no model has a classifier."""
+) -> list[tuple[int, str]]:
+    """Index and name of the class that is explained for each image; none where no model has a classifier."""
     judge: Any = next((m for m in models.values() if _has_classifier(m)), None)
     if judge is None:
         if target is not None:
@@ -195,16 +193,18 @@ def _classes(
         return []
     names = judge.config.id2label
     if target is not None:
-        return [str(names[class_index(target, judge.config, len(next(judge.classifier.parameters())))])] * len(images)
+        index = class_index(target, judge.config, len(next(judge.classifier.parameters())))
+        return [(index, str(names[index]))] * len(images)
     judge.to(device)
     with torch.no_grad():
         logits = judge(resize(images, _side(judge, resolution)).to(device)).logits
-    return [str(names.get(int(i), int(i))) for i in logits.argmax(-1)]
+    return [(i, str(names.get(i, i))) for i in logits.argmax(-1).tolist()]
 
 
-def _indices(model: Any, classes: list[str]) -> Tensor:
-    count = len(next(model.classifier.parameters()))
-    return torch.tensor([class_index(name, model.config, count) for name in classes])
+def _indices(model: Any, classes: list[tuple[int, str]]) -> Tensor:
+    """By name, but by number where the model has the name there: two classes may share one."""
+    count, names = len(next(model.classifier.parameters())), model.config.id2label
+    return torch.tensor([i if names.get(i) == name else class_index(name, model.config, count) for i, name in classes])
 
 
 def _has_classifier(model: nn.Module) -> bool:

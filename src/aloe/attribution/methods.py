@@ -5,13 +5,14 @@ they cost out. `METHODS` lists them in the order of tables and pictures.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 import torch.nn.functional as F
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from aloe.attribution.attention import chefercam, legrad, rollout
@@ -45,6 +46,10 @@ class Method:
     run: MapFunction
     granularity: str
     batch_size: int = 32
+
+    def resolved(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Every option with its value, given or default; None where it depends on the model."""
+        return {**(self.run.__kwdefaults__ or {}), **options}
 
 
 @dataclass
@@ -122,16 +127,19 @@ def attribute(
             "There are no images to explain." if size >= 1 else f"batch_size must be at least 1, got {size}."
         )
     _check_size(model, pixels)
+    checked = check_options(chosen, options)
     maps, values, start = [], [], time.perf_counter()
     watched = peak_memory(reference.device) if memory else nullcontext(None)
     with watched as peak, opened(model) as subject:
         for i in range(0, len(pixels), size):
             target = part_of(targets, i, i + size, len(pixels))
-            part, value = _run(chosen, subject, pixels[i : i + size], target, options)
+            part, value = chosen.run(subject, pixels[i : i + size], target, **checked)
             maps.append(part.detach().float())
             values.append(value.detach().float())
             if progress is not None:
                 progress(min(i + size, len(pixels)))
+        if reference.is_cuda:
+            torch.cuda.synchronize(reference.device)  # kernels still run when Python is done
     count = len(pixels)
     spent = (time.perf_counter() - start) / count
     cost = Cost(subject.forwards / count, subject.backwards / count, spent, None if peak is None else peak.bytes)
@@ -167,12 +175,24 @@ def unsupported(model: nn.Module, method: str) -> str | None:
     return None
 
 
-def _run(method: Method, subject: Subject, images: Tensor, target: Target, options: Any) -> tuple[Tensor, Tensor]:
+def check_options(method: Method, options: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's options as the types that it wants.
+
+    Raises:
+        UserError: one that it has not, or of a wrong type.
+    """
     allowed = [n for n in method.run.__kwdefaults__ or {}]
     if unknown := [n for n in options if n not in allowed]:
         known = f"it takes {', '.join(allowed)}" if allowed else "it takes none"
         raise UserError(f"{method.title} has no option {unknown[0]!r}; {known}.")
-    return method.run(subject, images, target, **options)
+    hints, found = get_type_hints(method.run), {}
+    for name, value in options.items():
+        try:
+            found[name] = TypeAdapter(hints[name]).validate_python(value)
+        except ValidationError as error:
+            words = error.errors()[0]["msg"]
+            raise UserError(f"{method.title}, {name}: {words[0].lower()}{words[1:]} (got {value!r}).") from None
+    return found
 
 
 def _inherent(subject: Subject, images: Tensor, target: Target) -> tuple[Tensor, Tensor]:

@@ -45,7 +45,8 @@ def attribute(
         found = load_any(name)
         stage = describe(name, found)["stage"]
         title = STAGES.get(stage, stage) if len(model) > 1 else Path(name).name
-        loaded[title if title not in loaded else f"{title} {Path(name).name}"] = found
+        titles = (title, f"{title} {Path(name).name}", f"{title} {name}")
+        loaded[next((t for t in titles if t not in loaded), titles[-1])] = found
     with _progress(json) as watch:
         done = attribute_files(
             loaded,

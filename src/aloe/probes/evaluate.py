@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from aloe.attribution.methods import find_methods, unsupported
+from aloe.attribution.methods import find_methods
 from aloe.data.benchmarks import open_benchmark, pair
 from aloe.data.splits import Splits, alone
 from aloe.errors import UserError
@@ -54,10 +54,7 @@ def evaluate(
         if len(find_methods(chosen.methods)) != 1:
             raise UserError(f"evaluate gives one row: name one of the methods for {task}, or use evaluate_all.")
         check_explanations(case, [task])
-        rows = measure_explanations([case], [task], _facts, _row, None)
-        if not rows:
-            raise UserError(f"{chosen.methods[0]}: {unsupported(case.model, chosen.methods[0])}.")
-        return rows[0]
+        return measure_explanations([case], [task], _facts, _row, None)[0]
     return _measure(case, task, _row_facts(case, task))
 
 

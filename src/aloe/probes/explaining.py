@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aloe.attribution.methods import METHODS, Cost, attribute, find_methods, unsupported
+from aloe.attribution.methods import METHODS, Cost, attribute, check_options, find_method, find_methods, unsupported
 from aloe.attribution.subject import opened
 from aloe.data.transforms import ResizeCenterCrop, to_tensor
 from aloe.errors import UserError
@@ -52,6 +52,9 @@ def measure_explanations(
     """
     chosen = cases[0].settings
     methods = find_methods(chosen.methods)
+    reasons = [unsupported(case.model, method.key) for case in cases for method in methods]
+    if all(reasons):
+        raise UserError(f"Nothing can be explained: {'; '.join(str(r) for r in dict.fromkeys(reasons))}.")
     common = _Common(cases)
     rows = []
     for task in tasks:
@@ -60,7 +63,11 @@ def measure_explanations(
             for method in methods:
                 if unsupported(case.model, method.key) is not None:
                     continue
-                settings = {**prepared.settings, "method": method.key, "options": chosen.options.get(method.key, {})}
+                settings = {
+                    **prepared.settings,
+                    "method": method.key,
+                    "options": method.resolved(chosen.options.get(method.key, {})),
+                }
                 facts = facts_of(case, task, settings, ("test",))
                 row = log.get(row_key(facts)) if log is not None else None
                 if row is None:
@@ -83,11 +90,8 @@ def check_explanations(case: Case, tasks: Sequence[str]) -> None:
         UserError: labels, masks, the classifier or the method is missing.
     """
     find_methods(case.settings.methods)
-    for name in case.settings.options:
-        if name not in METHODS:
-            raise UserError(
-                f"There is no attribution method {name!r} to give options to; methods: {', '.join(METHODS)}."
-            )
+    for name, options in case.settings.options.items():
+        check_options(find_method(name), options)
     if case.splits.test.labels is None:
         raise UserError(f"{case.splits.name} has no labels (one folder per class), which {', '.join(tasks)} need.")
     if "inside" in tasks and not hasattr(case.splits.test, "mask"):

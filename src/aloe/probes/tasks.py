@@ -119,11 +119,15 @@ def score(predicted: Tensor, labels: Tensor, metric: str) -> float:
 def class_of_logit(config: Any, count: int, classes: list[str]) -> Tensor | None:
     """Which of the data's classes each of `count` logits stands for by its name in `id2label`, upper and lower case alike.
 
-    (count,) int64, -1 for a class that the data lack; None when the classifier lacks one of the data's classes.
+    (count,) int64, -1 for a class that the data lack; None when the classifier lacks one of the data's classes. Classes that
+    share a name (ImageNet has two cranes) are told apart by their order.
     """
-    index = {name.lower(): i for i, name in enumerate(classes)}
-    found = [index.get(str(config.id2label.get(i)).lower(), -1) for i in range(count)]
-    return torch.tensor(found) if set(index.values()) <= set(found) else None
+    named: dict[str, list[int]] = {}
+    for i, name in enumerate(classes):
+        named.setdefault(name.lower(), []).append(i)
+    queues = [named.get(str(config.id2label.get(i)).lower(), [-1]) for i in range(count)]
+    found = [queue.pop(0) if len(queue) > 1 else queue[0] for queue in queues]
+    return torch.tensor(found) if set(range(len(classes))) <= set(found) else None
 
 
 def _knn(case: Case, facts: dict[str, Any]) -> Outcome:
