@@ -28,7 +28,10 @@ from aloe.bcos.functional import gate
 from aloe.errors import UserError
 
 VARIANTS = ("full", "cp")
-GAMMA, CONV_GAMMA = 0.05, 0.25  # in the middle of the grids of LXT's ViT example (PROTOCOLS.md section 7.2)
+GAMMA, CONV_GAMMA = (
+    0.05,
+    0.25,
+)  # of teachers; in the middle of the grids of LXT's ViT example (PROTOCOLS.md section 7.2)
 _PRODUCTS = (torch.mul, torch.multiply, Tensor.mul, Tensor.multiply, Tensor.__mul__, Tensor.__rmul__)
 
 
@@ -98,8 +101,9 @@ def attnlrp(
         UserError: an unknown variant, a negative gamma, or a gamma on a B-cos student.
     """
     is_student = subject.config.model_type == "bcos_vit"
-    gamma = (0.0 if is_student else GAMMA) if gamma is None else gamma
-    conv_gamma = (0.0 if is_student else CONV_GAMMA) if conv_gamma is None else conv_gamma
+    defaults = default_gammas(is_student)
+    gamma = defaults["gamma"] if gamma is None else gamma
+    conv_gamma = defaults["conv_gamma"] if conv_gamma is None else conv_gamma
     if variant not in VARIANTS or not (gamma >= 0 and conv_gamma >= 0):
         raise UserError(
             f"AttnLRP takes variant {' or '.join(VARIANTS)} and gammas of at least 0, got {variant!r}, {gamma}, {conv_gamma}."
@@ -113,6 +117,11 @@ def attnlrp(
         value = subject.value(outputs, fixed)
         (gradient,) = subject.gradient(value, inputs)
     return (gradient.float() * inputs.detach().float()).sum(1), value.detach()
+
+
+def default_gammas(is_student: bool) -> dict[str, float]:
+    """What `gamma` and `conv_gamma` are where they are not given."""
+    return {"gamma": 0.0 if is_student else GAMMA, "conv_gamma": 0.0 if is_student else CONV_GAMMA}
 
 
 def _layer_norm(

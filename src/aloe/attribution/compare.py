@@ -149,7 +149,7 @@ def _entries(models: Mapping[str, nn.Module], methods: Sequence[Method], done: C
             reason = unsupported(model, method.key)
             if reason is None:
                 found.append(_Entry(model, name, method))
-            elif len(models) == 1 or len(methods) == 1:
+            else:
                 done.notes.append(f"{method.title} was left out: {reason}")
     if not found:
         raise UserError(f"Nothing to show. {'; '.join(done.notes)}.")

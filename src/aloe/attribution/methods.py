@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from aloe.attribution.attention import chefercam, legrad, rollout
-from aloe.attribution.attnlrp import attnlrp
+from aloe.attribution.attnlrp import attnlrp, default_gammas
 from aloe.attribution.baselines import input_x_gradient, random_map
 from aloe.attribution.inherent import as_batch, explain
 from aloe.attribution.memory import peak_memory
@@ -47,9 +47,17 @@ class Method:
     granularity: str
     batch_size: int = 32
 
-    def resolved(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Every option with its value, given or default; None where it depends on the model."""
-        return {**(self.run.__kwdefaults__ or {}), **options}
+    def resolved(self, options: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+        """Every option that a map depends on with its value, given or default.
+
+        Raises:
+            UserError: as `check_options`.
+        """
+        values = {**(self.run.__kwdefaults__ or {}), **check_options(self, options)}
+        if self.key == "attnlrp":
+            gammas = default_gammas(not isinstance(model, Teacher))
+            values |= {name: value for name, value in gammas.items() if values[name] is None}
+        return {name: value for name, value in values.items() if name != "internal_batch_size"}
 
 
 @dataclass

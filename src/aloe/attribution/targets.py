@@ -65,8 +65,10 @@ def target_value(outputs: Any, config: Any, target: Target) -> tuple[Tensor, flo
 
 
 def as_target(target: Any) -> Target:
-    """A target whose numpy arrays have become tensors."""
-    return torch.from_numpy(target) if isinstance(target, np.ndarray) else target
+    """A target whose numpy arrays have become tensors, or lists of names."""
+    if not isinstance(target, np.ndarray):
+        return target
+    return torch.from_numpy(target) if target.dtype.kind in "iuf" else target.tolist()
 
 
 def part_of(target: Target, start: int, stop: int, count: int) -> Target:

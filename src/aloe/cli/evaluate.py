@@ -96,8 +96,19 @@ def evaluate(
     )
     words = [table([_line(row) for row in rows], ("data", "task", "model", "stage", "method", "value", "metric"))]
     words += dict.fromkeys(f"{row['data']}: {note}." for row in rows for note in row["notes"])
+    words += _left_out(rows)
     words += [f"Kept in {output_dir}; tables: aloe report {output_dir}"]
     say({"results": str(output_dir), "rows": rows}, "\n".join(words), json)
+
+
+def _left_out(rows: list[dict[str, Any]]) -> list[str]:
+    """Methods that some model of the same task has no row for."""
+    explained = {
+        (r["task"], r["name"], r["interpretable"], r["details"]["method"]) for r in rows if "method" in r["details"]
+    }
+    teachers = {name for _, name, interpretable, _ in explained if not interpretable}
+    inherent = any(method == "inherent" for _, _, _, method in explained)
+    return [f"{name} has no W(x)x: it is a teacher." for name in sorted(teachers)] if inherent else []
 
 
 def _line(row: dict[str, Any]) -> tuple[Any, ...]:

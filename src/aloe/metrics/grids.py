@@ -85,6 +85,7 @@ class GridList:
         try:
             known = json.loads(path.read_bytes())
             facts = {name: known[name] for name in ("n", "rule", "data", "state")}
+            facts["rule"] = dict(facts["rule"])
             grids = cls(indices=_table(known["indices"]), labels=_table(known["labels"]), **facts)
         except OSError as error:
             raise UserError(f"The grids {path} cannot be read: {error.strerror or error}.") from error

@@ -63,11 +63,8 @@ def measure_explanations(
             for method in methods:
                 if unsupported(case.model, method.key) is not None:
                     continue
-                settings = {
-                    **prepared.settings,
-                    "method": method.key,
-                    "options": method.resolved(chosen.options.get(method.key, {})),
-                }
+                options = method.resolved(chosen.options.get(method.key, {}), case.model)
+                settings = {**prepared.settings, "method": method.key, "options": options}
                 facts = facts_of(case, task, settings, ("test",))
                 row = log.get(row_key(facts)) if log is not None else None
                 if row is None:
@@ -94,6 +91,8 @@ def check_explanations(case: Case, tasks: Sequence[str]) -> None:
         check_options(find_method(name), options)
     if case.splits.test.labels is None:
         raise UserError(f"{case.splits.name} has no labels (one folder per class), which {', '.join(tasks)} need.")
+    if "gridpg" in tasks and case.settings.grids_file is not None:
+        _stored_grids(case.settings.grids_file, case.splits.test)
     if "inside" in tasks and not hasattr(case.splits.test, "mask"):
         raise UserError(f"{case.splits.name} has no object masks, which task inside needs; rendered scenes have them.")
     classifier = getattr(case.model, "classifier", None)
@@ -119,6 +118,7 @@ class _Common:
         self.settings, self.source, self.classes = first.settings, first.splits.test, first.classes
         self.labels = torch.as_tensor(self.source.labels, dtype=torch.int64)
         tables = [_probabilities(case, len(self.labels)) for case in cases]
+        self.right = {c.name: confident([t], self.labels, threshold=0.0) for c, t in zip(cases, tables, strict=True)}
         threshold = {} if self.settings.share is not None else {"threshold": self.settings.confidence}
         self.rule = {"share": self.settings.share} if self.settings.share is not None else threshold
         self.eligible = confident(tables, self.labels, **self.rule)
@@ -129,7 +129,7 @@ class _Common:
         """The stored list of these models, or the one that was named."""
         s = self.settings
         if s.grids_file is not None:
-            return GridList.load(s.grids_file, state=self.state)
+            return _stored_grids(s.grids_file, self.source)
         models = sorted(Path(c.name).name if Path(c.name).exists() else c.name for c in self.cases)
         rule = {**self.rule, "seed": s.seed, "count": s.grids, "models": models}
         indices, labels = choose_grids(
@@ -188,8 +188,19 @@ class _Explainer:
         return {**mean, "peak_bytes": self.peak}
 
 
+def _stored_grids(path: Path, source: Any) -> GridList:
+    grids = GridList.load(path, state=source.state()[:16])
+    labels = torch.as_tensor(source.labels, dtype=torch.int64)
+    if int(grids.indices.max()) >= len(labels) or not torch.equal(labels[grids.indices], grids.labels):
+        raise UserError(f"The grids {path} do not fit their images; delete the file to have grids chosen again.")
+    return grids
+
+
 def _gridpg(common: _Common) -> _Prepared:
     grids, settings = common.grids(), common.settings
+    images = grids.indices.unique()
+    shown = {int(c) for c in grids.labels.unique()}
+    absent = [name for c, name in enumerate(common.classes) if c not in shown]
 
     def run(case: Case, explainer: _Explainer, advance: Callable[[int, int], None]) -> Outcome:
         side = settings.resolution or native_pixels(case.model)
@@ -199,24 +210,30 @@ def _gridpg(common: _Common) -> _Prepared:
             grids,
             side=side if settings.grid_input == "resized" else None,
             grids_per_pass=max(1, 32 // grids.n**2),
-            seed=settings.seed,
+            seed=grids.rule.get("seed", 0),
             progress=advance,
         )
-        if not isfinite(found.score):
-            raise UserError(f"{METHODS[explainer.method].title} gave no map with positive mass on {case.name}.")
+        wrong = int((~common.right[case.name][images]).sum())
+        notes = [f"no confident image of {', '.join(absent)}: not in any grid"] if absent else []
+        notes += [f"{case.name} is wrong on {wrong} of the {len(images)} images of these grids"] if wrong else []
+        if not isfinite(found.score):  # told apart from a score of 0 by the maps that were discarded
+            notes.append(f"{METHODS[explainer.method].title} gave no map with positive mass")
         details = {
-            "interval": [100 * x for x in found.interval],
+            "interval": [100 * x if isfinite(x) else 0.0 for x in found.interval],
             "per_cell": [100 * x for x in found.per_cell.nan_to_num(0).tolist()],
             "grids": len(grids),
             "cells": found.maps,
             "discarded": found.discarded,
-            "images": len(grids.indices.unique()),
+            "images": len(images),
+            "classes": len(shown),
+            "misclassified": wrong,
             "grid_input": settings.grid_input,
             "pixels": side if settings.grid_input == "resized" else grids.n * side,
             "chance": 100 * found.chance,
             "cost": explainer.cost(),
         }
-        return Outcome(100 * found.score, {"test": len(grids.indices.unique())}, details)
+        score = 100 * found.score if isfinite(found.score) else 0.0
+        return Outcome(score, {"test": len(images)}, details, tuple(notes))
 
     rule = {k: v for k, v in grids.rule.items() if k != "models"}
     key = grids_key(grids)
@@ -262,7 +279,7 @@ def _deletion(common: _Common) -> _Prepared:
         return Outcome(numbers["area_most"], {"test": len(chosen)}, {**details, **numbers, "cost": explainer.cost()})
 
     names = ("fill", "block", "deletion_mode", "resolution", "seed")
-    return _Prepared({**{n: getattr(settings, n) for n in names}, **_of_images(common, chosen)}, run)
+    return _Prepared({**{n: getattr(settings, n) for n in names}, **common.rule, **_of_images(chosen)}, run)
 
 
 def _inside(common: _Common) -> _Prepared:
@@ -279,20 +296,21 @@ def _inside(common: _Common) -> _Prepared:
             advance(min(i + _IMAGES_PER_PASS, len(chosen)), len(chosen))
         found, masks = torch.cat(maps)[seen], masks[seen]
         shares, hits = inside_share(found, masks), pointing_hits(found, masks)
-        if not bool(shares.isfinite().any()):
-            raise UserError(f"{METHODS[explainer.method].title} gave no map with positive mass on {case.name}.")
+        none = not bool(shares.isfinite().any())
+        notes = (f"{METHODS[explainer.method].title} gave no map with positive mass",) if none else ()
+        shares = torch.zeros_like(shares) if none else shares
         low, high = bootstrap_interval(shares, seed=settings.seed)
         details = {
             "interval": [100 * float(low), 100 * float(high)],
             "pointing": 100 * float(hits.double().mean()),
             "area": 100 * float(masks.double().mean()),
             "images": len(masks),
-            "discarded": int(shares.isnan().sum()),
+            "discarded": len(masks) if none else int(shares.isnan().sum()),
             "cost": explainer.cost(),
         }
-        return Outcome(100 * float(shares.nanmean()), {"test": len(masks)}, details)
+        return Outcome(100 * float(shares.nanmean()), {"test": len(masks)}, details, notes)
 
-    return _Prepared({"resolution": settings.resolution, "seed": settings.seed, **_of_images(common, chosen)}, run)
+    return _Prepared({"resolution": settings.resolution, "seed": settings.seed, **_of_images(chosen)}, run)
 
 
 def grids_key(grids: GridList) -> str:
@@ -301,8 +319,8 @@ def grids_key(grids: GridList) -> str:
     return hashlib.sha256(data).hexdigest()[:8]
 
 
-def _of_images(common: _Common, chosen: Tensor) -> dict[str, Any]:
-    return {**common.rule, "images": hashlib.sha256(chosen.numpy().tobytes()).hexdigest()[:8]}
+def _of_images(chosen: Tensor) -> dict[str, Any]:
+    return {"images": hashlib.sha256(chosen.numpy().tobytes()).hexdigest()[:8]}
 
 
 def _probabilities(case: Case, count: int) -> Tensor:

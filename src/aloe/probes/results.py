@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,13 @@ def row_key(facts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def versions() -> dict[str, str]:
-    return {name: version(name) for name in ("aloe-vit", "torch", "transformers")}
+def versions(*also: str) -> dict[str, str]:
+    """Versions of what every value depends on, and of what else is named, where it is installed."""
+    found = {name: version(name) for name in ("aloe-vit", "torch", "transformers")}
+    for name in also:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def describe(name: str, model: Teacher | nn.Module) -> dict[str, Any]:
