@@ -380,3 +380,15 @@ def test_missing_and_broken_details_are_dashes():
     assert [value == value for value in numbers(whole, "per_cell")] == [True] * 4
     assert numbers(row, "cost") == []
     assert method_of(row) == "lime"
+
+
+def test_options_stand_below_the_table():
+    """Also where teacher and student were run with different ones."""
+    rows = [
+        make_gridpg(stage, "attnlrp", value, settings={"options": {"variant": "full", "gamma": gamma}})
+        for stage, value, gamma in (("teacher", 40.0, 0.05), ("aligned", 50.0, 0.0))
+    ]
+    table = scores_table(collect("b6", results_of(*rows)))
+    assert "AttnLRP: variant full, gamma 0.05 (teacher); variant full, gamma 0 (aligned)." in [
+        note.replace(" = ", " ") for note in table.footnotes
+    ]

@@ -10,7 +10,7 @@ from aloe.report.grid import NOT_PROTOCOL, marks
 from aloe.report.lines import STAGES, Column, Group, Line, heading
 from aloe.report.methods import INHERENT, look, rank
 from aloe.report.paper import PaperRow, paper_tables
-from aloe.report.protocol import deviations, in_words, shared_settings
+from aloe.report.protocol import deviations, in_words, settings_of, shared_settings
 from aloe.report.rows import Result
 from aloe.report.tables import LABELS, others_table, split_notes
 from aloe.viz.tables import MINUS, Block, Cell, Row, Table
@@ -81,6 +81,7 @@ def localization_table(measured: Measured, results: Sequence[Result], with_paper
         *_against(deltas),
         *dict.fromkeys(notes),
         *([f"Chance: {chances.pop():.2f}."] if len(chances) == 1 else []),
+        *_option_notes(measured),
         *_way_notes(measured),
         *split_notes(measured.results, measured.columns),
     ]
@@ -110,7 +111,12 @@ def scores_table(measured: Measured) -> Table:
         title = f"{group.teacher or 'teacher unknown'}, {heading(Column(data), measured.columns)}"
         blocks.append(Block(title, tuple(rows)))
     headers = (*LABELS[:2], "Method", *(["Grid input"] if name == "b6" else []))
-    notes = (*_METRIC_NOTES[name], *_way_notes(measured), *split_notes(measured.results, measured.columns))
+    notes = (
+        *_METRIC_NOTES[name],
+        *_option_notes(measured),
+        *_way_notes(measured),
+        *split_notes(measured.results, measured.columns),
+    )
     table_name = "b6-all" if name == "b6" else name
     return Table(table_name, _CAPTIONS[name], headers, tuple(s.heading for s in specs), tuple(blocks), notes)
 
@@ -210,6 +216,19 @@ def _way_notes(measured: Measured) -> Iterator[str]:
             yield f"Measured with {words}{f' ({_listed(places)})' if len(ways) > 1 else ''}."
     for words, places in away.items():
         yield f"{NOT_PROTOCOL} not the paper's settings: {words} ({_listed(places)})."
+
+
+def _option_notes(measured: Measured) -> Iterator[str]:
+    """What every method was run with, by stage where stages differ: a number that options have made names them."""
+    used: dict[str, dict[str, list[str]]] = {}
+    for row in measured.results:
+        options = settings_of(row).get("options")
+        if isinstance(options, dict) and options:
+            used.setdefault(method_of(row), {}).setdefault(in_words(options), []).append(row.stage)
+    for method in sorted(used, key=rank):
+        ways = used[method]
+        words = "; ".join(f"{w} ({_listed(stages)})" if len(ways) > 1 else w for w, stages in ways.items())
+        yield f"{look(method).title}: {words}."
 
 
 def _block_name(group: Group, data: str, measured: Measured) -> str:
