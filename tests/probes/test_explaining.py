@@ -226,3 +226,80 @@ def test_models_that_cannot_be_explained(home, tmp_path):
 def test_classes_of_one_name_are_told_apart_by_their_order(known, classes, meant):
     found = class_of_logit(PretrainedConfig(id2label=dict(enumerate(known))), len(known), classes)
     assert (None if found is None else found.tolist()) == meant
+
+
+def test_classes_without_a_confident_image_are_named(tmp_path):
+    from aloe.data.sources import open_images
+    from aloe.data.transforms import to_tensor
+    from aloe.models.teachers import load_teacher
+
+    source = open_images("scenes:10@5")
+    images = torch.stack([to_tensor(source.load(i)) for i in range(10)])
+    sure = load_teacher(teacher_path())(images).logits.softmax(1)[torch.arange(10), torch.as_tensor(source.labels)]
+    settings = {"methods": ["legrad"], "confidence": float(sure.median()), "grids": 2, "progress": False}
+    row = evaluate_all([str(teacher_path())], ["gridpg"], [(None, "scenes:10@5")], tmp_path, **settings)[0]
+    absent = [CLASSES[source.labels[i]] for i in sure.argsort() if sure[i] < sure.median()]
+    assert row["details"]["classes"] == 10 - len(absent)
+    assert row["notes"] == [f"no confident image of {', '.join(sorted(absent))}: not in any grid"]
+
+
+def test_a_later_model_that_is_wrong_on_the_grids_says_so(home, tmp_path):
+    data = [(None, str(home / "test"))]
+    evaluate_all(models(home)[:1], ["gridpg"], data, tmp_path, methods=["legrad"], **QUICK)
+    (stored,) = (tmp_path / "grids").iterdir()
+    worse = tmp_path / "worse"
+    worse.mkdir()
+    for file in (home / "student-probe").iterdir():
+        (worse / file.name).write_bytes(file.read_bytes())
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(worse / "model.safetensors")
+    tensors["classifier.weight"] = tensors["classifier.weight"].roll(1, 0)
+    save_file(tensors, worse / "model.safetensors", metadata={"format": "pt"})
+    row = evaluate_all([str(worse)], ["gridpg"], data, tmp_path, methods=["legrad"], grids_file=stored, **QUICK)[0]
+    images = row["details"]["images"]
+    assert row["details"]["misclassified"] == images
+    assert row["notes"] == [f"{worse} is wrong on {images} of the {images} images of these grids"]
+
+
+def test_damaged_grids(home, tmp_path):
+    data = [(None, str(home / "test"))]
+    evaluate_all(models(home)[:1], ["gridpg"], data, tmp_path, methods=["legrad"], **QUICK)
+    (stored,) = (tmp_path / "grids").iterdir()
+    good = json.loads(stored.read_text())
+    for change, sentence in (
+        ({"rule": "none"}, "damaged"),
+        ({"labels": [[7, 1, 2, 3]] * 3}, "do not fit"),
+        ({"indices": [[99, 1, 2, 3]] * 3}, "do not fit"),
+    ):
+        stored.write_text(json.dumps(good | change))
+        with pytest.raises(UserError, match=sentence):
+            evaluate_all(models(home)[:1], ["gridpg"], data, tmp_path, methods=["legrad"], grids_file=stored, **QUICK)
+
+
+def test_maps_that_are_nowhere_positive_are_counted(home, tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    from aloe.attribution.methods import METHODS
+
+    def negative(subject, images, target):
+        maps, value = METHODS["inputxgrad"].run(subject, images, target)
+        return -maps.abs() - 1, value
+
+    monkeypatch.setitem(METHODS, "legrad", replace(METHODS["legrad"], run=negative))
+    data = [(None, str(home / "test"))]
+    rows = evaluate_all(models(home)[:1], ["gridpg"], data, tmp_path, methods=["legrad", "inputxgrad"], **QUICK)
+    assert (rows[0]["value"], rows[0]["details"]["discarded"], rows[0]["details"]["cells"]) == (0, 12, 12)
+    assert rows[0]["notes"] == ["LeGrad gave no map with positive mass"]
+    assert rows[1]["value"] > 0
+    json.dumps(rows, allow_nan=False)
+
+
+def test_noise_differs_by_class(home, tmp_path):
+    row = evaluate_all(models(home)[:1], ["gridpg"], [(None, str(home / "test"))], tmp_path, methods="random", **QUICK)[
+        0
+    ]
+    low, high = row["details"]["interval"]
+    assert low < 25 < high
+    assert row["settings"]["options"] == {"seed": 0}
+    assert {"captum", "scikit-learn"} <= set(row["versions"])
