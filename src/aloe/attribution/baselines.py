@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from aloe.attribution.subject import Subject
-from aloe.attribution.targets import Target, TextTarget, part_of
+from aloe.attribution.targets import Target, TextTarget, class_indices
 
 
 def input_x_gradient(subject: Subject, images: Tensor, target: Target) -> tuple[Tensor, Tensor]:
@@ -23,24 +23,22 @@ def input_x_gradient(subject: Subject, images: Tensor, target: Target) -> tuple[
 def random_map(subject: Subject, images: Tensor, target: Target, *, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Standard normal noise (B, H, W), and the explained value, (B,).
 
-    The noise belongs to the seed, to each image's own bytes and to what is explained, whatever batch it comes in.
+    The noise belongs to the seed, to each image's own bytes and to the class, whatever batch it comes in.
     """
     with torch.no_grad():
         outputs = subject.forward(subject.prepare(images))
     fixed = subject.resolve(outputs, target)
     value = subject.value(outputs, fixed)
-    maps = [_noise(image, _word(part_of(fixed, i, i + 1, len(images))), seed) for i, image in enumerate(images.cpu())]
+    direction = isinstance(fixed, TextTarget) or (isinstance(fixed, Tensor) and fixed.is_floating_point())
+    if direction or outputs.logits is None:
+        classes = [-1] * len(images)
+    else:
+        classes = class_indices(fixed, subject.config, outputs.logits).tolist()
+    maps = [_noise(image, label, seed) for image, label in zip(images.cpu(), classes, strict=True)]
     return torch.stack(maps).to(images.device), value
 
 
-def _word(target: Target) -> str:
-    """The same for a class, however it is given."""
-    own = target.embedding if isinstance(target, TextTarget) else target
-    flat = own.flatten().tolist() if isinstance(own, Tensor) else own
-    return repr(flat[0] if isinstance(flat, list | tuple) and len(flat) == 1 else flat)
-
-
-def _noise(image: Tensor, target: str, seed: int) -> Tensor:
-    digest = hashlib.sha256(f"{seed} {target} ".encode() + image.detach().float().numpy().tobytes()).digest()
+def _noise(image: Tensor, label: int, seed: int) -> Tensor:
+    digest = hashlib.sha256(f"{seed} {label} ".encode() + image.detach().float().numpy().tobytes()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
     return torch.randn(image.shape[-2:], generator=generator)

@@ -60,7 +60,7 @@ def target_value(outputs: Any, config: Any, target: Target) -> tuple[Tensor, flo
         return (pooled * F.normalize(pooled.detach(), dim=-1)).sum(-1), 0.0
     if logits is None:
         raise UserError("This model has no classifier: give a direction or a text embedding, or a model with classes.")
-    index = logits.argmax(-1) if target is None else _classes(target, config, logits)
+    index = logits.argmax(-1) if target is None else class_indices(target, config, logits)
     return logits.gather(1, index[:, None])[:, 0], float(getattr(config, "logit_bias", 0.0))
 
 
@@ -90,7 +90,8 @@ def part_of(target: Target, start: int, stop: int, count: int) -> Target:
     return replace(target, embedding=part) if isinstance(target, TextTarget) else part
 
 
-def _classes(target: Any, config: Any, logits: Tensor) -> Tensor:
+def class_indices(target: Any, config: Any, logits: Tensor) -> Tensor:
+    """The classes of a batch, given in any way, as indices (B,)."""
     if isinstance(target, Tensor):
         wanted = target.tolist() if target.ndim else [target.item()] * len(logits)
     elif isinstance(target, Integral | str):
