@@ -21,31 +21,34 @@ def rand(*shape, seed=0, dtype=torch.float64):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def twin_linear(x, weight, b):
-    """One output at a time: |cos(x, w)|^(b-1) (w . x)."""
+def twin_linear(x, weight, b, weight_norm=True, eps=0.0):
+    """One output at a time: |cos(x, w)|^(b-1) (w . x); without ||w|| in the gate on request, eps under the root of ||x||."""
     rows = []
     for vector in x:
         units_of_row = []
         for w in weight:
             product = (w * vector).sum()
-            cosine = product / ((vector * vector).sum().sqrt() * (w * w).sum().sqrt())
+            cosine = product / ((vector * vector).sum() + eps).sqrt()
+            if weight_norm:
+                cosine = cosine / (w * w).sum().sqrt()
             units_of_row.append(cosine.abs() ** (b - 1) * product)
         rows.append(torch.stack(units_of_row))
     return torch.stack(rows)
 
 
-def twin_conv(x, weight, b, stride, padding):
+def twin_conv(x, weight, b, stride, padding, **options):
     """The linear twin over every patch of the zero-padded image."""
     k = weight.shape[-1]
     padded = torch.zeros(*x.shape[:2], x.shape[2] + 2 * padding, x.shape[3] + 2 * padding, dtype=x.dtype)
     padded[:, :, padding : padding + x.shape[2], padding : padding + x.shape[3]] = x
     rows, columns = ((n - k) // stride + 1 for n in padded.shape[2:])
     flat = weight.reshape(len(weight), -1)
-    out = [
-        twin_linear(padded[:, :, i * stride : i * stride + k, j * stride : j * stride + k].reshape(len(x), -1), flat, b)
+    patches = [
+        padded[:, :, i * stride : i * stride + k, j * stride : j * stride + k].reshape(len(x), -1)
         for i in range(rows)
         for j in range(columns)
     ]
+    out = [twin_linear(patch, flat, b, **options) for patch in patches]
     return torch.stack(out, -1).reshape(len(x), len(weight), rows, columns)
 
 
@@ -71,6 +74,29 @@ def test_linear_equals_its_twin(b):
     assert_equal_to_twin(lambda x, w: units.bcos_linear(x, w, b), lambda x, w: twin_linear(x, w, b), x, weight)
     stacked = units.bcos_linear(x.view(2, 3, 7), weight, b)
     torch.testing.assert_close(stacked.flatten(0, 1), twin_linear(x, weight, b))
+
+
+@pytest.mark.parametrize("b", [1.25, 2, 3])
+def test_the_unnormalized_unit_equals_its_twin(b):
+    """The gate |w . x / ||x|| |^(b-1), also in explanation mode, and the convolution with an eps under its patch norm."""
+    x, weight = rand(6, 7).float().double(), rand(5, 7, seed=1).float().double()
+    unit = lambda x, w, detach=False: units.bcos_linear(x, w, b, detach=detach, weight_norm=False)  # noqa: E731
+    assert_equal_to_twin(unit, lambda x, w: twin_linear(x, w, b, weight_norm=False), x, weight)
+    w_of_x = torch.autograd.functional.jacobian(lambda v: unit(v[None], weight, True)[0], x[0])
+    torch.testing.assert_close(w_of_x @ x[0], twin_linear(x[:1], weight, b, weight_norm=False)[0])
+    assert (units.bcos_linear(x, weight, b) - unit(x, weight)).norm() > 0.1
+
+    x, weight = rand(2, 3, 6, 7).float().double(), rand(4, 3, 3, 3, seed=1).float().double()
+    for weight_norm in (True, False):
+        options = {"weight_norm": weight_norm}
+        assert_equal_to_twin(
+            lambda x, w: units.bcos_conv2d(x, w, b, stride=2, padding=1, norm_eps=0.5, **options),  # noqa: B023
+            lambda x, w: twin_conv(x, w, b, 2, 1, eps=0.5, **options),  # noqa: B023
+            x,
+            weight,
+        )
+    zero = units.bcos_conv2d(torch.zeros_like(x), weight, b, norm_eps=1e-6, weight_norm=False)
+    assert not zero.any()
 
 
 @pytest.mark.parametrize("shape", CONVOLUTIONS, ids=str)
@@ -259,15 +285,19 @@ def test_layer_norm_equals_its_twin(detach):
         assert (times_x - expected).norm() > 0.1 * expected.norm()
 
 
+@pytest.mark.parametrize("centred", [False, True])
 @pytest.mark.parametrize("detach", [False, True])
-def test_scale_norm_equals_its_twin(detach):
+def test_scale_norm_equals_its_twin(detach, centred):
     x, weight, eps = rand(2, 3, 2, 2) + 0.5, rand(3, seed=1), 1e-2
     expected = torch.empty_like(x)
     for n, image in enumerate(x):
+        middle = float(image.mean()) if centred else 0.0
         for c in range(3):
-            expected[n, c] = image[c] / (sum(float(v) ** 2 for v in image.flatten()) / 12 + eps) ** 0.5 * weight[c]
-    torch.testing.assert_close(units.scale_norm(x, weight, eps, detach=detach), expected)
-    times_x, jacobian = frozen_jacobian_times_input(lambda v: units.scale_norm(v, weight, eps, detach=detach), x)
+            power = sum((float(v) - middle) ** 2 for v in image.flatten()) / 12
+            expected[n, c] = image[c] / (power + eps) ** 0.5 * weight[c]
+    run = lambda v: units.scale_norm(v, weight, eps, centred=centred, detach=detach)  # noqa: E731
+    torch.testing.assert_close(run(x), expected)
+    times_x, jacobian = frozen_jacobian_times_input(run, x)
     if detach:
         torch.testing.assert_close(jacobian, torch.diag((expected / x).flatten()))
     else:
@@ -277,6 +307,7 @@ def test_scale_norm_equals_its_twin(detach):
 GATES = {
     "gelu": lambda v: 0.5 * (1 + math.erf(v / math.sqrt(2))),
     "gelu_pytorch_tanh": lambda v: 0.5 * (1 + math.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3))),
+    "quick_gelu": lambda v: 1 / (1 + math.exp(-1.702 * v)),
     "silu": lambda v: 1 / (1 + math.exp(-v)),
     "relu": lambda v: float(v > 0),
 }

@@ -51,6 +51,7 @@ class LrpRules(AttentionTap):
             F.gelu: lambda x, approximate="none": _gated(x, "gelu" if approximate == "none" else "gelu_pytorch_tanh"),
             F.silu: lambda x, inplace=False: _gated(x, "silu"),
             F.relu: lambda x, inplace=False: _gated(x, "relu"),
+            torch.sigmoid: lambda x: x.detach().sigmoid(),  # the gate of a quick GELU, x sigmoid(1.702 x)
             F.linear: self.linear,
             F.conv2d: self.conv2d,
             **dict.fromkeys(_PRODUCTS, self.product),

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from aloe.attribution.targets import Target, as_target, part_of, target_value
 from aloe.bcos.dynamic import explanation_mode
-from aloe.bcos.functional import encode
 from aloe.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,8 +30,8 @@ class Explanation:
     """Explanations of B images, all on the model's device.
 
     Shapes: `logit` (B,) the explained value; `contributions` (B, H, W); `weights` (B, 6, H, W), W(x) of the explained
-    value over (r, g, b, 1-r, 1-g, 1-b); `residual` (B,) what the constants contributed; `logits` (B, C) and `prediction`
-    (B,) where the model has a classifier.
+    value over the model's six channels, (r, g, b, 1-r, 1-g, 1-b); `residual` (B,) what the constants contributed;
+    `logits` (B, C) and `prediction` (B,) where the model has a classifier.
     """
 
     logit: Tensor
@@ -110,7 +109,7 @@ def _explain_batch(model: nn.Module, images: Tensor, target: Target) -> Explanat
             torch.enable_grad(),
             torch.autocast(images.device.type, enabled=False),
         ):
-            x = encode(images.detach()).requires_grad_()
+            x = model.base_model.encode(images.detach()).requires_grad_()  # type: ignore[union-attr, operator]
             frozen = {name: p.detach() for name, p in model.named_parameters()}
             options = {"output_hidden_states": True, "return_dict": True}
             outputs = torch.func.functional_call(model, frozen, (x,), options)

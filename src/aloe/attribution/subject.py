@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aloe.attribution.targets import Target, target_value
-from aloe.bcos.functional import encode
 from aloe.errors import UserError
 from aloe.models.teachers import Teacher
 
@@ -110,7 +109,7 @@ class _StudentSubject(Subject):
         self.frozen = {name: p.detach() for name, p in model.named_parameters()}
 
     def prepare(self, images: Tensor) -> Tensor:
-        return encode(images)
+        return self.base.encode(images)
 
     def run(self, inputs: Tensor) -> Outputs:
         out: Any = torch.func.functional_call(self.model, self.frozen, (inputs,), {"return_dict": True})
@@ -121,8 +120,8 @@ class _StudentSubject(Subject):
             pooled = self.base.pool(tokens)
         else:
             pooled = self.base.norm(tokens[:, 0] if pool == "cls" else tokens.mean(dim=1))
-        classifier = getattr(self.model, "classifier", None)
-        return Outputs(pooled, None if classifier is None else classifier(pooled) + self.config.logit_bias)
+        classify: Any = getattr(self.model, "classify", None)
+        return Outputs(pooled, None if classify is None else classify(pooled))
 
 
 @contextmanager

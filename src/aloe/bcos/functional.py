@@ -11,6 +11,8 @@ With the incoming gradient G and a = G g the gradients are
     dW = B a^T x - (B-1) W colsum(G y) / ||w||^2
 
 In explanation mode the gate is a constant: dx = a W and dW = a^T x, so that y is linear in x with W(x) = diag(g) W.
+`weight_norm=False` leaves ||w|| out of the gate, |w . x / ||x|| |^(B-1), and its term out of dW: the older form of the unit,
+which one family of the published checkpoints has.
 Norms are taken in at least float32. They are never zero by a floor of 1e-12: a zero input or weight row gives zero.
 """
 
@@ -44,7 +46,7 @@ def encode(images: Tensor) -> Tensor:
     return torch.cat((images, 1 - images), dim=-3)
 
 
-def bcos_linear(x: Tensor, weight: Tensor, b: float = 2.0, *, detach: bool = False) -> Tensor:
+def bcos_linear(x: Tensor, weight: Tensor, b: float = 2.0, *, detach: bool = False, weight_norm: bool = True) -> Tensor:
     """B-cos linear unit: `|cos(x, w)|^(b-1) (w . x)` for every row w of the weight.
 
     Args:
@@ -52,6 +54,7 @@ def bcos_linear(x: Tensor, weight: Tensor, b: float = 2.0, *, detach: bool = Fal
         weight: (D_out, D_in), not normalised.
         b: exponent B >= 1; 1 is a plain bias-free linear layer.
         detach: explanation mode, the gate |cos|^(b-1) is a constant of the backward pass.
+        weight_norm: whether the gate divides by ||w|| (the cosine) or not (|w . x / ||x|| |^(b-1)).
 
     Returns:
         (..., D_out), in the dtype of `x` (or the autocast dtype).
@@ -63,8 +66,8 @@ def bcos_linear(x: Tensor, weight: Tensor, b: float = 2.0, *, detach: bool = Fal
     if b == 1:
         return F.linear(x, weight)
     if x.ndim == 1:
-        return _BcosLinear.apply(x[None], weight, b, detach)[0]
-    return _BcosLinear.apply(x, weight, b, detach)
+        return _BcosLinear.apply(x[None], weight, b, detach, weight_norm)[0]
+    return _BcosLinear.apply(x, weight, b, detach, weight_norm)
 
 
 def bcos_conv2d(
@@ -75,6 +78,8 @@ def bcos_conv2d(
     stride: int = 1,
     padding: int = 0,
     detach: bool = False,
+    weight_norm: bool = True,
+    norm_eps: float = 0.0,
 ) -> Tensor:
     """B-cos convolution: the B-cos linear unit over every patch; the patch norm is the root of a box sum of x^2.
 
@@ -83,7 +88,8 @@ def bcos_conv2d(
         weight: (C_out, C_in, K, K), square kernel.
         b: exponent B >= 1.
         stride, padding: as in `torch.nn.functional.conv2d`.
-        detach: explanation mode, see `bcos_linear`.
+        detach, weight_norm: see `bcos_linear`.
+        norm_eps: added to the box sum under the root of the patch norm.
 
     Returns:
         (B, C_out, H', W').
@@ -92,7 +98,7 @@ def bcos_conv2d(
     x, weight = _autocast(x, weight)
     if b == 1:
         return F.conv2d(x, weight, stride=stride, padding=padding)
-    return _BcosConv2d.apply(x, weight, b, stride, padding, detach)
+    return _BcosConv2d.apply(x, weight, b, stride, padding, detach, weight_norm, norm_eps)
 
 
 def layer_norm(x: Tensor, weight: Tensor, eps: float, *, detach: bool = False) -> Tensor:
@@ -109,23 +115,27 @@ def layer_norm(x: Tensor, weight: Tensor, eps: float, *, detach: bool = False) -
     return (centred * inverse_std).to(x.dtype) * weight
 
 
-def scale_norm(x: Tensor, weight: Tensor, eps: float, *, detach: bool = False) -> Tensor:
+def scale_norm(x: Tensor, weight: Tensor, eps: float, *, centred: bool = False, detach: bool = False) -> Tensor:
     """Uncentred norm x / sqrt(mean x^2 + eps) * weight, the mean over channels and positions (the conv stem's norm).
 
-    Shapes: x (B, C, H, W), weight (C,). In explanation mode the divisor is a constant.
+    `centred` takes the variance about the mean for the divisor (the numerator stays as it is). Shapes: x (B, C, H, W),
+    weight (C,). In explanation mode the divisor is a constant.
     """
     wide = x.to(_wide(x.dtype))
-    power = (wide.detach() if detach else wide).square().mean(dim=(1, 2, 3), keepdim=True)
+    source = wide.detach() if detach else wide
+    if centred:
+        source = source - source.mean(dim=(1, 2, 3), keepdim=True)
+    power = source.square().mean(dim=(1, 2, 3), keepdim=True)
     return (wide * (power + eps).rsqrt()).to(x.dtype) * weight[:, None, None]
 
 
 def gate(x: Tensor, activation: str) -> Tensor:
-    """The input-dependent factor of an activation a(x) = x * gate(x): Phi(x), its tanh form, sigmoid(x) or 1[x > 0]."""
+    """The factor of an activation a(x) = x * gate(x): Phi(x), its tanh form, sigmoid(x), sigmoid(1.702 x) or 1[x > 0]."""
     return _GATES[activation](x)
 
 
 def gated_activation(x: Tensor, activation: str, *, detach: bool = False) -> Tensor:
-    """a(x) = x * gate(x) for `gelu`, `gelu_pytorch_tanh`, `silu`, `relu`; explanation mode freezes the gate."""
+    """a(x) = x * gate(x) for `gelu`, `gelu_pytorch_tanh`, `quick_gelu`, `silu`, `relu`; explanation mode freezes the gate."""
     if detach:
         return x * gate(x.detach(), activation)
     return _ACTIVATIONS[activation](x)
@@ -138,12 +148,14 @@ def _gelu_tanh_gate(x: Tensor) -> Tensor:
 _GATES = {
     "gelu": torch.special.ndtr,
     "gelu_pytorch_tanh": _gelu_tanh_gate,
+    "quick_gelu": lambda x: torch.sigmoid(1.702 * x),
     "silu": torch.sigmoid,
     "relu": lambda x: (x > 0).to(x.dtype),
 }
 _ACTIVATIONS = {
     "gelu": F.gelu,
     "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
     "silu": F.silu,
     "relu": F.relu,
 }
@@ -152,11 +164,11 @@ ACTIVATIONS = tuple(_ACTIVATIONS)
 
 class _BcosLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, b: float, detach: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, b: float, detach: bool, weight_norm: bool) -> Tensor:
         out = F.linear(x, weight)
         x_norm = _norm(x, dim=-1)
-        w_norm = _norm(weight, dim=-1)
-        y, factor = _epilogue(out, x_norm, w_norm.squeeze(-1), b)
+        w_norm = _norm(weight, dim=-1) if weight_norm else None
+        y, factor = _epilogue(out, x_norm, None if w_norm is None else w_norm.squeeze(-1), b)
         ctx.save_for_backward(x, weight, factor, None if detach else y, x_norm, w_norm)
         ctx.b, ctx.detach = b, detach
         return y
@@ -174,22 +186,33 @@ class _BcosLinear(torch.autograd.Function):
             s = grad * y
             if dx is not None:
                 dx -= x * _ratio(s.sum(-1, keepdim=True, dtype=x_norm.dtype), x_norm, b, x.dtype)
-            if dw is not None:
+            if dw is not None and w_norm is not None:
                 column = s.flatten(0, -2).sum(0, dtype=w_norm.dtype).unsqueeze(-1)
                 dw -= weight * _ratio(column, w_norm, b, weight.dtype)
-        return dx, dw, None, None
+        return dx, dw, None, None, None
 
 
 class _BcosConv2d(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, b: float, stride: int, padding: int, detach: bool) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        b: float,
+        stride: int,
+        padding: int,
+        detach: bool,
+        weight_norm: bool,
+        norm_eps: float,
+    ) -> Tensor:
         out = F.conv2d(x, weight, stride=stride, padding=padding)
         power = x.to(_wide(x.dtype)).square().sum(dim=1, keepdim=True)
         box = power.new_ones(1, 1, *weight.shape[2:])
         with _without_autocast(x.device.type):  # norms stay in float32 whatever the products are in
-            x_norm = F.conv2d(power, box, stride=stride, padding=padding).clamp_min_(0).sqrt_().clamp_min_(NORM_FLOOR)
-        w_norm = _norm(weight.flatten(1), dim=-1)
-        y, factor = _epilogue(out, x_norm, w_norm[:, :, None], b)
+            total = F.conv2d(power, box, stride=stride, padding=padding).clamp_min_(0)
+        x_norm = total.add_(norm_eps).sqrt_().clamp_min_(NORM_FLOOR)
+        w_norm = _norm(weight.flatten(1), dim=-1) if weight_norm else None
+        y, factor = _epilogue(out, x_norm, None if w_norm is None else w_norm[:, :, None], b)
         ctx.save_for_backward(x, weight, factor, None if detach else y, x_norm, w_norm, box)
         ctx.settings = b, stride, padding, detach
         return y
@@ -212,15 +235,17 @@ class _BcosConv2d(torch.autograd.Function):
                     patch, box, stride=stride, padding=padding, output_padding=_rest(x, patch, box, stride, padding)
                 )
                 dx -= x * spread.to(x.dtype)
-            if need_w:
+            if need_w and w_norm is not None:
                 column = s.sum((0, 2, 3), dtype=w_norm.dtype).unsqueeze(-1)
                 dw -= weight * _ratio(column, w_norm, b, weight.dtype)[:, :, None, None]
-        return dx, dw, None, None, None, None
+        return dx, dw, None, None, None, None, None, None
 
 
-def _epilogue(out: Tensor, x_norm: Tensor, w_norm: Tensor, b: float) -> tuple[Tensor, Tensor]:
+def _epilogue(out: Tensor, x_norm: Tensor, w_norm: Tensor | None, b: float) -> tuple[Tensor, Tensor]:
     """(y, gate) from the product and the norms that broadcast against it; the product is not needed afterwards."""
-    factor = out.abs().mul_(x_norm.reciprocal()).mul_(w_norm.reciprocal())  # stays in the dtype of `out`
+    factor = out.abs().mul_(x_norm.reciprocal())  # stays in the dtype of `out`
+    if w_norm is not None:
+        factor.mul_(w_norm.reciprocal())
     if b != 2:
         factor.pow_(b - 1)
     return out * factor, factor

@@ -22,9 +22,9 @@ AttentionFunction = Callable[[nn.Module, Tensor, Tensor, Tensor, float], tuple[T
 class BcosLinear(nn.Module):
     """B-cos unit (..., D_in) -> (..., D_out); see `functional.bcos_linear`."""
 
-    def __init__(self, in_features: int, out_features: int, b: float = 2.0) -> None:
+    def __init__(self, in_features: int, out_features: int, b: float = 2.0, weight_norm: bool = True) -> None:
         super().__init__()
-        self.b = b
+        self.b, self.weight_norm = b, weight_norm
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         self.reset_parameters()
 
@@ -32,7 +32,7 @@ class BcosLinear(nn.Module):
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.bcos_linear(x, self.weight, self.b, detach=is_explaining())
+        return F.bcos_linear(x, self.weight, self.b, detach=is_explaining(), weight_norm=self.weight_norm)
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[1]}, {self.weight.shape[0]}, b={self.b:g}"
@@ -42,10 +42,19 @@ class BcosConv2d(nn.Module):
     """B-cos convolution (B, C_in, H, W) -> (B, C_out, H', W'); see `functional.bcos_conv2d`."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0, b: float = 2.0
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        b: float = 2.0,
+        weight_norm: bool = True,
+        norm_eps: float = 0.0,
     ) -> None:
         super().__init__()
         self.stride, self.padding, self.b = stride, padding, b
+        self.weight_norm, self.norm_eps = weight_norm, norm_eps
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
         self.reset_parameters()
 
@@ -53,7 +62,16 @@ class BcosConv2d(nn.Module):
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.bcos_conv2d(x, self.weight, self.b, stride=self.stride, padding=self.padding, detach=is_explaining())
+        return F.bcos_conv2d(
+            x,
+            self.weight,
+            self.b,
+            stride=self.stride,
+            padding=self.padding,
+            detach=is_explaining(),
+            weight_norm=self.weight_norm,
+            norm_eps=self.norm_eps,
+        )
 
 
 class LayerNorm(nn.Module):
@@ -71,13 +89,13 @@ class LayerNorm(nn.Module):
 class ScaleNorm2d(nn.Module):
     """Uncentred norm of the convolutional stem, one group per image; explanation mode freezes the divisor."""
 
-    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+    def __init__(self, channels: int, eps: float = 1e-6, centred: bool = False) -> None:
         super().__init__()
-        self.eps = eps
+        self.eps, self.centred = eps, centred
         self.weight = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.scale_norm(x, self.weight, self.eps, detach=is_explaining())
+        return F.scale_norm(x, self.weight, self.eps, centred=self.centred, detach=is_explaining())
 
 
 class LayerScale(nn.Module):
@@ -92,7 +110,7 @@ class LayerScale(nn.Module):
 
 
 class GatedActivation(nn.Module):
-    """x * gate(x): GELU, its tanh form, SiLU or ReLU; explanation mode freezes the gate."""
+    """x * gate(x): GELU, its tanh and quick forms, SiLU or ReLU; explanation mode freezes the gate."""
 
     def __init__(self, activation: str) -> None:
         super().__init__()
@@ -107,11 +125,11 @@ class GatedActivation(nn.Module):
 class BcosMLP(nn.Module):
     """B-cos unit, gated activation, B-cos unit: (B, N, D) -> (B, N, D)."""
 
-    def __init__(self, width: int, hidden: int, activation: str, b: float) -> None:
+    def __init__(self, width: int, hidden: int, activation: str, b: float, weight_norm: bool = True) -> None:
         super().__init__()
-        self.up = BcosLinear(width, hidden, b)
+        self.up = BcosLinear(width, hidden, b, weight_norm)
         self.act = GatedActivation(activation)
-        self.down = BcosLinear(hidden, width, b)
+        self.down = BcosLinear(hidden, width, b, weight_norm)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(self.act(self.up(x)))
@@ -123,12 +141,12 @@ class BcosSwiGLU(nn.Module):
     Explanation mode freezes the whole gate, as it does queries and keys, so its path needs no B-cos unit.
     """
 
-    def __init__(self, width: int, hidden: int, activation: str, b: float) -> None:
+    def __init__(self, width: int, hidden: int, activation: str, b: float, weight_norm: bool = True) -> None:
         super().__init__()
         self.gate = nn.Linear(width, hidden, bias=False)
-        self.up = BcosLinear(width, hidden, b)
+        self.up = BcosLinear(width, hidden, b, weight_norm)
         self.act = GatedActivation(activation)
-        self.down = BcosLinear(hidden, width, b)
+        self.down = BcosLinear(hidden, width, b, weight_norm)
 
     def forward(self, x: Tensor) -> Tensor:
         gate = self.act(self.gate(x))
@@ -142,13 +160,13 @@ class BcosAttention(nn.Module):
     `rope` is (cos, sin), each (N_patches, D/heads), applied to the last N_patches tokens of Q and K.
     """
 
-    def __init__(self, width: int, heads: int, b: float) -> None:
+    def __init__(self, width: int, heads: int, b: float, weight_norm: bool = True) -> None:
         super().__init__()
         self.heads = heads
         self.scaling = (width // heads) ** -0.5
         self.is_causal = False  # read by transformers' attention functions
         self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.out = BcosLinear(width, width, b)
+        self.out = BcosLinear(width, width, b, weight_norm)
 
     def forward(
         self, x: Tensor, attend: AttentionFunction, rope: tuple[Tensor, Tensor] | None = None
@@ -169,7 +187,9 @@ class BcosAttentionPooling(nn.Module):
     The key path is frozen in explanation mode, the value path is linear, the output projection and the MLP are B-cos.
     """
 
-    def __init__(self, width: int, heads: int, hidden: int, activation: str, eps: float, b: float) -> None:
+    def __init__(
+        self, width: int, heads: int, hidden: int, activation: str, eps: float, b: float, weight_norm: bool = True
+    ) -> None:
         super().__init__()
         self.heads = heads
         self.scaling = (width // heads) ** -0.5
@@ -177,9 +197,9 @@ class BcosAttentionPooling(nn.Module):
         self.probe = nn.Parameter(torch.zeros(1, 1, width))
         self.q = nn.Linear(width, width, bias=False)
         self.kv = nn.Linear(width, 2 * width, bias=False)
-        self.out = BcosLinear(width, width, b)
+        self.out = BcosLinear(width, width, b, weight_norm)
         self.norm = LayerNorm(width, eps)
-        self.mlp = BcosMLP(width, hidden, activation, b)
+        self.mlp = BcosMLP(width, hidden, activation, b, weight_norm)
 
     def forward(self, tokens: Tensor, attend: AttentionFunction) -> Tensor:
         batch, count, width = tokens.shape

@@ -64,11 +64,13 @@ def with_head(
     config.id2label = dict(enumerate(classes))
     config.label2id = {name: k for k, name in enumerate(classes)}
     config.logit_bias = logit_bias(settings.loss, len(classes))
+    rows = _rows(start, classes)
+    if rows is None:
+        config.logit_scale = 1.0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         student = BcosViTForImageClassification(config)
     student.vit.load_state_dict(start.base_model.state_dict())
-    rows = _rows(start, classes)
     if rows is not None:
         weight: torch.Tensor = start.classifier.weight  # type: ignore[assignment, union-attr]
         student.classifier.weight.data.copy_(weight.data[rows])

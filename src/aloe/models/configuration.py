@@ -13,6 +13,9 @@ STEMS = ("patch", "conv")
 POSITIONS = ("learned", "rope")
 POOLINGS = ("cls", "mean", "attention")
 MLPS = ("mlp", "swiglu")
+ENCODINGS = ("unit", "normalized")
+BCOS_VARIANTS = ("cosine", "unnormalized")
+STEM_NORMS = ("rms", "variance")
 INTERPOLATIONS = ("bicubic", "bicubic-antialias", "bilinear-antialias")
 WHOLE_NUMBERS = (
     *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
@@ -33,11 +36,19 @@ class BcosViTConfig(PreTrainedConfig):
 
     Args:
         hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, hidden_act, layer_norm_eps:
-            as in transformers' ViT; `hidden_act` is `gelu`, `gelu_pytorch_tanh`, `silu` or `relu`.
+            as in transformers' ViT; `hidden_act` is `gelu`, `gelu_pytorch_tanh`, `quick_gelu`, `silu` or `relu`.
         image_size, patch_size: pixels, square; the native token grid is image_size // patch_size on a side.
         b: exponent B >= 1 of every B-cos unit; 1 makes the network a plain bias-free ViT.
         stem: `patch` (one B-cos unit per patch) or `conv` (3x3 B-cos convolutions of `stem_widths`, then a B-cos unit).
         stem_widths: widths of the convolutional stem, stride 2 wherever the width grows over the one before it.
+        encoding: `unit`, the six channels are x and 1 - x of x in [0, 1]; `normalized`, of (x - image_mean) / image_std.
+        image_mean, image_std: three numbers each, for that encoding alone.
+        bcos_variant: `cosine`, the gate is |cos(x, w)|^(b-1); `unnormalized`, |w . x / ||x|| |^(b-1).
+        b_conv: exponent of the stem's convolutions where it is not `b`.
+        conv_norm_eps: added under the root of the stem's patch norms.
+        stem_norm, stem_norm_eps: divisor of the stem's norms: `rms`, the root of the mean square, or `variance`, of the
+            variance (the numerator is not centred).
+        pre_norm: a LayerNorm between the embeddings and the first block (CLIP).
         use_cls_token, num_register_tokens: prefix tokens, CLS first.
         position_embedding: `learned` (interpolated to other grids) or `rope` (recomputed).
         position_interpolation: `bicubic` (ViT, DINOv2, SigLIP), `bicubic-antialias` (DINOv2 with
@@ -46,7 +57,7 @@ class BcosViTConfig(PreTrainedConfig):
         mlp: `mlp` or `swiglu`.
         layer_scale: whether residual branches carry a constant diagonal.
         pooling: `cls`, `mean` (of patch tokens) or `attention` (SigLIP's head).
-        logit_bias: constant added to every logit of the classifier.
+        logit_scale, logit_bias: what the classifier's units are multiplied with, and the constant added then.
         teacher: where the weights came from: name, family, image_size, patch_size, mean, std, and `resolution`, the
             student pixels at which the teacher is used (DINOv2 stores positions for 518 pixels and is used at 224).
 
@@ -77,6 +88,16 @@ class BcosViTConfig(PreTrainedConfig):
         mlp: str = "mlp",
         layer_scale: bool = False,
         pooling: str = "cls",
+        encoding: str = "unit",
+        image_mean: list[float] | None = None,
+        image_std: list[float] | None = None,
+        bcos_variant: str = "cosine",
+        b_conv: float | None = None,
+        conv_norm_eps: float = 0.0,
+        stem_norm: str = "rms",
+        stem_norm_eps: float = 1e-6,
+        pre_norm: bool = False,
+        logit_scale: float = 1.0,
         logit_bias: float = 0.0,
         initializer_range: float = 0.02,
         teacher: dict[str, Any] | None = None,
@@ -101,6 +122,15 @@ class BcosViTConfig(PreTrainedConfig):
         self.mlp = mlp
         self.layer_scale = layer_scale
         self.pooling = pooling
+        self.encoding = encoding
+        self.image_mean, self.image_std = image_mean, image_std
+        self.bcos_variant = bcos_variant
+        self.b_conv = b_conv
+        self.conv_norm_eps = conv_norm_eps
+        self.stem_norm = stem_norm
+        self.stem_norm_eps = stem_norm_eps
+        self.pre_norm = pre_norm
+        self.logit_scale = logit_scale
         self.logit_bias = logit_bias
         self.initializer_range = initializer_range
         self.teacher = teacher or {}
@@ -141,8 +171,10 @@ class BcosViTConfig(PreTrainedConfig):
                 raise TypeError(f"{field} must be a whole number, got {value!r}.")
             if value < least:
                 raise ValueError(f"{field} must be at least {least}, got {value}.")
-        if not isinstance(self.b, int | float):
-            raise TypeError(f"b must be a number, got {self.b!r}.")
+        for field in ("b", "b_conv", "conv_norm_eps", "stem_norm_eps", "logit_scale", "logit_bias"):
+            number = getattr(self, field)
+            if not (isinstance(number, int | float) or (field == "b_conv" and number is None)):
+                raise TypeError(f"{field} must be a number, got {number!r}.")
         if not isinstance(self.teacher, dict):
             raise TypeError(f"teacher must be a dictionary, got {self.teacher!r}.")
 
@@ -153,12 +185,19 @@ class BcosViTConfig(PreTrainedConfig):
             "position_interpolation": INTERPOLATIONS,
             "mlp": MLPS,
             "pooling": POOLINGS,
+            "encoding": ENCODINGS,
+            "bcos_variant": BCOS_VARIANTS,
+            "stem_norm": STEM_NORMS,
         }
         for field, allowed in choices.items():
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field} must be one of {', '.join(allowed)}, got {getattr(self, field)!r}.")
-        if not self.b >= 1:
-            raise ValueError(f"b must be at least 1, got {self.b}.")
+        for field, exponent in (("b", self.b), ("b_conv", self.b if self.b_conv is None else self.b_conv)):
+            if not exponent >= 1:
+                raise ValueError(f"{field} must be at least 1, got {exponent}.")
+        if self.conv_norm_eps < 0 or self.stem_norm_eps < 0:
+            raise ValueError("conv_norm_eps and stem_norm_eps must be at least 0.")
+        self._check_encoding()
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} must be a multiple of num_attention_heads {self.num_attention_heads}."
@@ -171,6 +210,15 @@ class BcosViTConfig(PreTrainedConfig):
             )
         if self.image_size < self.patch_size:
             raise ValueError(f"image_size {self.image_size} is smaller than patch_size {self.patch_size}.")
+
+    def _check_encoding(self) -> None:
+        given = (self.image_mean, self.image_std)
+        if self.encoding == "unit" and given != (None, None):
+            raise ValueError("image_mean and image_std are for the encoding 'normalized'.")
+        if self.encoding == "normalized" and not all(v is not None and len(v) == 3 for v in given):
+            raise ValueError("The encoding 'normalized' needs image_mean and image_std, three numbers each.")
+        if self.image_std is not None and min(self.image_std) <= 0:
+            raise ValueError(f"image_std must be positive, got {self.image_std}.")
 
 
 def conv_stem_widths(patch_size: int) -> list[int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,9 +49,9 @@ class BcosClassifierOutput(ImageClassifierOutput):
 class BcosPatchEmbedding(nn.Module):
     """One B-cos unit per patch: (B, C, H, W) -> (B, N, D); the weight keeps the layout of a convolution, (D, C, P, P)."""
 
-    def __init__(self, channels: int, width: int, patch: int, b: float) -> None:
+    def __init__(self, channels: int, width: int, patch: int, b: float, weight_norm: bool = True) -> None:
         super().__init__()
-        self.b, self.patch = b, patch
+        self.b, self.patch, self.weight_norm = b, patch, weight_norm
         self.weight = nn.Parameter(torch.empty(width, channels, patch, patch))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,21 +59,23 @@ class BcosPatchEmbedding(nn.Module):
         p = self.patch
         patches = x.view(batch, channels, height // p, p, width // p, p).permute(0, 2, 4, 1, 3, 5)
         flat = patches.reshape(batch, -1, channels * p * p)
-        return bcos_linear(flat, self.weight.flatten(1), self.b, detach=is_explaining())
+        weight = self.weight.flatten(1)
+        return bcos_linear(flat, weight, self.b, detach=is_explaining(), weight_norm=self.weight_norm)
 
 
 class BcosConvStem(nn.Sequential):
     """3x3 B-cos convolutions, each with an uncentred norm and ReLU; stride 2 where the width grows (METHOD.md 4)."""
 
-    def __init__(self, widths: list[int], b: float) -> None:
+    def __init__(self, config: BcosViTConfig) -> None:
         layers: list[nn.Module] = []
         before = 6
-        for width in widths:
-            stride = 2 if width > before else 1
+        b = config.b if config.b_conv is None else config.b_conv
+        unit: dict[str, Any] = {"padding": 1, "b": b, "weight_norm": _weight_norm(config), "norm_eps": config.conv_norm_eps}
+        for width in config.stem_widths or []:
             layers.append(
                 nn.Sequential(
-                    BcosConv2d(before, width, 3, stride=stride, padding=1, b=b),
-                    ScaleNorm2d(width),
+                    BcosConv2d(before, width, 3, stride=2 if width > before else 1, **unit),
+                    ScaleNorm2d(width, config.stem_norm_eps, centred=config.stem_norm == "variance"),
                     GatedActivation("relu"),
                 )
             )
@@ -90,9 +93,10 @@ class BcosViTEmbeddings(nn.Module):
         channels, stride = 6, 1
         self.stem: BcosConvStem | None = None
         if config.stem_widths:
-            self.stem = BcosConvStem(config.stem_widths, config.b)
+            self.stem = BcosConvStem(config)
             channels, stride = config.stem_widths[-1], config.stem_stride
-        self.patch_embedding = BcosPatchEmbedding(channels, width, config.patch_size // stride, config.b)
+        patch = config.patch_size // stride
+        self.patch_embedding = BcosPatchEmbedding(channels, width, patch, config.b, _weight_norm(config))
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if config.use_cls_token else None
         registers = config.num_register_tokens
         self.register_tokens = nn.Parameter(torch.zeros(1, registers, width)) if registers else None
@@ -151,13 +155,13 @@ class BcosViTLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: BcosViTConfig) -> None:
         super().__init__()
-        width, eps = config.hidden_size, config.layer_norm_eps
+        width, eps, weight_norm = config.hidden_size, config.layer_norm_eps, _weight_norm(config)
         mlp = BcosSwiGLU if config.mlp == "swiglu" else BcosMLP
         self.norm1 = LayerNorm(width, eps)
-        self.attention = BcosAttention(width, config.num_attention_heads, config.b)
+        self.attention = BcosAttention(width, config.num_attention_heads, config.b, weight_norm)
         self.layer_scale1 = LayerScale(width) if config.layer_scale else nn.Identity()
         self.norm2 = LayerNorm(width, eps)
-        self.mlp = mlp(width, config.intermediate_size, config.hidden_act, config.b)
+        self.mlp = mlp(width, config.intermediate_size, config.hidden_act, config.b, weight_norm)
         self.layer_scale2 = LayerScale(width) if config.layer_scale else nn.Identity()
 
     def forward(
@@ -198,7 +202,8 @@ class BcosViTModel(BcosViTPreTrainedModel):
 
     Inputs: `pixel_values` (B, 3, H, W) in [0, 1], encoded to six channels here, or (B, 6, H, W) already encoded.
     Outputs: `last_hidden_state` (B, N, D) after the final norm, `pooler_output` (B, D), and on request
-    `hidden_states` (num_hidden_layers + 1 tensors, raw residual stream, entry k after block k) and `attentions`.
+    `hidden_states` (num_hidden_layers + 1 tensors, raw residual stream, entry k after block k, entry 0 the embeddings'
+    output, before a `pre_norm`) and `attentions`.
 
     Raises:
         ValueError: for another channel count, an image that is not a whole number of patches, or attentions asked of
@@ -208,6 +213,7 @@ class BcosViTModel(BcosViTPreTrainedModel):
     def __init__(self, config: BcosViTConfig) -> None:
         super().__init__(config)
         self.embeddings = BcosViTEmbeddings(config)
+        self.pre_norm = LayerNorm(config.hidden_size, config.layer_norm_eps) if config.pre_norm else None
         self.layers = nn.ModuleList([BcosViTLayer(config) for _ in range(config.num_hidden_layers)])
         self.norm = LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.pooler: BcosAttentionPooling | None = None
@@ -219,6 +225,7 @@ class BcosViTModel(BcosViTPreTrainedModel):
                 config.hidden_act,
                 config.layer_norm_eps,
                 config.b,
+                _weight_norm(config),
             )
         self.post_init()
 
@@ -238,12 +245,14 @@ class BcosViTModel(BcosViTPreTrainedModel):
         keep_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         keep_weights = config.output_attentions if output_attentions is None else output_attentions
         attend = self._attention(bool(keep_weights))
-        x = _six_channels(pixel_values).to(self.norm.weight.dtype)
+        x = self.encode(pixel_values).to(self.norm.weight.dtype)
         if not interpolate_pos_encoding and x.shape[-2:] != (config.image_size, config.image_size):
             raise ValueError(f"Image size {x.shape[-2]}x{x.shape[-1]} is not the native {config.image_size}.")
         hidden = self.embeddings(x)
         rope = self._rope(*self.embeddings.grid(x.shape[-2], x.shape[-1]), hidden)
         states, attentions = [hidden], []
+        if self.pre_norm is not None:
+            hidden = self.pre_norm(hidden)
         for layer in self.layers:
             hidden, weights = layer(hidden, attend, rope)
             if keep_states:
@@ -257,6 +266,21 @@ class BcosViTModel(BcosViTPreTrainedModel):
             hidden_states=tuple(states) if keep_states else None,
             attentions=tuple(attentions) if keep_weights else None,
         )
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] to the six channels that are x in W(x)x; (B, 6, H, W) is taken as encoded."""
+        if not pixels.is_floating_point():
+            raise ValueError(f"pixel_values must be floats in [0, 1], got {pixels.dtype}; divide by 255.")
+        if pixels.ndim == 4 and pixels.shape[1] == 6:
+            return pixels
+        if pixels.ndim != 4 or pixels.shape[1] != 3:
+            raise ValueError(
+                f"pixel_values must be (B, 3, H, W) in [0, 1] or (B, 6, H, W) encoded, got {tuple(pixels.shape)}."
+            )
+        if self.config.encoding == "normalized":
+            mean = pixels.new_tensor(self.config.image_mean)[:, None, None]
+            pixels = (pixels - mean) / pixels.new_tensor(self.config.image_std)[:, None, None]
+        return encode(pixels)
 
     def pool(self, tokens: Tensor) -> Tensor:
         """Normed tokens (B, N, D) to the pooled output (B, D)."""
@@ -296,19 +320,23 @@ class BcosViTModel(BcosViTPreTrainedModel):
 
 
 class BcosViTForImageClassification(BcosViTPreTrainedModel):
-    """B-cos ViT with a B-cos classifier on its pooled output: logits (B, C) = unit(pooled) + logit_bias."""
+    """B-cos ViT with a B-cos classifier: logits (B, C) = logit_scale * unit(pooled) + logit_bias."""
 
     def __init__(self, config: BcosViTConfig) -> None:
         super().__init__(config)
         self.num_labels: int = config.num_labels  # type: ignore[assignment]
         self.vit = BcosViTModel(config)
-        self.classifier = BcosLinear(config.hidden_size, self.num_labels, config.b)
+        self.classifier = BcosLinear(config.hidden_size, self.num_labels, config.b, _weight_norm(config))
         self.post_init()
+
+    def classify(self, pooled: Tensor) -> Tensor:
+        """Logits (B, C) of pooled outputs (B, D)."""
+        return self.classifier(pooled) * self.config.logit_scale + self.config.logit_bias
 
     @can_return_tuple
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: object) -> BcosClassifierOutput:
         outputs = self.vit(pixel_values, return_dict=True, **kwargs)
-        logits = self.classifier(outputs.pooler_output) + self.config.logit_bias
+        logits = self.classify(outputs.pooler_output)
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
         return BcosClassifierOutput(
             loss=loss,
@@ -329,14 +357,8 @@ def eager_attention(
     return (weights @ value).transpose(1, 2), weights
 
 
-def _six_channels(pixels: Tensor) -> Tensor:
-    if not pixels.is_floating_point():
-        raise ValueError(f"pixel_values must be floats in [0, 1], got {pixels.dtype}; divide by 255.")
-    if pixels.ndim == 4 and pixels.shape[1] == 6:
-        return pixels
-    if pixels.ndim == 4 and pixels.shape[1] == 3:
-        return encode(pixels)
-    raise ValueError(f"pixel_values must be (B, 3, H, W) in [0, 1] or (B, 6, H, W) encoded, got {tuple(pixels.shape)}.")
+def _weight_norm(config: BcosViTConfig) -> bool:
+    return config.bcos_variant == "cosine"
 
 
 def _trunc_normal(tensor: Tensor, std: float) -> None:

@@ -119,11 +119,9 @@ def classify(model: Teacher | nn.Module, features: Tensor) -> Tensor | None:
     classifier = getattr(model, "classifier", None)
     if classifier is None:
         return None
-    config: Any = model.config
-    bias = 0.0 if isinstance(model, Teacher) else config.logit_bias
+    head: Any = classifier if isinstance(model, Teacher) else model.classify
     with torch.no_grad():
-        weight = next(classifier.parameters())
-        return (classifier(features.to(weight)) + bias).float().cpu()
+        return head(features.to(next(classifier.parameters()))).float().cpu()
 
 
 def _extract_part(

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aloe.bcos.functional import bcos_linear
+from aloe.bcos.functional import NORM_FLOOR, bcos_linear
 from aloe.errors import UserError
 from aloe.models.modeling import BcosViTForImageClassification, BcosViTModel
 
@@ -157,11 +157,14 @@ def attach(
     config.pooling = config.pooling if feature == "pooled" else feature
     config.id2label = dict(enumerate(classes))
     config.label2id = {name: i for i, name in enumerate(classes)}
-    config.logit_bias = probe.logit_bias
+    config.logit_scale, config.logit_bias = 1.0, probe.logit_bias
     with torch.device("meta"):
         model = BcosViTForImageClassification(config)
     tensors = {f"vit.{name}": tensor.detach().clone() for name, tensor in backbone.state_dict().items()}
-    tensors["classifier.weight"] = probe.weight.detach().clone().to(next(iter(tensors.values())))
+    weight = probe.weight.detach().clone()
+    if config.bcos_variant == "unnormalized":  # the same outputs without ||w|| in the gate, from another length of w
+        weight /= weight.norm(dim=1, keepdim=True).clamp_min(NORM_FLOOR) ** ((probe.b - 1) / probe.b)
+    tensors["classifier.weight"] = weight.to(next(iter(tensors.values())))
     kept = model.state_dict()  # without the pooling head of a student whose pooling is replaced
     model.load_state_dict({name: tensor for name, tensor in tensors.items() if name in kept}, assign=True)
     return model.eval()
