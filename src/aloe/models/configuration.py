@@ -156,8 +156,7 @@ class BcosViTConfig(PreTrainedConfig):
     @property
     def stem_stride(self) -> int:
         """Total stride of the convolutional stem: a factor of two wherever its width grows."""
-        widths = self.stem_widths or []
-        return 2 ** sum(now > before for before, now in zip([6, *widths], widths, strict=False))
+        return stem_stride(self.stem_widths or [])
 
     @property
     def resolution(self) -> int:
@@ -219,6 +218,11 @@ class BcosViTConfig(PreTrainedConfig):
             raise ValueError("The encoding 'normalized' needs image_mean and image_std, three numbers each.")
         if self.image_std is not None and min(self.image_std) <= 0:
             raise ValueError(f"image_std must be positive, got {self.image_std}.")
+
+
+def stem_stride(widths: list[int]) -> int:
+    """Total stride of a convolutional stem of these widths, the six input channels before the first."""
+    return 2 ** sum(now > before for before, now in zip([6, *widths], widths, strict=False))
 
 
 def conv_stem_widths(patch_size: int) -> list[int]:

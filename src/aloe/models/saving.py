@@ -13,17 +13,25 @@ from aloe.errors import UserError
 from aloe.models.configuration import BcosViTConfig
 from aloe.models.hub import explain_hub_errors
 from aloe.models.modeling import BcosViTForImageClassification, BcosViTModel
+from aloe.models.published import is_published, load_published
 
 
 def load(source: str | Path, **options: Any) -> BcosViTModel | BcosViTForImageClassification:
     """A saved student, in eval mode, from a folder or a hub id; `AutoModel.from_pretrained` works as well.
 
+    The authors' published checkpoints (`rmaser/aloe-...`) are translated on the way, see `published.load_published`.
+
     Raises:
         UserError: nothing there, not a student of ALOE, or weights that are missing or do not fit.
     """
+    from transformers import PreTrainedConfig
+
     name = str(source)
     with explain_hub_errors(name):
-        config = _config(name)
+        values, _ = PreTrainedConfig.get_config_dict(name)
+        if is_published(values.get("model_type")):
+            return load_published(name, **options)
+        config = _config(name, values)
         classifier = "BcosViTForImageClassification" in (config.architectures or [])
         model_class: Any = BcosViTForImageClassification if classifier else BcosViTModel
         model, report = model_class.from_pretrained(
@@ -46,7 +54,8 @@ def is_student(source: str | Path) -> bool:
     from transformers import PreTrainedConfig
 
     with explain_hub_errors(str(source)):
-        return PreTrainedConfig.get_config_dict(str(source))[0].get("model_type") == BcosViTConfig.model_type
+        model_type = PreTrainedConfig.get_config_dict(str(source))[0].get("model_type")
+    return model_type == BcosViTConfig.model_type or is_published(model_type)
 
 
 def save_student(model: BcosViTModel | BcosViTForImageClassification, folder: str | Path) -> None:
@@ -98,10 +107,7 @@ def image_processor(config: Any) -> dict[str, Any]:
     }
 
 
-def _config(name: str) -> BcosViTConfig:
-    from transformers import PreTrainedConfig
-
-    values, _ = PreTrainedConfig.get_config_dict(name)
+def _config(name: str, values: dict[str, Any]) -> BcosViTConfig:
     if values.get("model_type") != BcosViTConfig.model_type:
         raise UserError(
             f"{name} is a {values.get('model_type')} model, not a B-cos student; align it first: aloe align {name} IMAGES."

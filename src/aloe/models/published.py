@@ -1,0 +1,315 @@
+"""The authors' published checkpoints as students of ALOE: read natively from safetensors, without their code.
+
+`load_published` translates the config, whose differences in the forward pass become fields of `BcosViTConfig` (normalised
+encoding, unit without ||w||, variance norm in the stem, exact GELU), and renames every tensor by the one table of
+`published_layout.py`: none left over, none missing, every shape checked.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Collection
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aloe.errors import UserError
+from aloe.models.configuration import BcosViTConfig, stem_stride
+from aloe.models.hub import explain_hub_errors
+from aloe.models.modeling import BcosViTForImageClassification, BcosViTModel
+from aloe.models.published_layout import (
+    ACTIVATIONS,
+    CLASSIFIER,
+    FINAL_NORM,
+    KINDS,
+    LICENCE,
+    POOLINGS,
+    POSITIONS,
+    TENSORS,
+    VARIANTS,
+    Kind,
+)
+
+FILES = ("config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json")
+BACKBONE_KEYS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+_SUFFIXES = ("_vision", "_image_classification")
+
+
+def is_published(model_type: Any) -> bool:
+    """Whether a config's `model_type` is one of the authors' checkpoints (also of a kind that is not known here)."""
+    return isinstance(model_type, str) and model_type.startswith("aloe_") and model_type.endswith(_SUFFIXES)
+
+
+def load_published(
+    source: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    revision: str | None = None,
+    ignore: Collection[str] = (),
+) -> BcosViTModel | BcosViTForImageClassification:
+    """One of the authors' checkpoints, from a hub id or a local copy, in eval mode.
+
+    Args:
+        dtype: of the parameters; default: float32, whatever the file holds.
+        revision: of the hub repository.
+        ignore: config keys that this version does not know and that are to be passed over.
+
+    `config.teacher` names the teacher, the source and the licence, which is also logged.
+
+    Raises:
+        UserError: nothing there or unreachable, not safetensors or truncated, another model type, a config key or value
+            that is not known, or a tensor that is missing, left over or of another shape.
+    """
+    name = str(source)
+    with explain_hub_errors(name):
+        folder = Path(name) if Path(name).is_dir() else _download(name, revision)
+        values = _json(folder / "config.json")
+        kind = _kind(name, values.get("model_type"))
+        tensors = _tensors(folder, name)
+        prefix = _prefix(name, tensors)
+        theirs = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key != CLASSIFIER}
+        head = tensors.get(CLASSIFIER)
+        config = _translate(name, values, kind, theirs, head, _json(folder / "preprocessor_config.json"), ignore)
+        wants_head = str(values["model_type"]).endswith("_image_classification")
+        if wants_head != (head is not None):
+            raise UserError(f"{name}: {CLASSIFIER!r} is {'missing' if wants_head else 'left over'}.")
+        model_class = BcosViTForImageClassification if wants_head else BcosViTModel
+        with torch.device("meta"):
+            student: Any = model_class(config)
+        student.load_state_dict(_rename(name, student, theirs, head, prefix, dtype or torch.float32), assign=True)
+    logging.getLogger("aloe").warning("%s is licensed %s (its authors' terms, not ALOE's).", name, LICENCE)
+    return student.requires_grad_(True).eval()
+
+
+def _translate(
+    name: str,
+    values: dict[str, Any],
+    kind: Kind,
+    theirs: dict[str, Tensor],
+    head: Tensor | None,
+    processor: dict[str, Any],
+    ignore: Collection[str],
+) -> BcosViTConfig:
+    """Their config, its defaults and the tensors' shapes -> ours."""
+    _check_keys(name, values, kind, ignore)
+    known = kind.defaults | {k: v for k, v in values.items() if v is not None}
+    widths = list(known["aloe_add_conv_stem"] or []) or None
+    stride = stem_stride(widths or [])
+    patch = math.ceil(known["aloe_patch_size"] / stride) * stride
+    theta = float(known["aloe_rope_theta"])
+    position = _choice(name, "aloe_position_embedding_type", known, POSITIONS)
+    pooling = _choice(name, "aloe_pooler_type", known, POOLINGS)
+    cls, registers = bool(known["aloe_cls_token"]), known["aloe_num_registers"]
+    if pooling == "mean" and (cls or registers):
+        raise UserError(f"{name}: aloe_pooler_type 'mean' beside CLS or register tokens is not a known layout.")
+    mean, std = _normalisation(kind, processor)
+    config = BcosViTConfig(
+        **{key: values[key] for key in BACKBONE_KEYS},
+        hidden_act=_choice(name, "hidden_act", {"hidden_act": "gelu"} | known, ACTIVATIONS),
+        layer_norm_eps=float(known.get("layer_norm_eps", 1e-6)),
+        image_size=_image_size(name, known, theirs, position, patch, int(cls)),
+        patch_size=patch,
+        b=known["aloe_b_linear"],
+        b_conv=known["aloe_b_conv"] if widths else None,
+        stem="conv" if widths else "patch",
+        stem_widths=widths,
+        conv_norm_eps=1e-6 if widths else 0.0,
+        stem_norm="variance" if widths else "rms",
+        stem_norm_eps=1e-5 if widths else 1e-6,
+        encoding="normalized",
+        image_mean=mean,
+        image_std=std,
+        bcos_variant=_choice(name, "aloe_bcos_impl", known, VARIANTS),
+        use_cls_token=cls,
+        num_register_tokens=registers,
+        position_embedding=position,
+        rope_theta=100.0 if theta == 10000 and known.get("rope_theta") == 100 else theta,
+        layer_scale=bool(known["aloe_use_layer_scale"]),
+        pooling=pooling,
+        teacher={
+            "name": known["aloe_base_model_name"],
+            "stage": "aligned",
+            "family": kind.family,
+            "source": Path(name).name if Path(name).exists() else name,
+            "licence": LICENCE,
+        },
+        **({} if head is None else _labels(name, values, len(head))),
+    )
+    if head is not None:
+        on = known["aloe_use_logit_layer"]
+        on = len(head) > 1 if on is None else bool(on)
+        bias = known["aloe_logit_bias"]
+        if on and bias is None and len(head) < 2:
+            raise UserError(f"{name}: aloe_use_logit_layer with one label needs aloe_logit_bias.")
+        config.logit_bias = float(-math.log(len(head) - 1) if bias is None else bias) if on else 0.0
+        config.logit_scale = float(known["aloe_logit_temperature"] or 1.0)
+    return config
+
+
+def _check_keys(name: str, values: dict[str, Any], kind: Kind, ignore: Collection[str]) -> None:
+    missing = [key for key in BACKBONE_KEYS if key not in values]
+    if missing:
+        raise UserError(f"{name}: config.json does not state {missing[0]}.")
+    unknown = sorted(k for k in values if k.startswith("aloe_") and k not in kind.defaults and k not in ignore)
+    if unknown:
+        raise UserError(
+            f"{name}: config key {unknown[0]} = {values[unknown[0]]!r} is not known to this version, and may change the "
+            f"forward pass; if it does not, pass it over: aloe convert-checkpoint {name} -o FOLDER --ignore {unknown[0]}."
+        )
+    channels = values.get("aloe_in_channels", 6)
+    if channels != 6:
+        raise UserError(f"{name}: aloe_in_channels is {channels}; only six channels are known.")
+    if values.get("use_gated_mlp"):
+        raise UserError(f"{name}: use_gated_mlp is not part of the published layout.")
+
+
+def _choice(name: str, key: str, values: dict[str, Any], choices: dict[str, str]) -> str:
+    if values[key] not in choices:
+        raise UserError(f"{name}: {key} {values[key]!r} is not supported; known: {', '.join(choices)}.")
+    return choices[values[key]]
+
+
+def _image_size(
+    name: str, known: dict[str, Any], theirs: dict[str, Tensor], position: str, patch: int, cls: int
+) -> int:
+    """Native pixels on a side: of the position table's square grid where there is one, else as the config says.
+
+    The config's image size may be the teacher's (384 pixels of patch 14), so its grid counts by any patch size it states.
+    """
+    stated, count = known.get("image_size"), known.get("num_patches")
+    side = stated[0] if isinstance(stated, list | tuple) else stated
+    if isinstance(stated, list | tuple) and len(set(stated)) != 1:
+        raise UserError(f"{name}: image_size {stated} is not square.")
+    table = theirs.get(TENSORS["embeddings.position_embeddings"])
+    if position == "rope" or table is None:
+        return int(side) if side else patch * math.isqrt(int(count or 196))
+    rows = table.shape[0] - cls
+    grid = math.isqrt(max(rows, 0))
+    patches = {patch, known["aloe_patch_size"], known.get("patch_size") or patch}
+    grids = {side // p for p in patches} if side else {grid}
+    if grid * grid != rows or not (grid in grids or count == rows):
+        raise UserError(
+            f"{name}: the position table has {rows} patch rows, which is not the grid the config describes."
+        )
+    return grid * patch
+
+
+def _labels(name: str, values: dict[str, Any], rows: int) -> dict[str, Any]:
+    stated = values.get("id2label") or {}
+    if not stated and values.get("num_labels") in (None, rows):
+        return {"num_labels": rows}
+    if len(stated) != rows:
+        raise UserError(f"{name}: the classifier has {rows} rows, config.json names {len(stated)} labels.")
+    names = {int(k): str(v) for k, v in stated.items()}
+    return {"id2label": names, "label2id": {v: k for k, v in names.items()}}
+
+
+def _normalisation(kind: Kind, processor: dict[str, Any]) -> tuple[list[float], list[float]]:
+    """The teacher's mean and std, which come before 1 - x is appended: as the image processor says, else the family's."""
+    if processor.get("do_normalize") is False:
+        return [0.0] * 3, [1.0] * 3
+    return list(processor.get("image_mean") or kind.mean), list(processor.get("image_std") or kind.std)
+
+
+def _rename(
+    name: str, student: Any, theirs: dict[str, Tensor], head: Tensor | None, prefix: str, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Our state dict from their tensors: by the table, each used once."""
+    config: BcosViTConfig = student.config
+    table = {}
+    for ours, other in TENSORS.items():
+        for i in range(config.num_hidden_layers if "{i}" in ours else len(config.stem_widths or [])):
+            table[ours.format(i=i, j=i)] = other.format(i=i, j=i)
+        if "{" not in ours:
+            table[ours] = other
+    left, made = set(theirs), {}
+    for key, like in student.state_dict().items():
+        if key == "classifier.weight":
+            source, tensor = CLASSIFIER, head
+        else:
+            source = table[key.removeprefix("vit.") if head is not None else key]
+            tensor = theirs.get(source)
+            left.discard(source)
+        if tensor is None:
+            raise UserError(f"{name}: tensor {prefix + source!r} is missing.")
+        same = [s for s in tensor.shape if s != 1] == [s for s in like.shape if s != 1]
+        if source == TENSORS["embeddings.patch_embedding.weight"]:  # rows in (channel, row, column) order
+            same = tuple(tensor.shape) == (like.shape[0], like[0].numel())
+        if not same:
+            raise UserError(
+                f"{name}: {prefix + source!r} has shape {tuple(tensor.shape)}, needed is {tuple(like.shape)}."
+            )
+        made[key] = tensor.to(dtype).reshape(like.shape).clone()
+    if left:
+        raise UserError(f"{name}: {len(left)} tensors are left over, first {prefix + min(left)!r}.")
+    return made
+
+
+def _prefix(name: str, tensors: dict[str, Tensor]) -> str:
+    """What stands before the backbone's names (`vision_model.`), read off its final norm."""
+    found = [key.removesuffix(FINAL_NORM) for key in tensors if key.endswith(FINAL_NORM)]
+    if len(found) != 1:
+        raise UserError(
+            f"{name}: tensor {'vision_model.' + FINAL_NORM!r} is missing, so this is not the published layout."
+        )
+    stray = sorted(key for key in tensors if not key.startswith(found[0]) and key != CLASSIFIER)
+    if stray:
+        raise UserError(f"{name}: {len(stray)} tensors are left over, first {stray[0]!r}.")
+    return found[0]
+
+
+def _kind(name: str, model_type: Any) -> Kind:
+    known = [f"aloe_{kind}{suffix}" for kind in KINDS for suffix in _SUFFIXES]
+    if model_type not in known:
+        raise UserError(f"{name} is a {model_type} model, not a published checkpoint; known: {', '.join(known)}.")
+    return KINDS[str(model_type).split("_")[1]]
+
+
+def _tensors(folder: Path, name: str) -> dict[str, Tensor]:
+    """Every tensor of model.safetensors, or of the files that its index names."""
+    from safetensors import safe_open
+
+    index = folder / "model.safetensors.index.json"
+    files = ["model.safetensors"]
+    if index.is_file():
+        stated = _json(index).get("weight_map")
+        files = sorted({str(v) for v in stated.values()}) if isinstance(stated, dict) else []
+        odd = [f for f in files if Path(f).name != f or not f.endswith(".safetensors")]
+        if odd or not files:
+            raise UserError(
+                f"{index} names {odd[0]!r}, which is no safetensors file beside it." if odd else f"{index} is empty."
+            )
+    found: dict[str, Tensor] = {}
+    with ExitStack() as stack:
+        for file in files:
+            if not (folder / file).is_file():
+                raise UserError(f"{name} has no {file}; only safetensors are loaded, never pickled weights.")
+            opened: Any = stack.enter_context(safe_open(folder / file, framework="pt"))
+            for key in opened.keys():  # noqa: SIM118  (not a dictionary)
+                if key in found:
+                    raise UserError(f"{name}: tensor {key!r} is in two files.")
+                found[key] = opened.get_tensor(key)
+    return found
+
+
+def _download(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES)))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file() and path.name == "preprocessor_config.json":
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); fetch it again.") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is not a JSON object; fetch it again.")
+    return values
