@@ -175,6 +175,7 @@ def test_teachers(aloe):
     code, out, _ = aloe("teachers", "--json")
     assert code == 0
     assert len(json.loads(out)["teachers"]) == 8
+    assert len(json.loads(out)["published"]) == 21
 
 
 def test_doctor(aloe):
