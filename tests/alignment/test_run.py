@@ -20,7 +20,9 @@ from safetensors.torch import load_file
 from transformers import Trainer
 
 from aloe.alignment import run as run_module
+from aloe.alignment import trainer as trainer_module_of_alignment
 from aloe.alignment.run import align
+from aloe.alignment.settings import AlignSettings
 from aloe.data.transforms import ResizeCenterCrop, to_tensor
 from aloe.errors import UserError
 from aloe.models.saving import load
@@ -80,9 +82,9 @@ def test_same_seed_same_losses_bit_for_bit_and_another_seed_others(images, tmp_p
     assert not same_weights(runs["a"], runs["c"])
 
 
-@pytest.mark.parametrize("objective", ["cosine", "siglip"])
-def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(images, tmp_path, interrupt, objective):
-    settings = {"steps": 6, "save_every": 2, "objective": objective}
+@pytest.mark.parametrize("change", [{}, {"objective": "siglip"}, {"resolutions": [16, 32, 40]}], ids=str)
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(images, tmp_path, interrupt, change):
+    settings = {"steps": 6, "save_every": 2, **change}
     whole = tiny(images, tmp_path / "whole", **settings)
     interrupt(5)
     with pytest.raises(KeyboardInterrupt):
@@ -94,6 +96,27 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(images, tmp_path,
     assert same_weights(whole, resumed)
     steps = [row["step"] for row in read_log(tmp_path / "cut") if "loss" in row]
     assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_every_step_has_one_of_the_resolutions(images, tmp_path, monkeypatch):
+    sides = []
+    original = trainer_module_of_alignment.teacher_features
+
+    def watch(source, batch, *rest):
+        sides.append(batch.shape[-1])
+        return original(source, batch, *rest)
+
+    monkeypatch.setattr(trainer_module_of_alignment, "teacher_features", watch)
+    student = tiny(images, tmp_path / "run", resolutions=[16, 24, 40], steps=12, gradient_accumulation=2)
+    pairs = [tuple(sides[i : i + 2]) for i in range(0, 24, 2)]
+    assert all(a == b for a, b in pairs)  # of the two halves of a step
+    settings = AlignSettings.resolve(overrides={"resolutions": [16, 24, 40]})
+    assert [a for a, _ in pairs] == [settings.resolution_at(step, 0) for step in range(12)]
+    assert set(sides) == {16, 24, 40}
+    assert student.config.resolution == 32
+    with pytest.raises(UserError, match="20 is not a whole number of 8-pixel patches"):
+        tiny(images, tmp_path / "bad", resolutions=[16, 20])
+    assert not (tmp_path / "bad").exists()
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ recipes, resolve = AlignSettings.recipes, AlignSettings.resolve
 
 
 def test_recipes_load():
-    assert recipes() == ["paper", "short"]
+    assert recipes() == ["multires", "paper", "short"]
     short, paper = resolve("short"), resolve("paper")
     assert (short.stem, short.schedule, short.steps, short.after_block) == ("patch", "one-cycle", 30_000, "default")
     assert (paper.stem, paper.schedule, paper.steps, paper.after_block) == (
@@ -20,6 +20,13 @@ def test_recipes_load():
         170_000,
         "paper",
     )
+    multires = resolve("multires")
+    assert multires.resolutions == [224, 384, 480]
+    assert multires.after_block == "default"  # with the last block
+    assert {multires.resolution_at(step, 0) for step in range(20)} == {224, 384, 480}
+    for wrong in ([], [0, 224], [224, 224]):
+        with pytest.raises(UserError, match="resolutions"):
+            resolve(overrides={"resolutions": wrong})
     assert (paper.learning_rate, paper.batch_size * 8, paper.weight_decay) == (3e-4, 1024, 0)
 
 
@@ -84,7 +91,7 @@ def test_a_key_that_is_not_a_word(tmp_path):
 def test_a_file_and_a_recipe_that_do_not_exist(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         resolve(file=tmp_path / "none.yaml")
-    with pytest.raises(UserError, match="did you mean paper; recipes: paper, short"):
+    with pytest.raises(UserError, match="did you mean paper; recipes: multires, paper, short"):
         resolve("papers")
 
 

@@ -66,7 +66,8 @@ def align(
     set_seed(resolved.seed)
     converted: Any = student if student is not None else bcosify(teacher, resolved.stem, resolved.b, seed=resolved.seed)
     resolution = resolved.resolution or converted.config.resolution
-    check_pair(converted.config, teacher, resolution)
+    for side in (resolution, *(resolved.resolutions or [])):
+        check_pair(converted.config, teacher, side)
     converted.config.teacher = {**converted.config.teacher, "resolution": resolution}
     blocks = resolve_blocks(resolved.after_block, teacher.num_layers)
     train, held_out = _split(source, resolved)

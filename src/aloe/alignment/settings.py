@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from aloe.training.settings import TrainSettings
@@ -21,6 +22,9 @@ class AlignSettings(TrainSettings):
     objective: Literal["cosine", "mse", "siglip", "infonce"] = "cosine"
     after_block: Literal["default", "paper", "all"] | list[int] = "default"
     pooled: bool = True
+    resolutions: list[int] | None = Field(
+        None, min_length=1, description="pixels, one of which is drawn for every step; default: always the resolution"
+    )
 
     @field_validator("after_block")
     @classmethod
@@ -28,6 +32,19 @@ class AlignSettings(TrainSettings):
         if isinstance(value, list) and any(k < 1 for k in value):
             raise ValueError("blocks count from 1")
         return value
+
+    @field_validator("resolutions")
+    @classmethod
+    def _resolutions_are_pixels(cls, value: list[int] | None) -> list[int] | None:
+        if value is not None and (min(value) < 1 or len(set(value)) < len(value)):
+            raise ValueError("must be different numbers of pixels, at least 1")
+        return value
+
+    def resolution_at(self, step: int, default: int) -> int:
+        """Pixels of a step's images: a function of seed and step alone, so that a resumed run draws the same."""
+        if not self.resolutions:
+            return default
+        return int(np.random.default_rng([self.seed, step]).choice(self.resolutions))
 
     @model_validator(mode="after")
     def _something_to_align(self) -> Self:

@@ -22,7 +22,7 @@ from aloe.alignment.points import (
 )
 from aloe.alignment.settings import AlignSettings
 from aloe.models.modeling import BcosViTModel
-from aloe.models.teachers import Features, Teacher
+from aloe.models.teachers import Features, Teacher, resize
 from aloe.training.progress import EVAL_PREFIX, ProgressBar
 from aloe.training.trainer import DrawTrainer
 
@@ -62,14 +62,15 @@ class AlignmentModel(nn.Module):
 class AlignmentTrainer(DrawTrainer):
     """Trainer whose loss is the distance to a frozen teacher; the other arguments are `DrawTrainer`'s."""
 
-    def __init__(self, model: AlignmentModel, source: Teacher, **parts: Any) -> None:
-        super().__init__(model, **parts)
-        self.source = source.to(self.args.device)
+    def __init__(self, model: AlignmentModel, source: Teacher, *, settings: AlignSettings, **parts: Any) -> None:
+        super().__init__(model, settings=settings, draw_side=max(settings.resolutions or [0]) or None, **parts)
+        self.source, self.alignment = source.to(self.args.device), settings
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         images = self.faults.take(inputs)["pixel_values"]
+        images = resize(images, self.alignment.resolution_at(self.state.global_step, images.shape[-1]))
         losses = model(images, self._theirs(model, images))
         self.tally({f"{LOSS_PREFIX}{name}": loss for name, loss in losses.items()})
         total = torch.stack(list(losses.values())).sum()

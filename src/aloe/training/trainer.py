@@ -40,7 +40,8 @@ class DrawTrainer(Trainer):
     Args:
         model: a module with the student under `student`. settings: the resolved settings.
         args: from `training_arguments`; its `output_dir` is the run's folder.
-        train, held_out: image sources. resolution: pixels of the draws. bar: a progress bar.
+        train, held_out: image sources. resolution: pixels of held-out images, and of the draws where `draw_side` does
+            not say otherwise. bar: a progress bar.
     """
 
     def __init__(
@@ -53,13 +54,14 @@ class DrawTrainer(Trainer):
         held_out: ImageSource | None,
         resolution: int,
         bar: ProgressBar | None,
+        draw_side: int | None = None,
     ) -> None:
         home = Path(str(args.output_dir))
         throughput = Throughput(images_per_step(settings, args.world_size))
         super().__init__(
             model=model,
             args=args,
-            train_dataset=training_draws(train, settings, resolution, args.world_size),
+            train_dataset=training_draws(train, settings, draw_side or resolution, args.world_size),
             eval_dataset=None if held_out is None else ImageDataset(held_out, ResizeCenterCrop(resolution)),
             data_collator=collate_draws,
             callbacks=[throughput, JsonlLog(home), *([bar] if bar else [])],
