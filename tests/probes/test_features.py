@@ -13,8 +13,9 @@ import aloe.probes.features as features_module
 from aloe.data.sources import open_images
 from aloe.data.transforms import ResizeCenterCrop, to_tensor
 from aloe.errors import UserError
+from aloe.models.configuration import BcosViTConfig
 from aloe.models.convert import bcosify
-from aloe.probes.backbones import model_fingerprint
+from aloe.probes.backbones import _LATER, model_fingerprint
 from aloe.probes.features import FeatureSet, classify, extract
 from conftest import build_teacher
 from pictures import write_pictures
@@ -187,3 +188,13 @@ def test_features_in_memory():
     assert len(found) == 3
     assert found.width == 2
     assert torch.equal(found.tensor(), torch.arange(6.0).view(3, 2))
+
+
+def test_fields_that_came_later_leave_fingerprints_as_they_were():
+    """At their default they are not hashed, so rows measured before stay valid; anything else is."""
+    config = BcosViTConfig()
+    assert {key: getattr(config, key) for key in _LATER} == _LATER
+    plain = bcosify(build_teacher("vit"))
+    before = model_fingerprint(plain)
+    plain.config.logit_scale = 2.0
+    assert model_fingerprint(plain) != before

@@ -16,6 +16,14 @@ from aloe.models.teachers import Teacher, load_teacher
 from aloe.probes.heads import RECORD_NAME, load_probe
 
 
+# Fields of a student's configuration that came after results had been measured, and what they were until then: at that value
+# they are left out of the hash, so that those rows and cached features stay valid.
+_LATER = {
+    **{"encoding": "unit", "image_mean": None, "image_std": None, "bcos_variant": "cosine", "b_conv": None},
+    **{"conv_norm_eps": 0.0, "stem_norm": "rms", "stem_norm_eps": 1e-6, "pre_norm": False, "logit_scale": 1.0},
+}
+
+
 def load_any(name: str | Path) -> Teacher | nn.Module:
     """A student of ALOE, a teacher, or a saved linear probe with its backbone, whichever the folder or hub id holds."""
     text = str(name)
@@ -34,6 +42,7 @@ def model_fingerprint(model: Teacher | nn.Module) -> str:
     """A hash of everything a model's features depend on: its weights, its configuration, a teacher's normalisation."""
     config: Any = model.config
     known = {k: v for k, v in config.to_dict().items() if k not in ("_name_or_path", "transformers_version", "teacher")}
+    known = {k: v for k, v in known.items() if k not in _LATER or v != _LATER[k]}
     constants = (model.mean, model.std) if isinstance(model, Teacher) else ()
     module = model.model if isinstance(model, Teacher) else model
     return fingerprint(module, json.dumps(known, sort_keys=True, default=str), constants)

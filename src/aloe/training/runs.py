@@ -28,6 +28,7 @@ from aloe.training.settings import TrainSettings
 
 RUN_NAME, FAULTS_NAME = "run.json", "unreadable.txt"
 
+_TOLD = {"versions", "image_count"}  # recorded for people: they follow from the rest or may change
 # May change between the parts of one run: they do not enter the result.
 _FREE = {"workers", "keep_checkpoints", "report_to", "log_every", "save_every", "evaluate_every"}
 
@@ -39,6 +40,7 @@ def record(settings: TrainSettings, source: Any, world_size: int, **facts: Any) 
     return {
         **facts,
         "data_fingerprint": source.fingerprint(),
+        "image_count": None if isinstance(source, ShardSource) else len(source),
         "processes": world_size,
         **settings.model_dump(exclude={*free, *facts}, mode="json"),
         "versions": {name: version(name) for name in ("aloe-vit", "torch", "transformers")},
@@ -57,7 +59,7 @@ def claim(home: Path, record: dict[str, Any]) -> str:
             known = dict(json.loads(path.read_text()))
         except (ValueError, TypeError) as error:
             raise UserError(f"{path} is damaged; give another --output-dir.") from error
-        keys = [k for k in record if k != "versions" and known.get(k) != record[k]]
+        keys = [k for k in record if k not in _TOLD and known.get(k) != record[k]]
         if keys:
             differs = ", ".join(f"{k} was {known.get(k)!r}, now {record[k]!r}" for k in keys[:4])
             raise UserError(f"{home} holds another run ({differs}); give another --output-dir or the same settings.")
