@@ -133,7 +133,7 @@ def _origin(student: Published, origin: Origin) -> list[tuple[str, str]]:
         ("Data", public_words(origin.data_name) if origin.data_name else "not named by the publisher"),
     ]
     if student.run.get("image_count"):
-        rows.append(("Images, held-out ones included", f"{int(student.run["image_count"]):,}"))
+        rows.append(("Images, held-out ones included", f"{int(student.run['image_count']):,}"))
     if student.run.get("data_fingerprint"):
         rows.append(("Fingerprint of the data", str(student.run["data_fingerprint"])[:16]))
     if student.classes:
