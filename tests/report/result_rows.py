@@ -105,6 +105,59 @@ def make_inside(stage: str, method: str, value: float, **other: Any) -> dict[str
     )
 
 
+def make_depth(
+    stage: str, delta1: float, rmse: float, absolute: tuple[float, float], data: str = "nyuv2", **other: Any
+):
+    """A row of depth: relative and absolute (delta1, RMSE)."""
+    details = {
+        "relative": {"delta1": delta1, "delta2": 0.98, "delta3": 0.99, "rmse": rmse},
+        "absolute": {"delta1": absolute[0], "delta2": 0.97, "delta3": 0.98, "rmse": absolute[1]},
+        "images": 654,
+    }
+    return _dense("depth", stage, 100 * delta1, details, other, data=data, metric="relative delta1")
+
+
+def make_normals(stage: str, deltas: tuple[float, float, float], rmse: float, data: str = "nyuv2", **other: Any):
+    """A row of surface normals."""
+    details = {**{f"delta{n}": value for n, value in enumerate(deltas, 1)}, "rmse": rmse, "images": 654}
+    return _dense("normals", stage, 100 * deltas[0], details, other, data=data, metric="delta 11.25")
+
+
+def make_correspondence(stage: str, recalls: tuple[float, float, float], data: str = "navi", **other: Any):
+    """A row of correspondence: recall within 1, 2 and 5 cm; the third of its bins has no pair."""
+    details = {
+        "thresholds": [0.01, 0.02, 0.05],
+        "global": [value - 1 for value in recalls],
+        "bins": [[0.0, 30.0], [30.0, 60.0], [60.0, 90.0]],
+        "binned": [[value + 5, value - 5, None] for value in recalls],
+        "mean_of_bins": list(recalls),
+        "pairs": 12,
+        "matches": 12000,
+        "pairs_in_bins": [8, 4, 0],
+        "reachable": {"global": [70.0, 80.0, 90.0]},
+    }
+    return _dense("correspondence", stage, recalls[1], details, other, data=data, metric="recall@2cm")
+
+
+def _dense(task, stage, value, details, other, **row):
+    probe = {"head": "linear", "kernel": 1, "blocks": "last", "cls": False, "loss": "probe3d", "resolution": None}
+    probe |= {"epochs": 10, "learning_rate": 0.0005, "batch_size": 8, "seed": 0}
+    match = {"blocks": "last", "resolution": None, "scale": 0.25, "num_corr": 1000, "thresholds": [0.01, 0.02, 0.05]}
+    settings = {**(match if task == "correspondence" else probe), **other.pop("settings", {})}
+    prints = {"model": f"weights of {other.get('name', f'my-{stage}')}", "test": "frames"}
+    prints |= {"pairs": "and bins"} if task == "correspondence" else {"train": "more frames"}
+    counts = {"frames": 20, "pairs": 12} if task == "correspondence" else {"train": 795, "test": 654}
+    return make_row(
+        stage,
+        value,
+        task=task,
+        details={**details, **other.pop("details", {})},
+        settings=settings,
+        fingerprints={**prints, **other.pop("fingerprints", {})},
+        **{"counts": counts, **row, **other},
+    )
+
+
 def _explained(task, stage, method, value, details, settings, other, metric):
     details = {**details, **other.pop("details", {})}
     settings = {**settings, "resolution": None, "seed": 0, "options": {}, "method": method, **other.pop("settings", {})}

@@ -261,6 +261,7 @@ def test_a_data_set_may_be_called_average():
 def test_headings_of_paths_tell_them_apart():
     columns = [Column("a/data"), Column("b/data"), Column("c/birds"), Column("c/cifar10"), Column("cifar10")]
     assert [heading(c, columns) for c in columns] == ["a/data", "b/data", "birds", "c/cifar10", "C10"]
+    assert heading(Column("rendered:400,100@0/64")) == "rendered:400,100@0/64", "no path"
     assert [heading(Column(path)) for path in ("c/cifar10", "c/C10")] == ["c/cifar10", "c/C10"], (
         "not the registered one"
     )

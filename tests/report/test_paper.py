@@ -75,7 +75,28 @@ def test_printed_averages_are_those_of_the_columns_but_for_one(name):
     assert wrong == ({"B-ViT-S/16": (Decimal("85.97"), Decimal("85.816"))} if name == "B1" else {})
 
 
-@pytest.mark.parametrize("name", ["B1", "B2", "B3"])
+@pytest.mark.parametrize("name", ["B4", "B5"])
+def test_every_printed_cell_of_the_dense_tables(name):
+    lines = printed_rows(name)
+    table = paper_tables()[name]
+    heads = [line[2:] for line in lines if line[0] in ("", "Method")]
+    marks = str.maketrans({"$": "", "_": "", "{": "", "}": ""})
+    plain = [h.translate(marks).replace(r"\delta", "δ").replace(r" \uparrow", " ↑") for h in heads[-1]]
+    plain = [h.replace(r"\downarrow", "↓") for h in plain]
+    groups = [f"{word} " for word in heads[0] if word for _ in range(2)] if name == "B4" else [""] * 4
+    assert [a + b for a, b in zip(groups, plain, strict=True)] == list(table.columns.values())
+    ours = [
+        [
+            row.name or r"$\Delta$ (ALOE vs. B-cosif.)",
+            {"delta": "", "teacher": "✗"}.get(row.stage, "✓"),
+            *(_as_printed(row.stage, value) for value in row.values.values()),
+        ]
+        for row in table.rows
+    ]
+    assert ours == lines[len(heads) :]
+
+
+@pytest.mark.parametrize("name", ["B1", "B2", "B3", "B4", "B5"])
 def test_printed_differences_are_those_of_the_rows_above(name):
     """Each to its own digits; the averages' difference is that of the averages, not the average of the differences."""
     table, checked = paper_tables()[name], 0
@@ -85,7 +106,7 @@ def test_printed_differences_are_those_of_the_rows_above(name):
             difference = aligned.values[column] - baseline.values[column]
             assert difference.quantize(value) == value, column
             checked += 1
-    assert checked == {"B1": 33, "B2": 33, "B3": 1}[name]
+    assert checked == {"B1": 33, "B2": 33, "B3": 1, "B4": 4, "B5": 4}[name]
 
 
 def test_every_printed_cell_of_the_localization_table():
@@ -124,9 +145,10 @@ def test_the_teachers_are_those_of_table_a1():
         assert {row.teacher for row in tables[name].rows} == ids
         assert {row.teacher for row in tables[name].rows if row.stage == "aligned"} == ids
     assert {row.teacher for row in tables["B3"].rows} == {t.id for t in TEACHERS if t.family == "SigLIP2"}
+    assert {row.teacher for name in ("B4", "B5") for row in tables[name].rows} <= ids
     for row in (row for table in tables.values() for row in table.rows if row.stage == "teacher"):
         (teacher,) = [t for t in TEACHERS if t.id == row.teacher]
-        assert row.architecture.split("@")[0] == teacher.arch
+        assert row.architecture.split("@")[0] == teacher.arch or (row.name, row.architecture) == ("Baseline", "")
     for row in tables["B6"].rows:  # which prints ViT-so for ViT-so400m
         (teacher,) = [t for t in TEACHERS if t.id == row.teacher]
         assert row.architecture.split("@")[0].replace("so/", "so400m/") == teacher.arch
@@ -138,4 +160,5 @@ def test_a_row_is_found_by_teacher_and_stage():
     assert table.find("google/vit-base-patch16-224", "converted") is None
     assert table.find("my-teacher", "aligned") is None
     tasks = [(t.name, t.task) for t in paper_tables().values()]
-    assert tasks == [("B1", "linear"), ("B2", "knn"), ("B3", "zeroshot"), ("B6", "gridpg")]
+    dense = [("B4", "depth"), ("B5", "normals")]
+    assert tasks == [("B1", "linear"), ("B2", "knn"), ("B3", "zeroshot"), *dense, ("B6", "gridpg")]

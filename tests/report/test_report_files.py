@@ -10,7 +10,17 @@ import sys
 
 import pytest
 from PIL import Image
-from result_rows import VIT, make_deletion, make_gridpg, make_inside, make_row, write_rows
+from result_rows import (
+    VIT,
+    make_correspondence,
+    make_deletion,
+    make_depth,
+    make_gridpg,
+    make_inside,
+    make_normals,
+    make_row,
+    write_rows,
+)
 
 from aloe.cli import main
 from aloe.errors import UserError
@@ -130,6 +140,25 @@ def test_a_report_of_explanations(tmp_path):
     assert written(out) == {"index.html", "tables.md", "tables.tex", "plots/inside.svg", "plots/inside.png"}
 
 
+def test_a_report_of_dense_prediction(tmp_path):
+    rows = [make_depth(s, v, 0.5, (0.5, 0.9), name=EVIL) for s, v in (("teacher", 0.9), ("aligned", 0.8))]
+    rows += [make_normals("teacher", (0.6, 0.7, 0.8), 23.0), make_correspondence("teacher", (10.0, 20.0, 30.0))]
+    out = tmp_path / "out"
+    report = write_report([write_rows(tmp_path / "results", *rows)], out)
+    names = ["b4", "b5", "correspondence", "correspondence-angles"]
+    assert [table.name for table in report.tables] == names
+    assert report.notes == [
+        f"The results have no rows for Table {t}." for t in ("B1 (linear-probe)", "B2 (k-NN)", "B3 (zero-shot)")
+    ]
+    page = Page((out / "index.html").read_text())
+    assert page.tags.count("details") == 3 + 4
+    assert EVIL in page.text
+    assert "script" not in page.tags
+    assert (out / "tables.tex").read_text().count(r"\begin{table*}") == 4
+    some = write_report([tmp_path / "results"], out, ["B5"])
+    assert [table.name for table in some.tables] == ["b5"]
+
+
 def test_another_report_takes_the_place_of_the_first(tmp_path, results):
     out = tmp_path / "out"
     (out / "plots").mkdir(parents=True)
@@ -224,12 +253,13 @@ def test_a_terminal_without_ticks(results, tmp_path):
 
 
 MISTAKES = {
-    "report results -o out --tables b2,b22": "did you mean b2? Tables: b1, b2, b3, b6, deletion, insertion, inside.",
+    "report results -o out --tables b2,b22": "did you mean b2? Tables: b1, b2, b3, b4, b5, correspondence, b6, deletion,",
     "report results -o out --tables knn": "no table 'knn', did you mean",
-    "report results -o out --tables ,": "Name at least one table: b1, b2, b3, b6, deletion, insertion, inside.",
+    "report results -o out --tables ,": "Name at least one table: b1, b2, b3, b4, b5, correspondence, b6, deletion,",
     "report results -o out --tables b1": "no rows for Table B1 (linear-probe); `aloe evaluate` measures them.",
     "report results -o out --tables b1,b3": "no rows for Table B1 (linear-probe) or Table B3 (zero-shot)",
     "report results -o out --tables b6": "no rows for Table B6 (GridPG); `aloe evaluate`",
+    "report results -o out --tables b4,correspondence": "no rows for Table B4 (depth) or Correspondence (correspondence);",
     "report results -o out --tables deletion": "no rows for Pixel deletion (pixel deletion)",
     "report nowhere -o out": "nowhere does not exist",
     "report empty -o out": "empty/results.jsonl does not exist",

@@ -12,7 +12,10 @@ from aloe.cli.common import Device, Json, choose_device, parse_settings, quiet_l
 
 def evaluate(
     tasks: Annotated[
-        str, typer.Argument(help="knn, linear, zeroshot, classifier, cosine, gridpg, deletion, inside; with commas.")
+        str,
+        typer.Argument(
+            help="knn, linear, zeroshot, classifier, cosine, gridpg, deletion, inside, depth, normals, correspondence."
+        ),
     ],
     models: Annotated[list[str], typer.Argument(help="Teachers and students: folders or hub ids.")],
     data: Annotated[
@@ -25,7 +28,7 @@ def evaluate(
         Path, typer.Option("--output-dir", "-o", help="Results folder: rows are added, none is measured twice.")
     ] = Path("results"),
     k: Annotated[str | None, typer.Option(help="Neighbours, 20 or 1,5,20; the first counts.")] = None,
-    head: Annotated[str | None, typer.Option(help="auto, bcos or linear.")] = None,
+    head: Annotated[str | None, typer.Option(help="auto, bcos or linear; of depth and normals linear or dpt.")] = None,
     feature: Annotated[str | None, typer.Option(help="pooled, cls, mean or concat.")] = None,
     templates: Annotated[str | None, typer.Option(help="single, openclip, or a file of prompts with {}.")] = None,
     text_tower: Annotated[str | None, typer.Option(help="SigLIP checkpoint; default: the model's teacher.")] = None,

@@ -1,4 +1,4 @@
-"""`aloe report RESULTS`: the paper's tables B1, B2, B3 and B6 and figures B3 and B4 from result rows."""
+"""`aloe report RESULTS`: the paper's tables B1 to B6 and figures B1, B3 and B4 from result rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ def report(
     output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Folder to write to.")] = Path("report"),
     tables: Annotated[
         str | None,
-        typer.Option(help="Of b1, b2, b3, b6, deletion, insertion, inside, with commas; default: those with results."),
+        typer.Option(
+            help="Of b1, b2, b3, b4, b5, correspondence, b6, deletion, insertion, inside, with commas;"
+            " default: those with results."
+        ),
     ] = None,
     paper: Annotated[bool, typer.Option(help="The paper's own numbers beside ours, where it has the model.")] = True,
     all_columns: Annotated[bool, typer.Option("--all", help="All ten data sets, measured or not.")] = False,

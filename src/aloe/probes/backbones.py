@@ -15,7 +15,6 @@ from aloe.models.saving import is_student, load
 from aloe.models.teachers import Teacher, load_teacher
 from aloe.probes.heads import RECORD_NAME, load_probe
 
-
 # Fields of a student's configuration that came after results had been measured, and what they were until then: at that value
 # they are left out of the hash, so that those rows and cached features stay valid.
 _LATER = {

@@ -15,6 +15,7 @@ from aloe.data.splits import Splits, alone
 from aloe.errors import UserError
 from aloe.models.teachers import Teacher
 from aloe.probes.backbones import load_any, model_fingerprint
+from aloe.probes.dense import DENSE, evaluate_dense
 from aloe.probes.explaining import EXPLAINING, check_explanations, measure_explanations
 from aloe.probes.results import ResultLog, Row, describe, row_key, versions
 from aloe.probes.settings import EvaluateSettings
@@ -38,7 +39,7 @@ def evaluate(
     Args:
         model: a folder, a hub id, a `Teacher`, or a student.
         task: `knn`, `linear`, `zeroshot`, `classifier` (the model's own), `cosine` (to a teacher); or `gridpg`, `deletion`,
-            `inside` of one of the attribution `methods`.
+            `inside` of one of the attribution `methods`; or `depth`, `normals`, `correspondence` (see `probes.dense`).
         data: a registered name, `NAME=PATH`, a path with train and test parts, a pair (train, test), or `Splits`; the
             tasks that need no training images take (None, test), and cosine images without labels.
         cache: folder of cached features, see `aloe.probes.cache.default_cache`; default: nothing is kept.
@@ -47,6 +48,9 @@ def evaluate(
     Raises:
         UserError: anything in the arguments or the data that the user can mend.
     """
+    if task in DENSE:
+        options = {"device": device, "cache": cache, "progress": progress, **settings}
+        return evaluate_dense([model], [task], [_spec(data)], None, **options)[0]  # type: ignore[list-item]
     chosen = EvaluateSettings.of(**settings)
     _check_tasks([task])
     case = _case(_name(model), model, _open(data), chosen, device, cache, progress)
@@ -75,6 +79,9 @@ def evaluate_all(
         UserError: before any work, every data set, or every model, that cannot be opened or cannot do a task; later, the
             first measurement that cannot be made. Rows measured until then are kept.
     """
+    if any(task in DENSE for task in tasks):
+        specs, options = list(map(_spec, data)), {"device": device, "cache": cache, "progress": progress}
+        return evaluate_dense(models, tasks, specs, output_dir, **options, **settings)  # type: ignore[arg-type]
     chosen = EvaluateSettings.of(**settings)
     _check_tasks(tasks)
     log = ResultLog(output_dir)
@@ -104,6 +111,15 @@ def evaluate_all(
         cases = [_case(n, n, splits, chosen, device, cache, progress, output_dir, list(models)) for n in models]
         rows += measure_explanations(cases, explaining, _facts, _row, log)
     return rows
+
+
+def _spec(data: Data) -> str:
+    """How dense data are named."""
+    if not isinstance(data, str | Path):
+        raise UserError(
+            "Depth, normals and correspondence take --data rgbd=PATH, nyuv2=PATH, rendered, navi=PATH or scannet=PATH."
+        )
+    return str(data)
 
 
 def _name(model: Any) -> str:
@@ -227,7 +243,7 @@ def _check_all(
 
 
 def _check_tasks(tasks: Sequence[str]) -> None:
-    known = (*TASKS, *EXPLAINING)
+    known = (*TASKS, *EXPLAINING, *DENSE)
     unknown = [t for t in tasks if t not in known]
     if unknown or not tasks:
         raise UserError(f"There is no task {', '.join(map(repr, unknown)) or 'given'}; tasks: {', '.join(known)}.")

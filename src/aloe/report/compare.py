@@ -1,8 +1,9 @@
-"""What a reader compares: the paper's number below ours, averages, ALOE minus its baseline, and the best in bold."""
+"""What a reader compares: the paper's number below ours, averages, ALOE minus its baseline, the share of the gap between
+converted model and teacher that alignment closes, and the best in bold. Less is better in the columns that are `lower`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from statistics import fmean
 from typing import Literal
@@ -45,40 +46,77 @@ def add_averages(group: Group, paper: PaperTable) -> None:
             line.cells[MEAN] = Cell(fmean(_value(cell) for cell in cells), note=_union(cells))
 
 
-def add_deltas(group: Group) -> None:
-    """Aligned minus B-cosified as in the paper, or minus the teacher where nothing was B-cosified; then the paper's."""
+def add_deltas(
+    group: Group, against: Sequence[str] = ("b-cosified", "teacher"), lower: Collection[Column] = ()
+) -> None:
+    """Aligned minus B-cosified as in the paper, or minus the next stage of `against` that the group has; then the paper's."""
     for kind in ("model", "paper"):
         for line in group.of(kind, "aligned"):
-            for stage in ("b-cosified", "teacher"):
-                baselines = [b for b in group.of(kind, stage) if set(b.cells) & set(line.cells)]
-                if baselines:
-                    best = max(baselines, key=lambda b: fmean(_value(b.cells[c]) for c in b.cells if c in line.cells))
-                    group.lines.append(_delta(line, best, named=len(baselines) > 1))
-                    break
+            found = (_baseline(group, kind, stage, line, lower) for stage in against)
+            if baseline := next((each for each in found if each), None):
+                group.lines.append(_delta(line, *baseline))
 
 
-def mark_best(group: Group) -> None:
+def add_gaps(group: Group, lower: Collection[Column] = ()) -> None:
+    """Percent of the gap from the converted model to the teacher that alignment closes, 100 where it reaches the teacher.
+
+    Of unrounded numbers; none where the teacher is not better in the digits that are shown.
+    """
+    for line in group.of("model", "aligned"):
+        ends = [_baseline(group, "model", stage, line, lower) for stage in ("teacher", "converted")]
+        if not all(ends):
+            continue
+        (teacher, above), (start, below) = (end for end in ends if end)
+        share = Line(f"gap closed by {line.name}", f"% of {above} {MINUS} {below}", kind="delta")
+        for column in line.cells:
+            if column in teacher.cells and column in start.cells:
+                own, top, bottom = (x.cells[column] for x in (line, teacher, start))
+                if (_shown(top) - _shown(bottom)) * (-1 if column in lower else 1) > 0:
+                    closed = (_value(own) - _value(bottom)) / (_value(top) - _value(bottom))
+                    share.cells[column] = Cell(100 * closed, 1, note=_union((own, top, bottom)))
+        if share.cells:
+            group.lines.append(share)
+
+
+def mark_best(group: Group, lower: Collection[Column] = ()) -> None:
     """Bold for the best of at least two interpretable models, and for all that show the same number."""
     rivals = [line for line in group.of("model") if line.interpretable]
     for column in (*group.columns(), MEAN):
-        shown = {id(line): round(_value(line.cells[column]), 2) for line in rivals if column in line.cells}
+        shown = {id(line): _shown(line.cells[column]) for line in rivals if column in line.cells}
         for line in rivals:
-            if len(shown) > 1 and shown.get(id(line)) == max(shown.values()):
+            if len(shown) > 1 and shown.get(id(line)) == (min if column in lower else max)(shown.values()):
                 line.cells[column] = replace(line.cells[column], bold=True)
 
 
-def _delta(line: Line, baseline: Line, named: bool) -> Line:
+def _baseline(group: Group, kind: str, stage: str, line: Line, lower: Collection[Column]) -> tuple[Line, str] | None:
+    """The best line of a stage that shares columns with `line`, and what to call it; None where there is none."""
+    found = [b for b in group.of(kind, stage) if set(b.cells) & set(line.cells)]
+
+    def merit(b: Line) -> float:
+        return fmean(_value(b.cells[c]) * (-1 if c in lower else 1) for c in b.cells if c in line.cells)
+
+    if not found:
+        return None
+    best = max(found, key=merit)
+    return best, best.name if len(found) > 1 else STAGES[stage]
+
+
+def _delta(line: Line, baseline: Line, called: str) -> Line:
     """Of the numbers as they are shown, so that a reader's subtraction agrees."""
     name = "paper" if line.kind == "paper" else f"Δ {line.name}"
-    against = baseline.name if named else STAGES[baseline.stage]
     kind: Literal["paper", "delta"] = "paper" if line.kind == "paper" else "delta"
-    delta = Line(name, f"{STAGES['aligned']} {MINUS} {against}", kind=kind)
+    delta = Line(name, f"{STAGES['aligned']} {MINUS} {called}", kind=kind)
     for column in line.cells:
         if column in baseline.cells:
             a, b = line.cells[column], baseline.cells[column]
-            difference = round(_value(a), a.decimals) - round(_value(b), b.decimals)
-            delta.cells[column] = Cell(difference, min(a.decimals, b.decimals), delta=True, note=_union((a, b)))
+            delta.cells[column] = Cell(
+                _shown(a) - _shown(b), min(a.decimals, b.decimals), delta=True, note=_union((a, b))
+            )
     return delta
+
+
+def _shown(cell: Cell) -> float:
+    return round(_value(cell), cell.decimals)
 
 
 def _value(cell: Cell) -> float:

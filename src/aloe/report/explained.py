@@ -3,7 +3,7 @@ and its students on one data set, measured in the same way."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import PurePath
@@ -48,32 +48,41 @@ class Measured:
 
 
 def collect(name: str, results: Sequence[Result]) -> Measured | None:
-    """The rows of a measure, or None where there is none.
-
-    Of several ways of measuring a teacher and its students on one data set the paper's is taken, then the one with most
-    numbers, then the last; of several rows for one model and method one on the official split, then the last.
-    """
+    """The rows of a measure, each with its method, or None where there is none; see `side_by_side`."""
     rows = [_named(row, results) for row in results if measure_of(row) == name]
+    return side_by_side(name, rows, lambda row: _place(row) if method_of(row) else None)
+
+
+def side_by_side(name: str, rows: Sequence[Result], place_of: Callable[[Result], Place | None]) -> Measured | None:
+    """The rows of one task that may be compared, or None without rows.
+
+    Of several ways of measuring a teacher and its students on one data set the paper's is taken (its settings, then its
+    split), then the one with most numbers, then the last; of several rows for one place one on the official split, then the
+    last.
+    """
     if not rows:
         return None
+    places = {id(row): place_of(row) for row in rows}
     blocks: dict[tuple[str, str], dict[str, list[Result]]] = {}
     for row in rows:
-        if method_of(row):
+        if places[id(row)]:
             blocks.setdefault((row.teacher, row.data), {}).setdefault(measured_alike(row), []).append(row)
     chosen: dict[Place, Result] = {}
     stand_in: dict[tuple[str, str], Result] = {}
     for block, ways in blocks.items():
-        *_, shown = sorted(ways.values(), key=lambda way: (not deviations(way[-1]), len(set(map(_place, way)))))
-        found = {
-            _place(row): row for row in sorted(shown, key=lambda row: row.official)
-        }  # stable: the last of equals wins
+        *_, shown = sorted(
+            ways.values(),
+            key=lambda way: (not deviations(way[-1]), way[-1].official, len({places[id(row)] for row in way})),
+        )
+        ordered = sorted(shown, key=lambda row: row.official)  # stable: the last of equals wins
+        found = {place: row for row in ordered if (place := places[id(row)])}
         chosen |= found
         stand_in[block] = next(iter(found.values()))
     taken = {id(row) for row in chosen.values()}
-    behind = [row for row in rows if id(row) not in taken]
     others = [
-        (row, (chosen.get(_place(row)) or stand_in.get((row.teacher, row.data))) if method_of(row) else None)
-        for row in behind
+        (row, (chosen.get(place) or stand_in.get((row.teacher, row.data))) if (place := places[id(row)]) else None)
+        for row in rows
+        if id(row) not in taken
     ]
     return Measured(name, line_up(chosen, rows), others)
 

@@ -82,7 +82,7 @@ def localization_table(measured: Measured, results: Sequence[Result], with_paper
         *dict.fromkeys(notes),
         *([f"Chance: {chances.pop():.2f}."] if len(chances) == 1 else []),
         *_option_notes(measured),
-        *_way_notes(measured),
+        *way_notes(measured),
         *split_notes(measured.results, measured.columns),
     ]
     if any(printed for *_, printed in lines):
@@ -114,7 +114,7 @@ def scores_table(measured: Measured) -> Table:
     notes = (
         *_METRIC_NOTES[name],
         *_option_notes(measured),
-        *_way_notes(measured),
+        *way_notes(measured),
         *split_notes(measured.results, measured.columns),
     )
     table_name = "b6-all" if name == "b6" else name
@@ -201,7 +201,7 @@ def _title(key: str) -> str:
     return key if key == _DELTA else look(key).short
 
 
-def _way_notes(measured: Measured) -> Iterator[str]:
+def way_notes(measured: Measured) -> Iterator[str]:
     """How each block was measured, and where that is not the paper's."""
     ways: dict[str, list[str]] = {}
     away: dict[str, list[str]] = {}

@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 import aloe
 from aloe.errors import UserError
+from aloe.report.dense_tables import DENSE_TITLES, collect_dense, dense_tables
 from aloe.report.explained import MEASURES, collect, measure_of
 from aloe.report.explained_plots import accuracy_chart, deletion_chart, method_bars
 from aloe.report.explained_tables import TITLES, explained_others, localization_table, scores_table
@@ -23,14 +24,14 @@ from aloe.report.grid import build_grid
 from aloe.report.lines import STAGES
 from aloe.report.paper import paper_tables
 from aloe.report.plots import bar_chart, k_chart
-from aloe.report.protocol import EXPLANATIONS
+from aloe.report.protocol import DENSE, EXPLANATIONS
 from aloe.report.rows import Result, read_results
 from aloe.report.tables import TABLES, by_k, main_table, other_settings
 from aloe.viz.figures import write_whole
 from aloe.viz.tables import HTML_STYLE, LATEX_PACKAGES, Table, printable
 
-CHOICES = {**TABLES, **MEASURES}
-_DRAWN = (*CHOICES, "b2-by-k", "b6-accuracy")
+CHOICES = {**TABLES, **DENSE, **MEASURES}
+_DRAWN = (*TABLES, *MEASURES, "b2-by-k", "b6-accuracy")
 _PICTURES = [f"plots/{name}.{kind}" for name in _DRAWN for kind in ("svg", "png")]
 _NAMES = ["index.html", "tables.md", "tables.tex", *_PICTURES]
 _MARK = '<meta name="generator" content="aloe report'
@@ -76,8 +77,8 @@ def write_report(
     with_paper: bool = True,
     all_columns: bool = False,
 ) -> Report:
-    """Tables B1, B2, B3 and B6 and those of other measures of explanations (or those of `tables`, keys of `CHOICES`) from
-    results files, or folders that hold one, written to `folder`.
+    """Tables B1 to B6 and those of correspondence and of other measures of explanations (or those of `tables`, keys of
+    `CHOICES`) from results files, or folders that hold one, written to `folder`.
 
     A report that is there is written anew; other files stay as they are.
 
@@ -90,7 +91,7 @@ def write_report(
     _check_ours(folder)
     sections, absent = [], []
     for name in names:
-        make = _explained if name in MEASURES else _section
+        make = _explained if name in MEASURES else _dense if name in DENSE else _section
         section = make(name, rows, with_paper, all_columns)
         sections += [section] if section else []
         absent += [] if section else [name]
@@ -129,6 +130,15 @@ def _section(name: str, rows: Sequence[Result], with_paper: bool, all_columns: b
     return Section([t for t in found if t], pictures, [r for r in rows if r.task == grid.paper.task])
 
 
+def _dense(name: str, rows: Sequence[Result], with_paper: bool, all_columns: bool) -> Section | None:
+    """As `_section`, for dense prediction; its tables have the columns that were measured."""
+    measured = collect_dense(name, rows)
+    if measured is None:
+        return None
+    tables = dense_tables(measured, with_paper=with_paper)
+    return Section(tables, {}, [row for row in rows if row.task == DENSE[name]])
+
+
 def _explained(name: str, rows: Sequence[Result], with_paper: bool, all_columns: bool) -> Section | None:
     """As `_section`, for a measure of explanations; their tables have the columns that were measured."""
     measured = collect(name, rows)
@@ -145,11 +155,12 @@ def _explained(name: str, rows: Sequence[Result], with_paper: bool, all_columns:
 
 
 def _called(name: str) -> str:
-    return f"{TITLES.get(name, f'Table {name.upper()}')} ({CHOICES[name]})"
+    titles = TITLES | DENSE_TITLES
+    return f"{titles.get(name, f'Table {name.upper()}')} ({CHOICES[name]})"
 
 
 def _other_tasks(rows: Sequence[Result]) -> list[str]:
-    ours = {*(paper_tables()[name.upper()].task for name in TABLES), *EXPLANATIONS}
+    ours = {*(paper_tables()[name.upper()].task for name in TABLES), *DENSE.values(), *EXPLANATIONS}
     tasks = [row.task for row in rows if row.task not in ours]
     counted = ", ".join(f"{task} ({tasks.count(task)})" for task in dict.fromkeys(tasks))
     return [f"Rows of other tasks stand in none of the tables: {counted}."] if tasks else []

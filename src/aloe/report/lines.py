@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -26,7 +27,7 @@ TEN = {key: heading for key, heading in paper_tables()["B1"].columns.items() if 
 
 @dataclass(frozen=True)
 class Column:
-    """A data set; of zero-shot accuracy with the prompts (`variant`), of explanations with the method."""
+    """A data set; `variant` is the prompts (zero-shot), the attribution method (explanations) or the metric (dense)."""
 
     data: str
     variant: str = ""
@@ -76,7 +77,8 @@ def heading(column: Column, columns: Iterable[Column] = ()) -> str:
         return paper_tables()["B1"].columns[AVERAGE]
     name = TEN.get(column.data)
     if name is None:
-        end = PurePath(column.data).name or column.data
+        kind = re.match(r"\w\w+:", column.data)  # rendered:400,100@0/64 is no path
+        end = column.data if kind else PurePath(column.data).name or column.data
         clash = end in (*TEN, *TEN.values()) or any(
             c.data != column.data and PurePath(c.data).name == end for c in columns
         )

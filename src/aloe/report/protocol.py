@@ -15,11 +15,19 @@ _FIXED = {
     "linear": ("feature", "resolution", "head", "loss", "learning_rates", "epochs", "weight_decay"),
     "zeroshot": ("resolution",),
 }
-_PAPER: dict[str, dict[str, Any]] = {"gridpg": {"n": 2}, "deletion": {"block": 16, "fill": "zero"}}  # of explanations
+_DENSE_PROBE = {"head": "linear", "epochs": 10, "learning_rate": 5e-4, "batch_size": 8}
+_PAPER: dict[str, dict[str, Any]] = {
+    "gridpg": {"n": 2},
+    "deletion": {"block": 16, "fill": "zero"},
+    "depth": _DENSE_PROBE,
+    "normals": _DENSE_PROBE,
+    "correspondence": {"blocks": "last", "num_corr": 1000},
+}
 # What rows of explanations must share to be compared, besides their images; models may differ in the size of their own input.
 _ALIKE = ("n", "grids", "grid_input", "mode", "fill", "block", "resolution", "threshold", "share", "images", "seed")
-_OF_THE_MODEL = ("model", "train", "head", "probe", "classifier", "backbone")
+_OF_THE_MODEL = ("model", "head", "probe", "classifier", "backbone")
 EXPLANATIONS = ("gridpg", "deletion", "inside")
+DENSE = {"b4": "depth", "b5": "normals", "correspondence": "correspondence"}  # tasks by their table
 TEMPLATES = {"single": "single prompt", "openclip": "80 templates"}
 
 
@@ -66,15 +74,16 @@ def deviations(result: Result) -> dict[str, Any]:
 
 
 def shared_settings(result: Result) -> dict[str, Any]:
-    """Of a row of explanations: what it must share with another to stand beside it, without fingerprints."""
+    """What a row must share with another to stand beside it, without fingerprints: of dense prediction all settings."""
     settings = settings_of(result)
-    return {name: settings[name] for name in _ALIKE if settings.get(name) is not None}
+    names = settings if result.task in DENSE.values() else _ALIKE
+    return {name: settings[name] for name in names if settings.get(name) is not None}
 
 
 def measured_alike(result: Result) -> str:
-    """Equal for rows of explanations that may be compared: settings and images, so the same stored list of grids."""
-    images = {name: value for name, value in result.fingerprints.items() if name not in _OF_THE_MODEL}
-    return json.dumps([shared_settings(result), images], sort_keys=True)
+    """Equal for rows of explanations or of dense prediction that may be compared: settings and images, so the same stored
+    list of grids or pairs."""
+    return json.dumps([shared_settings(result), _images(result)], sort_keys=True)
 
 
 def differences(result: Result, chosen: Result | None) -> str:
@@ -85,13 +94,19 @@ def differences(result: Result, chosen: Result | None) -> str:
     ours, theirs = settings_of(result), settings_of(chosen)
     skipped = ("method",) if ours.get("method") == theirs.get("method") else ("method", "options")
     found = {name: value for name, value in ours.items() if name not in skipped and theirs.get(name, value) != value}
-    if result.task in EXPLANATIONS:
-        prints = {k: v for k, v in result.fingerprints.items() if k not in _OF_THE_MODEL}
-        found |= {name: value for name, value in prints.items() if chosen.fingerprints.get(name) != value}
+    if result.task in (*EXPLANATIONS, *DENSE.values()):
+        theirs_too = _images(chosen)
+        found |= {name: value for name, value in _images(result).items() if theirs_too.get(name) != value}
     for name in ("metric", "counts", "versions", "device"):
         if getattr(result, name) != getattr(chosen, name):
             found[name] = getattr(result, name)
     return in_words(found) or "measured before"
+
+
+def _images(result: Result) -> dict[str, Any]:
+    """Fingerprints of the images (or pairs), of explanations without those that a classifier was trained on."""
+    skipped = (*_OF_THE_MODEL, "train") if result.task in EXPLANATIONS else _OF_THE_MODEL
+    return {name: value for name, value in result.fingerprints.items() if name not in skipped}
 
 
 def in_words(settings: dict[str, Any]) -> str:

@@ -18,13 +18,14 @@ _CAPTIONS = {
     "b2": "k-NN accuracy (%) on frozen features, k = 20.",
     "b3": "Zero-shot accuracy (%) with the teacher's own text tower.",
 }
+_DENSE_DATA = ("nyuv2", "navi", "scannet")  # which have official splits or pairs, as the ten have
 LABELS = ("Model", "Stage", "Architecture", "Inter.")
 
 
 def main_table(name: str, grid: Grid) -> Table:
     """The table of the paper's name: one block per teacher."""
     caption = f"Table {name.upper()}. {_CAPTIONS[name]} Bold: the best of a block's interpretable models."
-    blocks = [Block(group.teacher or "teacher unknown", _rows(group, grid.columns)) for group in grid.groups]
+    blocks = [Block(group.teacher or "teacher unknown", rows_of(group, grid.columns)) for group in grid.groups]
     heads = tuple(heading(c, grid.columns) for c in grid.columns)
     return Table(name, caption, LABELS, heads, tuple(blocks), tuple(_footnotes(grid)))
 
@@ -79,14 +80,26 @@ def by_k(grid: Grid) -> Table | None:
     return Table("b2-by-k", caption, (*LABELS[:2], "Data"), tuple(f"k = {k}" for k in ks), parts, notes)
 
 
+def rows_of(group: Group, columns: Sequence[Column]) -> tuple[Row, ...]:
+    """A group's lines as they are printed, a dash where a line has no number."""
+    return tuple(
+        Row(
+            _labels(line),
+            tuple(line.cells.get(c, Cell()) for c in columns),
+            line.kind,
+            gray=line.interpretable is False,
+        )
+        for line in group.lines
+    )
+
+
 def split_notes(results: Sequence[Result], columns: Sequence[Column]) -> Iterator[str]:
     """What was used instead of the official split, by data set; and what is to be said of official ones."""
     used: dict[str, dict[str, list[str]]] = {}
-    registered = {_heading(row, columns) for row in results if row.data in TEN}
+    registered = {_heading(row, columns) for row in results if row.data in (*TEN, *_DENSE_DATA)}
     for row in (r for r in results if not r.official):
-        words = (
-            ", ".join(f"{count} {part}" for part, count in row.counts.items()) + " images" if row.counts else "others"
-        )
+        counts = ", ".join(f"{count} {part}" for part, count in row.counts.items())
+        words = (counts if "pairs" in row.counts else f"{counts} images") if counts else "others"
         words += f" ({'; '.join(note.rstrip('.') for note in row.notes)})" if row.notes else ""
         used.setdefault(_heading(row, columns), {}).setdefault(words, []).append(row.name)
     for name, models in used.items():
@@ -97,18 +110,6 @@ def split_notes(results: Sequence[Result], columns: Sequence[Column]) -> Iterato
         yield f"{NOT_OFFICIAL} {name}: {'no official split:' if own else 'not the official split, but'} {'; '.join(parts)}."
     yield from dict.fromkeys(
         f"{_heading(r, columns)}: {n.rstrip('.')}." for r in results if r.official for n in r.notes
-    )
-
-
-def _rows(group: Group, columns: list[Column]) -> tuple[Row, ...]:
-    return tuple(
-        Row(
-            _labels(line),
-            tuple(line.cells.get(c, Cell()) for c in columns),
-            line.kind,
-            gray=line.interpretable is False,
-        )
-        for line in group.lines
     )
 
 

@@ -145,6 +145,7 @@ _LATEX = str.maketrans(
     | {"<": r"\textless{}", ">": r"\textgreater{}", "[": "{[}", "]": "{]}", "*": "{*}"}
     | {"✓": r"$\checkmark$", "✗": r"$\times$", "Δ": r"$\Delta$", MINUS: "$-$", MISSING: "--"}
     | {"†": r"$^\dagger$", "‡": r"$^\ddagger$"}
+    | {"δ": r"$\delta$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "°": r"$^\circ$"}
 )
 
 

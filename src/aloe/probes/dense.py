@@ -1,0 +1,346 @@
+"""The dense tasks of `aloe evaluate`: depth, surface normals and multiview correspondence, as rows and pictures.
+
+Data are named as `aloe.dense.frames` says (`rgbd=PATH`, `nyuv2=PATH`, `rendered`, ...). A row is measured once; with it a
+few predictions are kept, so that the pictures (the paper's Figure C5) show every model of a results folder whenever it was
+measured.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aloe.dense.correspondence import Correspondence, CorrespondenceSettings, correspondence
+from aloe.dense.depth import DepthTask
+from aloe.dense.frames import FramePairs, FrameSplits, open_frames, open_pairs
+from aloe.dense.probe import DenseProbe, FeaturesOf, backbone_features, dense_task, evaluate_probe, fit_probe
+from aloe.dense.settings import DenseSettings
+from aloe.errors import UserError
+from aloe.models.teachers import Teacher
+from aloe.probes.backbones import load_any, model_fingerprint
+from aloe.probes.cache import PartFolder, read_part
+from aloe.probes.results import ResultLog, Row, describe, row_key, versions
+from aloe.viz.dense import depth_row, normal_row
+from aloe.viz.gallery import save_png, stack
+from aloe.viz.matches import evenly, match_picture
+
+PROBES, DENSE = ("depth", "normals"), ("depth", "normals", "correspondence")
+PICTURES = 4  # frames, or pairs, that are drawn
+_PAIR_OPTIONS = ("gaps", "count", "min_overlap")
+_METRICS = {"depth": "relative delta1", "normals": "delta 11.25", "correspondence": "recall@2cm"}
+_VALUE_AT = 0.02  # metres
+
+
+class DenseSet:
+    """One data set of a run, opened for what its tasks need."""
+
+    def __init__(self, spec: str, tasks: Sequence[str], options: dict[str, Any]) -> None:
+        self.splits: FrameSplits | None = open_frames(spec) if set(tasks) & set(PROBES) else None
+        self.pairs: FramePairs | None = open_pairs(spec, **options) if "correspondence" in tasks else None
+
+    def of(self, task: str) -> Any:
+        """The splits of a probe, or the pairs of correspondence."""
+        return self.pairs if task == "correspondence" else self.splits
+
+
+def evaluate_dense(
+    models: Sequence[str | Teacher | nn.Module],
+    tasks: Sequence[str],
+    data: Sequence[str],
+    output_dir: Path | None,
+    *,
+    device: str = "cpu",
+    cache: Path | None = None,
+    progress: bool = False,
+    **settings: Any,
+) -> list[Row]:
+    """Every dense task for every model on every data set; rows that `output_dir/results.jsonl` holds are not measured again.
+
+    Args:
+        models: names, or loaded models.
+        settings: fields of `DenseSettings` and `CorrespondenceSettings`, and of pairs `gaps`, `count`, `min_overlap`.
+
+    Raises:
+        UserError: anything in the arguments or the data that the user can mend, before any work where it can be known.
+    """
+    probe, match, options = _settings(tasks, settings)
+    log = None if output_dir is None else ResultLog(output_dir)
+    if not data or not models:
+        raise UserError("Name at least one model and one data set: --data rgbd=PATH, nyuv2=PATH, rendered, ...")
+    sets = [DenseSet(str(spec), tasks, options) for spec in data]
+    for name in models:  # what cannot be used is said before any work
+        backbone_features(_loaded(name), probe)
+    rows: list[Row] = []
+    for name in models:
+        model = _loaded(name).to(device).eval()
+        for opened in sets:
+            for task in tasks:
+                facts = _facts(name, model, task, opened.of(task), probe, match, options, device)
+                row = log.get(row_key(facts)) if log else None
+                if row is None:
+                    run = _Run(model, facts, device, cache, progress, output_dir)
+                    row = (
+                        run.match(opened.of(task), match)
+                        if task == "correspondence"
+                        else run.probe(opened.of(task), probe)
+                    )
+                    if log:
+                        log.add(row)
+                rows.append(row)
+    if output_dir is not None:
+        for opened in sets:
+            for task in set(tasks) & set(PROBES):
+                _draw(task, opened.of(task), [r for r in rows if _is_of(r, task, opened)], probe, output_dir)
+    return rows
+
+
+class _Run:
+    """One measurement: a model, a task and a data set, to a row."""
+
+    def __init__(
+        self,
+        model: Any,
+        facts: dict[str, Any],
+        device: str,
+        cache: Path | None,
+        progress: bool,
+        output_dir: Path | None,
+    ) -> None:
+        self.model, self.facts, self.device, self.cache, self.output_dir = model, facts, device, cache, output_dir
+        self.title = f"{facts['name']} {facts['task']}" if progress else None
+        self.start = time.perf_counter()
+
+    def probe(self, splits: FrameSplits, settings: DenseSettings) -> Row:
+        """Fit and measure a depth or normals probe; its predictions of a few test frames are kept beside the rows."""
+        features, side = backbone_features(self.model, settings, self.device)
+        if self.cache is not None and not settings.augment:
+            view = [self.facts["fingerprints"]["model"], settings.blocks, settings.cls, versions(), self.device]
+            features = _cached(features, self.cache / "dense", json.dumps(view, default=str))
+        task: Any = self.facts["task"]
+        fitted = fit_probe(
+            features,
+            splits.train,
+            task,
+            settings,
+            side=side,
+            max_depth=splits.max_depth,
+            device=self.device,
+            progress=self.title,
+        )
+        found = evaluate_probe(fitted, splits.test, self.title)
+        details: dict[str, Any] = dict(found.metrics)
+        if task == "depth":
+            details = {
+                kind: {name.removeprefix(f"{kind}_"): v for name, v in found.metrics.items() if name.startswith(kind)}
+                for kind in ("relative", "absolute")
+            }
+        value = details["relative"]["delta1"] if task == "depth" else details["delta1"]
+        details |= {"images": len(found.names), "side": side, "losses": list(fitted.losses)}
+        counts = {"train": len(splits.train), "test": len(splits.test)}
+        self._keep(fitted, splits)
+        return self._row(100 * value, counts, details, splits.official, splits.notes)
+
+    def match(self, pairs: FramePairs, settings: CorrespondenceSettings) -> Row:
+        """Match every pair; pictures of a few are written beside the rows."""
+        with _bar(self.title, len(pairs.pairs)) as advance:
+            found = correspondence(self.model, pairs, settings, advance)
+        value = found.mean_of_bins(_VALUE_AT)
+        if value is None:
+            raise UserError(f"No pair of {pairs.name} turns by an angle inside the bins {pairs.bins}.")
+        counts = {"pairs": len(found.pairs), "frames": len({i for pair in pairs.pairs for i in pair})}
+        if self.output_dir is not None:
+            name = _plain(f"correspondence-{pairs.name}-{self.facts['name']}")
+            save_png(_matches(found, pairs), self.output_dir / "dense" / f"{name}.png")
+        official = pairs.name in ("navi", "scannet")
+        return self._row(value, counts, found.details(), official, pairs.notes)
+
+    def _keep(self, probe: DenseProbe, splits: FrameSplits) -> None:
+        if self.output_dir is None:
+            return
+        predictions = {str(i): probe.predict(splits.test[i])[1].half() for i in evenly(len(splits.test), PICTURES)}
+        PartFolder(self.output_dir / "dense" / row_key(self.facts)).write(0, predictions, ())
+
+    def _row(
+        self, value: float, counts: dict[str, int], details: dict[str, Any], official: bool, notes: Sequence[str]
+    ) -> Row:
+        facts = self.facts
+        return {
+            "key": row_key(facts),
+            **{key: facts[key] for key in ("task", "model", *describe(facts["model"], self.model), "data", "metric")},
+            "value": value,
+            "official": official,
+            "notes": [note.rstrip(".") for note in notes],
+            "counts": counts,
+            "details": details,
+            **{key: facts[key] for key in ("settings", "fingerprints", "versions", "device")},
+            "seconds": round(time.perf_counter() - self.start, 1),
+        }
+
+
+def _facts(
+    name: Any,
+    model: Any,
+    task: str,
+    data: Any,
+    probe: DenseSettings,
+    match: CorrespondenceSettings,
+    options: dict[str, Any],
+    device: str,
+) -> dict[str, Any]:
+    """What determines a row, and the names under which it is shown."""
+    if task == "correspondence":
+        settings = {f.name: getattr(match, f.name) for f in fields(match)} | options
+        states = {"frames": data.frames.state()[:16], "pairs": row_key({"pairs": data.pairs, "bins": data.bins})}
+    else:
+        settings = probe.model_dump(mode="json")
+        states = {"train": data.train.state()[:16], "test": data.test.state()[:16]}
+    label = _name(name, model)
+    return {
+        "task": task,
+        "settings": json.loads(json.dumps(settings)),
+        "fingerprints": {"model": model_fingerprint(model), **states},
+        "versions": versions(),
+        "device": device.split(":")[0],
+        "model": label,
+        **describe(label, model),
+        "data": data.name,
+        "metric": _METRICS[task],
+    }
+
+
+def _settings(
+    tasks: Sequence[str], values: dict[str, Any]
+) -> tuple[DenseSettings, CorrespondenceSettings, dict[str, Any]]:
+    """The settings of probes, of matching and of the choice of pairs; every one belongs to a task that is asked for."""
+    bad = [t for t in tasks if t not in DENSE]
+    if bad or not tasks:
+        raise UserError(f"Dense tasks are measured by themselves, apart from {', '.join(bad)}: {', '.join(DENSE)}.")
+    ours = {
+        "probe": set(DenseSettings.model_fields) if set(tasks) & set(PROBES) else set(),
+        "match": {f.name for f in fields(CorrespondenceSettings)} if "correspondence" in tasks else set(),
+        "pairs": {*_PAIR_OPTIONS, "seed"} if "correspondence" in tasks else set(),
+    }
+    known = sorted(set().union(*ours.values()))
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f", did you mean {near[0]}?" if near else f"; settings of {', '.join(tasks)}: {', '.join(known)}."
+            raise UserError(f"{key} is no setting of {', '.join(tasks)}{hint}")
+    parts = {part: {k: _tuple(v) for k, v in values.items() if k in names} for part, names in ours.items()}
+    return DenseSettings.of(**parts["probe"]), CorrespondenceSettings(**parts["match"]), parts["pairs"]
+
+
+def _draw(task: str, splits: FrameSplits, rows: Sequence[Row], settings: DenseSettings, output_dir: Path) -> None:
+    """The same frames by every model of these rows, under one another."""
+    kept = {}
+    for row in rows:
+        folder = PartFolder(output_dir / "dense" / row["key"])
+        if folder.has(0):
+            kept[_caption(row, rows)] = read_part(folder.path(0))
+    if not kept:
+        return
+    goal = dense_task("depth" if task == "depth" else "normals", settings, splits.max_depth)
+    drawn = []
+    for i in evenly(len(splits.test), PICTURES):
+        seen = splits.test[i].cropped_square()
+        seen = seen if settings.target_side is None else seen.resized(settings.target_side)
+        truth, valid = goal.target(seen)
+        predictions = {name: part[str(i)].float() for name, part in kept.items()}
+        make: Any = depth_row if isinstance(goal, DepthTask) else normal_row
+        drawn.append(make(seen.image, truth[0] if isinstance(goal, DepthTask) else truth, valid, predictions))
+    save_png(stack(drawn), output_dir / "dense" / f"{_plain(f'{task}-{splits.name}')}.png")
+
+
+def _matches(found: Correspondence, pairs: FramePairs) -> Any:
+    drawn = []
+    for k in evenly(len(found.pairs), PICTURES):
+        matched = found.pairs[k]
+        first, second = (pairs.frames[i] for i in matched.pair)
+        words = f"{matched.angle:.0f} degrees, {matched.recall(_VALUE_AT):.0f} % of {len(matched)} matches within 2 cm"
+        drawn.append(match_picture(first.image, second.image, matched.pixels, matched.errors, caption=words))
+    return stack(drawn)
+
+
+def _cached(features: FeaturesOf, folder: Path, view: str) -> FeaturesOf:
+    """`features` that are kept on disk, a file for every image, under a hash of its pixels and of what made them."""
+
+    def read(images: Tensor) -> list[Tensor]:
+        parts = [PartFolder(folder / _hash(view, image)) for image in images]
+        todo = [i for i, part in enumerate(parts) if not part.has(0)]
+        if todo:
+            made = features(images[todo])
+            for place, i in enumerate(todo):
+                maps = {str(k): m[place].to("cpu", torch.float32, copy=True).contiguous() for k, m in enumerate(made)}
+                parts[i].write(0, maps, ())
+        found = [read_part(part.path(0)) for part in parts]
+        return [torch.stack([f[str(k)] for f in found]).to(images.device) for k in range(len(found[0]) - 1)]
+
+    return read
+
+
+def _hash(view: str, image: Tensor) -> str:
+    digest = hashlib.sha256(f"{view} {tuple(image.shape)} ".encode())
+    digest.update(image.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:24]
+
+
+def _loaded(model: Any) -> Any:
+    return model if isinstance(model, nn.Module) else load_any(model)
+
+
+def _name(name: Any, model: Any) -> str:
+    if not isinstance(name, nn.Module):
+        return str(name)
+    return model.name if isinstance(model, Teacher) else type(model).__name__
+
+
+def _is_of(row: Row, task: str, opened: DenseSet) -> bool:
+    return row["task"] == task and row["data"] == opened.of(task).name
+
+
+def _caption(row: Row, rows: Sequence[Row]) -> str:
+    """The stage; with the model's name where two models have it."""
+    alone = sum(r["stage"] == row["stage"] for r in rows) == 1
+    return row["stage"] if alone else f"{row['stage']} {row['name']}"
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", text).strip("-")
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+class _bar:
+    """A bar over pairs, or nothing; entering gives the function that is told how many are done."""
+
+    def __init__(self, title: str | None, total: int) -> None:
+        self.title, self.total = title, total
+        self.bar: Any = None
+
+    def __enter__(self) -> Callable[[int, int], None] | None:
+        if not self.title:
+            return None
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.bar = Progress(*columns, console=Console(stderr=True))
+        self.bar.start()
+        task = self.bar.add_task(self.title, total=self.total)
+        return lambda done, _: self.bar.update(task, completed=done)
+
+    def __exit__(self, *_: Any) -> None:
+        if self.bar is not None:
+            self.bar.stop()
