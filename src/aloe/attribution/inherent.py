@@ -92,14 +92,15 @@ def explain(model: nn.Module, images: Any, targets: Target = None, *, batch_size
     if batch_size < 1:
         raise UserError(f"batch_size must be at least 1, got {batch_size}.")
     parts = [
-        _explain_batch(model, pixels[i : i + batch_size], part_of(targets, i, i + batch_size, len(pixels)))
+        explain_batch(model, pixels[i : i + batch_size], part_of(targets, i, i + batch_size, len(pixels)))
         for i in range(0, len(pixels), batch_size)
     ]
     merged = {f.name: _concat([getattr(p, f.name) for p in parts]) for f in fields(Explanation)}
     return Explanation(**merged)  # type: ignore[arg-type]
 
 
-def _explain_batch(model: nn.Module, images: Tensor, target: Target) -> Explanation:
+def explain_batch(model: nn.Module, images: Tensor, target: Target) -> Explanation:
+    """`explain` of one batch of pixels (B, 3, H, W) that is on the model's device, in its dtype and checked."""
     training = [m for m in model.modules() if m.training]
     model.eval()
     try:

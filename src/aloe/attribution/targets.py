@@ -35,7 +35,14 @@ class TextTarget:
     bias: float = 0.0
 
 
-Target = None | int | str | Sequence[int | str] | Tensor | TextTarget
+@dataclass(frozen=True)
+class ClassIndices:
+    """Classes (B,), int64, taken without a look at their values: the input of a graph that is being traced."""
+
+    index: Tensor
+
+
+Target = None | int | str | Sequence[int | str] | Tensor | TextTarget | ClassIndices
 
 
 def target_value(outputs: Any, config: Any, target: Target) -> tuple[Tensor, float]:
@@ -60,7 +67,10 @@ def target_value(outputs: Any, config: Any, target: Target) -> tuple[Tensor, flo
         return (pooled * F.normalize(pooled.detach(), dim=-1)).sum(-1), 0.0
     if logits is None:
         raise UserError("This model has no classifier: give a direction or a text embedding, or a model with classes.")
-    index = logits.argmax(-1) if target is None else class_indices(target, config, logits)
+    if isinstance(target, ClassIndices):
+        index = target.index
+    else:
+        index = logits.argmax(-1) if target is None else class_indices(target, config, logits)
     return logits.gather(1, index[:, None])[:, 0], float(getattr(config, "logit_bias", 0.0))
 
 
