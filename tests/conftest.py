@@ -30,6 +30,7 @@ BUILDERS = {
     ),
     "siglip": lambda: hf.SiglipVisionModel(hf.SiglipVisionConfig(**VISION)),
     "siglip2": lambda: hf.Siglip2VisionModel(hf.Siglip2VisionConfig(**SIZE, patch_size=8, num_patches=16)),
+    "clip": lambda: hf.CLIPVisionModel(hf.CLIPVisionConfig(**VISION)),
 }
 FAMILIES = tuple(BUILDERS)
 

@@ -227,6 +227,23 @@ def test_a_gated_product(variant):
     torch.testing.assert_close((x * gradient).detach(), expected)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_quick_gelu_passes_relevance_on_as_it_is(variant):
+    """CLIP's MLP as transformers writes it, x times the sigmoid of 1.702 x: the identity rule, term by term."""
+    mlp = build_teacher("clip").double().blocks[1].mlp
+    x, seed = randn(5, 48).requires_grad_(), randn(5, 48, seed=1)
+    with LrpRules(variant):
+        y = mlp(x)
+        (gradient,) = torch.autograd.grad(y, x, seed)
+    with torch.no_grad():
+        up = F.linear(x, mlp.fc1.weight, mlp.fc1.bias)
+        of_act = through_linear(up * torch.sigmoid(1.702 * up), mlp.fc2.weight, mlp.fc2.bias, y * seed)
+        expected = through_linear(x, mlp.fc1.weight, mlp.fc1.bias, of_act)
+    torch.testing.assert_close((x * gradient).detach(), expected)
+    plain = torch.autograd.grad(mlp(x), x, seed)[0] * x
+    assert (plain - expected).norm() > 1e-2 * expected.norm(), "vacuous: the rule changes nothing"
+
+
 def test_an_attention_pooling_head_equals_an_explicit_lrp():
     """SigLIP: one learned query, which is a constant; keys take their half, the probe's is lost."""
     head = build_teacher("siglip").double().tower.head

@@ -30,6 +30,8 @@ def build_student(family="vit", stem="patch", dtype=torch.float64):
     with torch.no_grad():
         model.classifier.weight.normal_(0, 5, generator=generator)
         model.vit.embeddings.patch_embedding.weight.mul_(30 if stem == "patch" else 100)
+        if model.vit.pre_norm is not None:
+            model.vit.pre_norm.weight.mul_(0.25)  # else the CLS token, which is constant, outweighs the pixels
     return model.to(dtype).eval()
 
 

@@ -291,7 +291,7 @@ def test_hub_failures_say_what_to_do(monkeypatch, error, message):
     def fail(*_args, **_kwargs):
         raise error()
 
-    monkeypatch.setattr(hf.AutoConfig, "from_pretrained", fail)
+    monkeypatch.setattr(hf.PreTrainedConfig, "get_config_dict", fail)  # the first thing asked of the hub
     with pytest.raises(UserError, match=message) as caught:
         load_teacher("somebody/vit")
     assert "somebody/vit" in sentence(caught)

@@ -8,7 +8,21 @@ from typing import NoReturn
 
 import typer
 
-from aloe.cli import align, attribute, bcosify, demo, doctor, evaluate, explain, finetune, report, teachers
+from aloe.cli import (
+    align,
+    attribute,
+    bcosify,
+    convert_checkpoint,
+    demo,
+    doctor,
+    evaluate,
+    explain,
+    export,
+    finetune,
+    publish,
+    report,
+    teachers,
+)
 from aloe.errors import UserError
 
 app = typer.Typer(
@@ -25,7 +39,10 @@ app.command("explain")(explain.explain)
 app.command("attribute")(attribute.attribute)
 app.command("evaluate")(evaluate.evaluate)
 app.command("report")(report.report)
+app.command("export")(export.export)
+app.command("publish")(publish.publish)
 app.command("bcosify")(bcosify.bcosify)
+app.command("convert-checkpoint")(convert_checkpoint.convert_checkpoint)
 app.command("teachers")(teachers.teachers)
 app.command("doctor")(doctor.doctor)
 

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from aloe.bcos.functional import ACTIVATIONS
 from aloe.errors import UserError
 from aloe.models.configuration import STEMS, BcosViTConfig
-from aloe.models.families import GATED, Concat, Copy, Family, Fold, Part, Rule
+from aloe.models.families import GATED
 from aloe.models.modeling import BcosViTForImageClassification, BcosViTModel
+from aloe.models.rules import Copy, Fold, Rule, assemble, renamed, same_but_for_unit_axes, sources_of
 from aloe.models.teachers import Teacher, load_teacher
 
 Student = BcosViTModel | BcosViTForImageClassification
@@ -144,7 +145,7 @@ def fold_normalization(weight: Tensor, bias: Tensor | None, mean: tuple[float, .
 
 
 def _convert(teacher: Teacher, student: Student, report: ConversionReport) -> dict[str, Tensor]:
-    source = {_alias(name, teacher.family): tensor for name, tensor in teacher.tower.state_dict().items()}
+    source = {teacher.family.table_name(name): tensor for name, tensor in teacher.tower.state_dict().items()}
     used: set[str] = set()
     prefix = "vit." if isinstance(student, BcosViTForImageClassification) else ""
     config: Any = student.config
@@ -179,22 +180,22 @@ def _rules(teacher: Teacher, config: BcosViTConfig, source: dict[str, Tensor]) -
             rules[name] = rule
             continue
         for i in range(config.num_hidden_layers):
-            rules[name.format(i=i)] = _format(rule, "{i}", str(i))
+            rules[name.format(i=i)] = renamed(rule, "{i}", str(i))
     if config.mlp == "swiglu":
         for i in range(config.num_hidden_layers):
             block = rules[f"layers.{i}.norm1.weight"]
             assert isinstance(block, Copy)
             stem = block.source.rsplit(".", 2)[0]
             for part, choices in GATED.items():
-                formatted = [_format(choice, "{block}", stem) for choice in choices]
-                present = [r for r in formatted if _sources(r)[0] in source] or formatted
+                formatted = [renamed(choice, "{block}", stem) for choice in choices]
+                present = [r for r in formatted if sources_of(r)[0] in source] or formatted
                 rules[f"layers.{i}.mlp.{part}.weight"] = present[0]
     return rules
 
 
 def _apply(rule: Rule, source: dict[str, Tensor], used: set[str], teacher: Teacher) -> Tensor:
-    names = _sources(rule)
-    absent = [n for n in names if n not in source and not (isinstance(rule, Fold) and n == rule.bias)]
+    names = sources_of(rule)
+    absent = [n for n in names if n not in source]
     if absent:
         raise UserError(
             f"{teacher.name}: tensor {absent[0]!r} not found; this {teacher.family.name} layout is not known "
@@ -206,18 +207,13 @@ def _apply(rule: Rule, source: dict[str, Tensor], used: set[str], teacher: Teach
         if weight.ndim == 2:  # NaFlex: a linear layer over patches in (row, column, channel) order
             side = teacher.patch_size
             weight = weight.view(weight.shape[0], side, side, -1).permute(0, 3, 1, 2)
-        return fold_normalization(weight, source.get(rule.bias), teacher.mean, teacher.std)
-    if isinstance(rule, Concat):
-        return torch.cat([source[n] for n in names])
-    if isinstance(rule, Part):
-        pieces = source[rule.source].chunk(rule.parts)
-        return torch.cat(pieces[rule.index : rule.stop or rule.index + 1])
-    return source[rule.source].clone()
+        bias = None if rule.bias is None else source[rule.bias]
+        return fold_normalization(weight, bias, teacher.mean, teacher.std)
+    return assemble(rule, source)
 
 
 def _fit(value: Tensor, like: Tensor, name: str, teacher: str) -> Tensor:
-    squeezed = [s for s in value.shape if s != 1] == [s for s in like.shape if s != 1]
-    if not squeezed:
+    if not same_but_for_unit_axes(value, like):
         raise UserError(f"{teacher}: {name} has shape {tuple(value.shape)}, the student needs {tuple(like.shape)}.")
     return value.reshape(like.shape).contiguous()
 
@@ -226,28 +222,6 @@ def _group(report: ConversionReport, rule: Rule) -> dict[str, int]:
     if isinstance(rule, Fold):
         return report.folded
     return report.copied if isinstance(rule, Copy) else report.fused
-
-
-def _sources(rule: Rule) -> tuple[str, ...]:
-    if isinstance(rule, Fold):
-        return rule.weight, rule.bias
-    return rule.sources if isinstance(rule, Concat) else (rule.source,)
-
-
-def _format(rule: Rule, key: str, value: str) -> Rule:
-    if isinstance(rule, Concat):
-        return Concat(tuple(s.replace(key, value) for s in rule.sources))
-    if isinstance(rule, Part):
-        return Part(rule.source.replace(key, value), rule.index, rule.parts, rule.stop)
-    if isinstance(rule, Copy):
-        return Copy(rule.source.replace(key, value))
-    return rule
-
-
-def _alias(name: str, family: Family) -> str:
-    for other, ours in family.aliases:
-        name = name.replace(other, ours)
-    return name
 
 
 def _activation(name: str) -> str:

@@ -10,43 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from aloe.models.rules import Concat, Copy, Fold, Part, Rule
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 HALF = (0.5, 0.5, 0.5)
-
-
-@dataclass(frozen=True)
-class Copy:
-    """The teacher's tensor as it is (reshaped to the student's shape where only unit axes differ)."""
-
-    source: str
-
-
-@dataclass(frozen=True)
-class Concat:
-    """Several teacher tensors stacked along the output axis: Q, K and V in one product."""
-
-    sources: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Part:
-    """Rows `index` of `parts` equal pieces of a fused teacher tensor, up to piece `stop` (default: that one)."""
-
-    source: str
-    index: int
-    parts: int
-    stop: int | None = None
-
-
-@dataclass(frozen=True)
-class Fold:
-    """The patch embedding with the teacher's normalisation and its bias folded into six channels (METHOD.md 3)."""
-
-    weight: str
-    bias: str
-
-
-Rule = Copy | Concat | Part | Fold
 
 
 @dataclass(frozen=True)
@@ -61,6 +29,8 @@ class Family:
         towers: attribute names behind which the vision tower may sit.
         blocks: dotted path of the list of blocks inside the tower (the alternatives of other releases after it).
         mean, std: normalisation when the checkpoint does not state one.
+        asks_to_interpolate: whether its forward must be told to interpolate positions for other sizes than the native one.
+        norms_pooled_only: whether the tower's `last_hidden_state` is raw, its final norm applied to the CLS token alone.
         student: constant fields of the student's configuration.
         tensors: student tensor -> rule; `{i}` is the block number. Student tensors that do not exist are skipped.
         aliases: (other layout, this table's layout) name fragments.
@@ -75,6 +45,8 @@ class Family:
     classifier_class: str | None = None
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    asks_to_interpolate: bool = False
+    norms_pooled_only: bool = False
     student: dict[str, Any] = field(default_factory=dict)
     aliases: tuple[tuple[str, str], ...] = ()
 
@@ -84,6 +56,12 @@ class Family:
         rule = self.tensors["norm.weight"]
         assert isinstance(rule, Copy)
         return rule.source.removesuffix(".weight")
+
+    def table_name(self, name: str) -> str:
+        """A tensor's name in this table's layout, whichever transformers release wrote it."""
+        for other, ours in self.aliases:
+            name = name.replace(other, ours)
+        return name
 
 
 def _block(prefix: str, norm1: str, norm2: str, attention: str, out: str, mlp: tuple[str, str]) -> dict[str, Rule]:
@@ -111,6 +89,7 @@ _VIT = Family(
     blocks=("layers", "encoder.layer"),
     mean=HALF,
     std=HALF,
+    asks_to_interpolate=True,
     student={"pooling": "cls"},
     aliases=(
         ("encoder.layer.", "layers."),
@@ -200,6 +179,7 @@ _SIGLIP = Family(
     blocks=("encoder.layers",),
     mean=HALF,
     std=HALF,
+    asks_to_interpolate=True,
     student={"pooling": "attention", "use_cls_token": False},
     tensors={
         "embeddings.patch_embedding.weight": Fold(
@@ -230,7 +210,28 @@ _SIGLIP2 = Family(
     tensors=_SIGLIP.tensors,
 )
 
-FAMILIES = (_VIT, _DINOV2, _DINOV2_REGISTERS, _DINOV3, _SIGLIP, _SIGLIP2)
+_CLIP = Family(
+    name="CLIP",
+    model_types=("clip", "clip_vision_model"),
+    model_class="CLIPVisionModel",
+    towers=("vision_model",),
+    blocks=("encoder.layers",),
+    mean=OPENAI_MEAN,
+    std=OPENAI_STD,
+    asks_to_interpolate=True,
+    norms_pooled_only=True,
+    student={"pooling": "cls", "pre_norm": True},
+    tensors={
+        "embeddings.patch_embedding.weight": Fold("embeddings.patch_embedding.weight", None),
+        "embeddings.cls_token": Copy("embeddings.class_embedding"),
+        "embeddings.position_embeddings": Copy("embeddings.position_embedding.weight"),
+        "pre_norm.weight": Copy("pre_layrnorm.weight"),
+        **_block("encoder.layers.{i}", "layer_norm1", "layer_norm2", "self_attn", "out_proj", ("fc1", "fc2")),
+        "norm.weight": Copy("post_layernorm.weight"),
+    },
+)
+
+FAMILIES = (_VIT, _DINOV2, _DINOV2_REGISTERS, _DINOV3, _SIGLIP, _SIGLIP2, _CLIP)
 
 # A gated MLP where the teacher has one: separate projections, or the fused one of older DINOv2 layouts.
 GATED: dict[str, tuple[Rule, ...]] = {

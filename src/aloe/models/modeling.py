@@ -70,7 +70,12 @@ class BcosConvStem(nn.Sequential):
         layers: list[nn.Module] = []
         before = 6
         b = config.b if config.b_conv is None else config.b_conv
-        unit: dict[str, Any] = {"padding": 1, "b": b, "weight_norm": _weight_norm(config), "norm_eps": config.conv_norm_eps}
+        unit: dict[str, Any] = {
+            "padding": 1,
+            "b": b,
+            "weight_norm": _weight_norm(config),
+            "norm_eps": config.conv_norm_eps,
+        }
         for width in config.stem_widths or []:
             layers.append(
                 nn.Sequential(

@@ -14,6 +14,7 @@ from aloe.models.configuration import BcosViTConfig
 from aloe.models.hub import explain_hub_errors
 from aloe.models.modeling import BcosViTForImageClassification, BcosViTModel
 from aloe.models.published import is_published, load_published
+from aloe.models.teachers import is_weight_file
 
 
 def load(source: str | Path, **options: Any) -> BcosViTModel | BcosViTForImageClassification:
@@ -46,13 +47,15 @@ def load(source: str | Path, **options: Any) -> BcosViTModel | BcosViTForImageCl
 
 
 def is_student(source: str | Path) -> bool:
-    """Whether a folder or hub id holds a student of ALOE rather than a teacher.
+    """Whether a folder or hub id holds a student of ALOE rather than a teacher; a weight file alone never does.
 
     Raises:
         UserError: nothing there, gated or unreachable.
     """
     from transformers import PreTrainedConfig
 
+    if is_weight_file(source):
+        return False
     with explain_hub_errors(str(source)):
         model_type = PreTrainedConfig.get_config_dict(str(source))[0].get("model_type")
     return model_type == BcosViTConfig.model_type or is_published(model_type)

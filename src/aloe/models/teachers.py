@@ -1,12 +1,14 @@
 """Teachers: a frozen foundation ViT behind one interface, whatever its family.
 
-`load_teacher` reads a local folder, a hub id or a live module; `Teacher` takes images in [0, 1], applies the teacher's
-own normalisation and returns raw hidden states after named blocks plus the pooled output. Only safetensors are read.
+`load_teacher` reads a local folder, a hub id, a file of timm's or a live module; `Teacher` takes images in [0, 1], applies
+the teacher's own normalisation and returns raw hidden states after named blocks plus the pooled output. Only safetensors
+are read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from torch import Tensor, nn
 
 from aloe.errors import UserError
 from aloe.models.families import FAMILIES, Family
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".tar")
 
 
 @dataclass
@@ -143,8 +147,7 @@ class Teacher(nn.Module):
         if self.family.student["pooling"] == "attention":
             head: Any = self.tower.head
             return head(tokens)
-        norm = self.tower.get_submodule(self.family.final_norm)
-        return norm(tokens[:, 0] if pool == "cls" else tokens.mean(dim=1))
+        return self._final_norm(tokens[:, 0] if pool == "cls" else tokens.mean(dim=1))
 
     def normalize(self, images: Tensor) -> Tensor:
         """(images - mean) / std with the teacher's own constants."""
@@ -157,10 +160,14 @@ class Teacher(nn.Module):
             out = self.tower(**_naflex(pixels, self.patch_size))
             return out.last_hidden_state, out.pooler_output
         other = pixels.shape[-2:] != (self.image_size, self.image_size)
-        needs_flag = self.family.model_class in ("ViTModel", "SiglipVisionModel")
-        out = self.tower(pixels, interpolate_pos_encoding=True) if other and needs_flag else self.tower(pixels)
+        flag = {"interpolate_pos_encoding": True} if other and self.family.asks_to_interpolate else {}
+        out = self.tower(pixels, **flag)
         head = out.pooler_output if self.family.student["pooling"] == "attention" else None
-        return out.last_hidden_state, head
+        tokens = out.last_hidden_state
+        return (self._final_norm(tokens) if self.family.norms_pooled_only else tokens), head
+
+    def _final_norm(self, tokens: Tensor) -> Tensor:
+        return self.tower.get_submodule(self.family.final_norm)(tokens)
 
 
 def load_teacher(
@@ -170,8 +177,15 @@ def load_teacher(
     std: Sequence[float] | None = None,
     resolution: int | None = None,
     dtype: torch.dtype = torch.float32,
+    architecture: str | None = None,
 ) -> Teacher:
-    """A teacher from a local folder, a hub id, or a live transformers module.
+    """A teacher from a local folder or hub id of transformers or timm, a safetensors file of timm, or a live module.
+
+    Args:
+        source: see `docs/teachers.md`.
+        mean, std, resolution: override what the checkpoint states.
+        dtype: of the weights.
+        architecture: timm's name of it, for a checkpoint of timm that does not state it.
 
     Raises:
         UserError: nothing there, gated or unreachable, not safetensors, or an architecture ALOE cannot convert.
@@ -182,9 +196,13 @@ def load_teacher(
     from transformers import AutoConfig
 
     from aloe.models.hub import explain_hub_errors
+    from aloe.models.timm import is_timm_config, load_timm
 
     name = str(source)
-    with explain_hub_errors(name):
+    from_timm = is_weight_file(name)
+    with nullcontext() if from_timm else explain_hub_errors(name):
+        if from_timm or is_timm_config(transformers.PreTrainedConfig.get_config_dict(name)[0]):
+            return load_timm(name, mean=mean, std=std, resolution=resolution, dtype=dtype, architecture=architecture)
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         family = family_of(config.model_type)
         wanted = getattr(config, "architectures", None) or []
@@ -215,6 +233,18 @@ def load_teacher(
     )
     teacher.unread = tuple(sorted(report["unexpected_keys"]))
     return teacher
+
+
+def is_weight_file(source: str | Path) -> bool:
+    """Whether a teacher is named by its weights alone.
+
+    Raises:
+        UserError: for weights that are not safetensors.
+    """
+    path = Path(source)
+    if path.suffix in PICKLES and path.is_file():
+        raise UserError(f"{source} is not a safetensors file; only safetensors are loaded, never pickled weights.")
+    return path.suffix == ".safetensors"
 
 
 def family_of(model_type: str | None) -> Family:
