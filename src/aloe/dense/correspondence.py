@@ -195,7 +195,7 @@ def correspondence(
     def view(index: int) -> View:
         frame = pairs.frames[index]
         maps = dense_features(model, model_input(model, frame.image, chosen.resolution)[None], blocks)
-        return make_view(frame, torch.cat(maps, dim=1)[0], chosen)
+        return make_view(frame, torch.cat(maps, dim=1)[0].float(), chosen)
 
     found = []
     for done, (first, second) in enumerate(pairs.pairs, 1):

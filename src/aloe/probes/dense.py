@@ -38,6 +38,12 @@ PROBES, DENSE = ("depth", "normals"), ("depth", "normals", "correspondence")
 PICTURES = 4  # frames, or pairs, that are drawn
 _PAIR_OPTIONS = ("gaps", "count", "min_overlap")
 _METRICS = {"depth": "relative delta1", "normals": "delta 11.25", "correspondence": "recall@2cm"}
+_NOT_READ = {
+    "depth": ("uncertainty", "missing_normals"),
+    "normals": ("loss", "bins"),
+    "linear": ("hidden",),
+    "dpt": ("kernel",),
+}  # settings that a task or a head does not read, so that its rows do not name them
 _VALUE_AT = 0.02  # metres
 
 
@@ -202,7 +208,7 @@ def _facts(
         settings = {f.name: getattr(match, f.name) for f in fields(match)} | options
         states = {"frames": data.frames.state()[:16], "pairs": row_key({"pairs": data.pairs, "bins": data.bins})}
     else:
-        settings = probe.model_dump(mode="json")
+        settings = probe.model_dump(mode="json", exclude={*_NOT_READ[task], *_NOT_READ[probe.head]})
         states = {"train": data.train.state()[:16], "test": data.test.state()[:16]}
     label = _name(name, model)
     return {

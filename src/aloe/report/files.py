@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 import aloe
 from aloe.errors import UserError
+from aloe.report.correspondence_plots import correspondence_chart
 from aloe.report.dense_tables import DENSE_TITLES, collect_dense, dense_tables
 from aloe.report.explained import MEASURES, collect, measure_of
 from aloe.report.explained_plots import accuracy_chart, deletion_chart, method_bars
@@ -31,7 +32,7 @@ from aloe.viz.figures import write_whole
 from aloe.viz.tables import HTML_STYLE, LATEX_PACKAGES, Table, printable
 
 CHOICES = {**TABLES, **DENSE, **MEASURES}
-_DRAWN = (*TABLES, *MEASURES, "b2-by-k", "b6-accuracy")
+_DRAWN = (*TABLES, *MEASURES, "b2-by-k", "b6-accuracy", "correspondence")
 _PICTURES = [f"plots/{name}.{kind}" for name in _DRAWN for kind in ("svg", "png")]
 _NAMES = ["index.html", "tables.md", "tables.tex", *_PICTURES]
 _MARK = '<meta name="generator" content="aloe report'
@@ -136,7 +137,8 @@ def _dense(name: str, rows: Sequence[Result], with_paper: bool, all_columns: boo
     if measured is None:
         return None
     tables = dense_tables(measured, with_paper=with_paper)
-    return Section(tables, {}, [row for row in rows if row.task == DENSE[name]])
+    chart = correspondence_chart(measured) if name == "correspondence" else None
+    return Section(tables, {name: chart} if chart else {}, [row for row in rows if row.task == DENSE[name]])
 
 
 def _explained(name: str, rows: Sequence[Result], with_paper: bool, all_columns: bool) -> Section | None:

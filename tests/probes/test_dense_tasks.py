@@ -1,0 +1,115 @@
+"""Depth, normals and correspondence as tasks of `aloe evaluate`: rows, pictures, resuming, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+import aloe.probes.dense as dense
+from aloe.errors import UserError
+from aloe.models.convert import bcosify
+from aloe.models.saving import save_student
+from aloe.probes.dense import DENSE, evaluate_dense
+from aloe.probes.evaluate import evaluate, evaluate_all
+from conftest import build_teacher
+
+DATA = "rendered:6,3@1/32"
+FAST = {"epochs": 1, "batch_size": 4, "bins": 16}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    teacher = build_teacher("dinov3")
+    teacher.model.save_pretrained(folder / "teacher")
+    teacher.name = "teacher"
+    save_student(bcosify(teacher), folder / "student")
+    return [str(folder / "teacher"), str(folder / "student")]
+
+
+def rows_of(folder):
+    return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+
+
+def test_rows_pictures_and_resume(models, tmp_path, monkeypatch):
+    run = lambda: evaluate_all(models, list(DENSE), [DATA], tmp_path / "r", cache=tmp_path / "c", num_corr=20, **FAST)  # noqa: E731
+    rows = run()
+    assert [(r["task"], r["stage"]) for r in rows] == [(t, s) for s in ("teacher", "converted") for t in DENSE]
+    depth, normals, match = rows[:3]
+    assert depth["value"] == 100 * depth["details"]["relative"]["delta1"]
+    assert set(depth["details"]["absolute"]) == {"delta1", "delta2", "delta3", "rmse"}
+    assert normals["value"] == 100 * normals["details"]["delta1"]
+    assert match["details"]["pairs"] == 15
+    assert match["value"] == match["details"]["mean_of_bins"][1]
+    assert depth["counts"] == {"train": 6, "test": 3}
+    assert depth["settings"]["bins"] == 16
+    assert "uncertainty" not in depth["settings"]
+    assert "bins" not in normals["settings"]
+    assert rows_of(tmp_path / "r") == json.loads(json.dumps(rows))
+    pictures = sorted((tmp_path / "r" / "dense").glob("*.png"))
+    assert [p.stem.partition("-rendered")[0] for p in pictures] == ["correspondence"] * 2 + ["depth", "normals"]
+    assert Image.open(pictures[2]).width == 4 * 224 + 3 * 8  # image, truth, two models
+    # nothing is measured twice, and the features of both probes were made once
+    assert len(list((tmp_path / "c" / "dense").iterdir())) == 2 * 9
+    before = {p: p.read_bytes() for p in pictures}
+    monkeypatch.setattr(dense, "fit_probe", None)
+    monkeypatch.setattr(dense, "correspondence", None)
+    assert run() == json.loads(json.dumps(rows))
+    assert {p: p.read_bytes() for p in pictures} == before
+
+
+def test_cached_features_are_the_features(models, tmp_path):
+    first = evaluate(models[1], "depth", DATA, cache=tmp_path, **FAST)
+    second = evaluate(models[1], "depth", DATA, cache=tmp_path, **FAST)
+    without = evaluate(models[1], "depth", DATA, **FAST)
+    assert first["details"] == second["details"]
+    for kind in ("relative", "absolute"):  # another memory layout may change the last bits
+        assert first["details"][kind] == pytest.approx(without["details"][kind], rel=1e-6)
+    (broken, *_) = (tmp_path / "dense").rglob("*.safetensors")
+    broken.write_bytes(b"half")
+    assert evaluate(models[1], "depth", DATA, cache=tmp_path, **FAST)["details"] == first["details"]
+
+
+def test_a_loaded_model(models):
+    row = evaluate(build_teacher("vit"), "normals", DATA, **FAST)
+    assert (row["name"], row["stage"]) == ("vit", "teacher")
+    assert torch.tensor(list(row["details"].values())[:4]).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("tasks", "data", "settings", "words"),
+    [
+        (["depth", "knn"], DATA, {}, "apart from knn"),
+        (["depth"], "cifar10", {}, "'cifar10' is not a data set with depth"),
+        (["depth"], ("a", "b"), {}, "take --data rgbd=PATH"),
+        (["depth"], DATA, {"epoch": 3}, "epoch is no setting of depth, did you mean epochs"),
+        (["depth"], DATA, {"num_corr": 3}, "num_corr is no setting of depth"),
+        (["correspondence"], DATA, {"epochs": 3}, "epochs is no setting of correspondence"),
+        (["correspondence"], DATA, {"scale": 2.0}, "scale of the grid"),
+        (["correspondence"], DATA, {"gaps": [8, 64]}, "pairs of rendered are fixed"),
+        (["depth"], DATA, {"resolution": 30}, "not a whole number of 8-pixel patches"),
+        (["depth"], DATA, {"blocks": [9]}, "Block 9 does not exist"),
+        (["depth"], "rgbd=nowhere", {}, "nowhere does not exist"),
+    ],
+)
+def test_what_is_refused(models, tmp_path, tasks, data, settings, words):
+    with pytest.raises(UserError, match=words):
+        evaluate_all(models[:1], tasks, [data], tmp_path / "r", **settings)
+    assert not (tmp_path / "r").exists()
+
+
+def test_the_command(models, aloe):
+    code, out, err = aloe(
+        *("evaluate", "depth,correspondence", *models, "--data", DATA, "-o", "r", "--no-cache", "--device", "cpu"),
+        *("--set", "epochs=1", "--set", "num_corr=10", "--batch-size", "3", "--json"),
+    )
+    assert code == 0, err
+    assert [r["task"] for r in json.loads(out)["rows"]] == ["depth", "correspondence"] * 2
+    code, out, _ = aloe("report", "r", "--tables", "b4,correspondence")
+    assert code == 0
+    assert "Relative" in out
+    with pytest.raises(UserError, match="at least one model"):
+        evaluate_dense([], ["depth"], [DATA], None)
