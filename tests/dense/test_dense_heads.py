@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from aloe.dense.heads import DPTHead, LinearHead
+from aloe.dense.heads import DPTHead, LinearHead, Standardized
 from aloe.errors import UserError
 
 
@@ -93,6 +93,19 @@ def test_first_weights_come_from_the_seed_alone(build):
         assert layer.weight.abs().max() <= bound
         assert layer.weight.abs().max() > 0.5 * bound
         assert layer.bias.abs().max() <= bound
+
+
+def test_a_standardized_linear_head_is_a_linear_head():
+    """With the constants folded into its weights and bias."""
+    head, x = LinearHead([6, 4], 7, draws()), maps([6, 4])
+    means, deviations = [torch.randn(6), torch.randn(4)], [torch.rand(6) + 0.5, torch.rand(4) + 0.5]
+    found = Standardized(head, means, deviations)(x)
+    folded = LinearHead([6, 4], 7, draws())
+    with torch.no_grad():
+        weight = head.convolution.weight[:, :, 0, 0] / torch.cat(deviations)
+        folded.convolution.weight.copy_(weight[:, :, None, None])
+        folded.convolution.bias.copy_(head.convolution.bias - weight @ torch.cat(means))
+    torch.testing.assert_close(found, folded(x), rtol=1e-4, atol=1e-5)
 
 
 def test_dpt_wants_four_blocks():

@@ -220,6 +220,34 @@ def test_an_augmented_part_without_ground_truth_is_not_taken():
     assert all(map(math.isfinite, fitted(train=Corner(), settings=settings).losses))
 
 
+@pytest.mark.parametrize("augment", [False, True])
+def test_standardized_training_knows_no_units(augment):
+    """Channels a thousand times larger, and far from 0, give the same probe; without it they do not."""
+
+    def moved(images):
+        return [1000 * x + 300 if k == 0 else 1e-3 * x for k, x in enumerate(features_of(images))]
+
+    settings = DenseSettings.of(**{**QUICK.model_dump(), "epochs": 2, "augment": augment, "standardize": True})
+    for chosen, alike in ((settings, True), (settings.model_copy(update={"standardize": False}), False)):
+        a, b = (
+            evaluate_probe(fit_probe(f, Frames(), "depth", chosen, side=SIDE, max_depth=5.0), Frames(seed=1))
+            for f in (features_of, moved)
+        )
+        assert (a.metrics == pytest.approx(b.metrics, rel=1e-2)) == alike
+
+
+def test_standardized_maps_have_mean_0_and_deviation_1():
+    """Also a channel that never varies has a finite value, 0."""
+    seen = []
+    trained = fitted(settings=DenseSettings.of(epochs=1, bins=4, standardize=True))
+    trained.head.head.register_forward_pre_hook(lambda _, given: seen.append(torch.cat(given[0], dim=1)))
+    for frame in Frames():
+        trained.predict(frame)
+    tokens = torch.cat(seen).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(tokens.mean(1), torch.zeros(5), rtol=0, atol=1e-5)
+    torch.testing.assert_close(tokens.std(1, correction=0), torch.tensor([1.0, 1, 1, 1, 0]), rtol=1e-4, atol=1e-5)
+
+
 def test_a_models_features(images):
     teacher = build_teacher("dinov2")
     found, side = backbone_features(teacher, DenseSettings.of(blocks=[1, 3], cls=True))

@@ -68,6 +68,24 @@ class DPTHead(nn.Module):
         return _enlarged(x, 2)
 
 
+class Standardized(nn.Module):
+    """A head on maps of which every channel is brought to mean 0 and deviation 1 by constants, (D_i,) for map i.
+
+    A 1 x 1 convolution could absorb them, so that a linear head stays one; what changes is how fast it is trained: raw
+    streams differ a hundredfold in size between backbones, and Adam's steps do not.
+    """
+
+    def __init__(self, head: nn.Module, means: Sequence[Tensor], deviations: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.head = head
+        for k, (mean, deviation) in enumerate(zip(means, deviations, strict=True)):
+            self.register_buffer(f"mean{k}", mean[:, None, None])
+            self.register_buffer(f"deviation{k}", deviation[:, None, None])
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        return self.head([(x - getattr(self, f"mean{k}")) / getattr(self, f"deviation{k}") for k, x in enumerate(maps)])
+
+
 class _ResidualUnit(nn.Module):
     """x plus two 3 x 3 convolutions of it, a ReLU after each."""
 

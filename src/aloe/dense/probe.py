@@ -20,7 +20,7 @@ from aloe.dense.augment import augmented
 from aloe.dense.depth import DepthTask
 from aloe.dense.features import choose_blocks, dense_features, feature_side
 from aloe.dense.frames import Frame, FrameSource
-from aloe.dense.heads import DPTHead, LinearHead
+from aloe.dense.heads import DPTHead, LinearHead, Standardized
 from aloe.dense.normals import NormalsTask
 from aloe.dense.settings import DenseSettings
 from aloe.errors import UserError
@@ -110,7 +110,10 @@ def fit_probe(
     goal = dense_task(task, settings, max_depth)
     draws = torch.Generator().manual_seed(settings.seed)
     samples = _Samples(features_of, train, goal, settings, side, torch.device(device), progress)
-    head = _head(samples.widths, goal.outputs, settings, draws).to(device)
+    head = _head(samples.widths, goal.outputs, settings, draws)
+    if settings.standardize:
+        head = Standardized(head, *samples.moments())
+    head = head.to(device)
     steps = settings.epochs * -(-len(train) // settings.batch_size)
     optimizer = torch.optim.AdamW(head.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: rate_factor(s, steps, settings.warmup))
@@ -208,6 +211,20 @@ class _Samples:
         maps = [torch.stack([maps[k] for maps, _, _ in samples]).to(self.device) for k in blocks]
         truth = torch.stack([truth for _, truth, _ in samples]).to(self.device)
         return maps, truth, torch.stack([valid for _, _, valid in samples]).to(self.device)
+
+    def moments(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Mean and deviation of every channel (D_i,), over the tokens of all frames as they are; 1 where it never varies."""
+        sums = [torch.zeros(2, width, dtype=torch.float64) for width in self.widths]
+        for i in range(len(self.source)):
+            maps, _, _ = self.kept[i] if self.kept else self._read([self.source[i].cropped_square()])[0]
+            for total, x in zip(sums, maps, strict=True):
+                total += torch.stack([x.double(), x.double().square()]).mean(dim=(2, 3)) / len(self.source)
+        spreads = [(square - mean.square()).clamp_min(0).sqrt() for mean, square in sums]
+        # Of a channel that never varies only rounding is left.
+        deviations = [
+            s.masked_fill(s <= 1e-6 * square.sqrt(), 1.0) for s, (_, square) in zip(spreads, sums, strict=True)
+        ]
+        return [mean.float() for mean, _ in sums], [deviation.float() for deviation in deviations]
 
     @torch.no_grad()
     def _read(self, squares: Sequence[Frame]) -> list[_Sample]:

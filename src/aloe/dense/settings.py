@@ -22,6 +22,9 @@ class DenseSettings(BaseModel):
     kernel: int = Field(1, ge=1, description="of the linear head's convolution, odd")
     hidden: int = Field(512, ge=1, description="channels inside the dpt head")
     blocks: Literal["last", "four"] | tuple[PositiveInt, ...] = Field("last", description="counted from 1")
+    standardize: bool = Field(
+        False, description="bring every channel to mean 0 and deviation 1 over the training frames"
+    )
     cls: bool = Field(False, description="concatenate the CLS token to every patch")
     resolution: int | None = Field(None, ge=1, description="pixels; default: each model's own")
     target_side: int | None = Field(None, ge=1, description="pixels of the ground truth; default: the frames' own")
