@@ -45,7 +45,7 @@ MISTAKES = {
     "align ./missing {}/images -o out": "missing",
     "align {}/images {}/images -o out": "config.json",
     "align {}/bert {}/images -o out": "'bert' cannot be converted",
-    "align {}/student {}/images -o out": "'bcos_vit' cannot be converted",
+    "align {}/student {}/images -o out": "is a B-cos student, not a teacher",
     "align {}/teacher {}/images -o out --steps 0 --objective best --set lerning_rate=1": "did you mean learning_rate?",
     "align {}/teacher {}/images -o out --set seed": "key=value",
     "align {}/teacher {}/images -o out --set seed=[": "key=value",

@@ -18,6 +18,7 @@ from aloe.errors import UserError
 from aloe.models.published import load_published
 from aloe.models.published_layout import REPOSITORIES
 from aloe.models.saving import is_student, load, save_student
+from aloe.models.teachers import load_teacher
 from published import MEANS, forward, make
 
 STEM = {"aloe_add_conv_stem": [8, 12, 12, 16]}  # total stride 8
@@ -171,10 +172,13 @@ BAD_CONFIG = {
     "channels": ({"aloe_in_channels": 3}, "aloe_in_channels is 3"),
     "unknown key": ({"aloe_gate": "soft"}, "config key aloe_gate = 'soft' is not known.*--ignore aloe_gate"),
     "gated mlp": ({"use_gated_mlp": True}, "use_gated_mlp"),
-    "wrong kind of value": ({"aloe_num_registers": "four"}, "wrong type or value"),
+    "wrong kind of value": ({"aloe_num_registers": "four"}, "aloe_num_registers is 'four', which is no number"),
+    "zero": ({"aloe_patch_size": 0}, "aloe_patch_size is 0, which is no number"),
+    "theta": ({"aloe_rope_theta": "x"}, "aloe_rope_theta is 'x', which is no number"),
+    "odd heads": ({"num_attention_heads": 4}, "heads of a width that is a multiple of 4, got 6"),
     "stem": ({"aloe_add_conv_stem": "wide"}, "wrong type or value|could not be loaded"),
     "missing size": ({"hidden_size": None}, "does not state hidden_size|wrong type"),
-    "labels": ({"num_attention_heads": 5}, "multiple of num_attention_heads"),
+    "heads": ({"num_attention_heads": 5}, "multiple of num_attention_heads"),
     "no CLS": ({"aloe_cls_token": False}, "pooling is 'cls' but use_cls_token is false"),
     "registers": ({"aloe_num_registers": 3}, r"register_tokens.tokens' has shape \(1, 4, 24\), needed is \(1, 3, 24\)"),
     "layer scale": ({"aloe_use_layer_scale": False}, "4 tensors are left over.*layer_scale1"),
@@ -293,3 +297,47 @@ def test_by_its_hub_id_from_the_cache(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["BcosViTModel", name], done.stderr
     assert "CC BY-NC-SA 4.0" in done.stderr
+
+
+def test_options_as_for_other_students(tmp_path, photos):
+    make("vit", tmp_path)
+    eager = load(tmp_path, attn_implementation="eager", dtype="float32")
+    assert eager(photos, output_attentions=True).attentions[0].shape == (2, 2, 10, 10)
+    with pytest.raises(UserError, match="for which device_map cannot be given"):
+        load(tmp_path, device_map="auto")
+    with pytest.raises(UserError, match="no dtype 'int8'"):
+        load(tmp_path, dtype="int8")
+
+
+def test_it_is_no_teacher(tmp_path):
+    make("vit", tmp_path)
+    with pytest.raises(UserError, match="is a B-cos student, not a teacher"):
+        load_teacher(tmp_path)
+
+
+def test_a_grid_that_is_not_the_native_one(tmp_path):
+    """RoPE is recomputed for any grid, so a rectangle is compared as well."""
+    values, tensors = make("dinov3", tmp_path, **STEM)
+    wide = torch.rand(2, 3, 16, 40, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    expected = forward(values, tensors, wide, *MEANS["dinov3"])["tokens"]
+    torch.testing.assert_close(load(tmp_path).double()(wide).last_hidden_state, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_numbers_that_contradict_the_tensors(tmp_path):
+    make("siglip2", tmp_path, image_size=None, num_patches=16)
+    with pytest.raises(UserError, match="9 patch rows, which is not the grid"):
+        load(tmp_path)
+    values, tensors = make("vit", tmp_path, labels=3)
+    (tmp_path / "config.json").write_text(json.dumps(values | {"id2label": {"5": "a", "6": "b", "7": "c"}}))
+    with pytest.raises(UserError, match="does not name the labels 0 to 2"):
+        load(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    tensors["vision_model.post_layernorm.weight"] = torch.ones(24, dtype=torch.int64)
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"holds torch.int64, not floating-point"):
+        load(tmp_path)
+    make("dinov3", tmp_path, image_size=25, aloe_in_channels=None)
+    assert load(tmp_path).config.image_size == 24
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5, "a", 1]}))
+    with pytest.raises(UserError, match=r"preprocessor_config.json must be three numbers"):
+        load(tmp_path)

@@ -261,9 +261,10 @@ def test_tensors_that_are_refused(tmp_path, change, words):
         ("vit_small_patch14_dinov2", {}, r"'blocks\.0\.ls1\.gamma' .* is missing"),
         (None, {"model_args": {}}, "how many attention heads a width of 48 has cannot be seen; add num_heads"),
         (None, {"model_args": {"num_heads": 5}}, "how many attention heads"),
+        (None, {"model_args": {"num_heads": -4}}, "how many attention heads"),
         (None, {"model_args": {"num_heads": HEADS_, "qk_norm": True}}, "argument 'qk_norm' .* has no form here"),
         (None, {"model_args": {"num_heads": HEADS_, "act_layer": "mish"}}, "activation 'mish' has no B-cos form"),
-        (None, {"model_args": {"num_heads": "4"}}, "wrong type"),
+        (None, {"model_args": {"num_heads": "4"}}, "how many attention heads"),
         (None, {"pretrained_cfg": {"input_size": [3, 32, 48]}}, "only square images"),
         (None, {"pretrained_cfg": {"input_size": 32}}, "wrong type"),
         (

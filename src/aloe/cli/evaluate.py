@@ -20,7 +20,11 @@ def evaluate(
     models: Annotated[list[str], typer.Argument(help="Teachers and students: folders or hub ids.")],
     data: Annotated[
         list[str] | None,
-        typer.Option("--data", "-d", help="cifar10, food101, ...; NAME=PATH for a local copy; a path. Repeatable."),
+        typer.Option(
+            "--data",
+            "-d",
+            help="cifar10, ...; NAME=PATH for a local copy; a path; rgbd=, nyuv2=, navi=, scannet=PATH. Repeatable.",
+        ),
     ] = None,
     train: Annotated[str | None, typer.Option(help="Your own training images, class-per-folder.")] = None,
     test: Annotated[str | None, typer.Option(help="Your own test images, class-per-folder.")] = None,

@@ -14,6 +14,6 @@ def teachers(json: Json = False) -> None:
 
     header = ("identifier", "family", "pixels", "patch", "layers", "width", "student pixels")
     rows = [(t.id, t.family, t.image_size, t.patch_size, t.layers, t.width, t.student_image_size) for t in TEACHERS]
-    words = f"{table(rows, header)}\n\nStudents that its authors published ({LICENCE}), for aloe.load and every verb:\n"
+    words = f"{table(rows, header)}\n\nStudents its authors published ({LICENCE}), for aloe.load and the verbs:\n"
     facts = {"teachers": [asdict(t) for t in TEACHERS], "published": list(REPOSITORIES), "published_licence": LICENCE}
     say(facts, words + "\n".join(REPOSITORIES), json)

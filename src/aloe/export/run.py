@@ -189,7 +189,7 @@ def check_destination(path: Path, overwrite: bool = False) -> None:
     """Raises: UserError where a file cannot be put, or one is that shall stay."""
     taken = [path] if path.is_dir() else [] if overwrite else formats.files_of(path)
     if taken:
-        raise UserError(f"{taken[0]} exists; give another file name or remove it.")
+        raise UserError(f"{taken[0]} exists; give another file name, or --overwrite.")
     if not path.parent.is_dir():
         raise UserError(f"The folder {path.parent} does not exist; make it first.")
     if not os.access(path.parent, os.W_OK | os.X_OK):
@@ -267,6 +267,7 @@ def _metadata(model: nn.Module, what: str, size: int, target: str, outputs: list
         "version": version("aloe-vit"),
         "model": Path(str(getattr(model, "name_or_path", "") or "student")).name,
         "teacher": Path(str(config.teacher.get("name") or "")).name,
+        "licence": str(config.teacher.get("licence") or ""),
         "what": what,
         "image_size": str(size),
         "patch_size": str(config.patch_size),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from numbers import Integral
 from typing import Any
 
@@ -201,6 +202,11 @@ class BcosViTConfig(PreTrainedConfig):
             raise ValueError(
                 f"hidden_size {self.hidden_size} must be a multiple of num_attention_heads {self.num_attention_heads}."
             )
+        if self.position_embedding == "rope" and self.hidden_size // self.num_attention_heads % 4:
+            raise ValueError(
+                f"rotary positions need heads of a width that is a multiple of 4, got "
+                f"{self.hidden_size // self.num_attention_heads}."
+            )
         if self.pooling == "cls" and not self.use_cls_token:
             raise ValueError("pooling is 'cls' but use_cls_token is false.")
         if self.patch_size % self.stem_stride:
@@ -216,6 +222,9 @@ class BcosViTConfig(PreTrainedConfig):
             raise ValueError("image_mean and image_std are for the encoding 'normalized'.")
         if self.encoding == "normalized" and not all(v is not None and len(v) == 3 for v in given):
             raise ValueError("The encoding 'normalized' needs image_mean and image_std, three numbers each.")
+        numbers = [*(self.image_mean or []), *(self.image_std or [])]
+        if not all(isinstance(v, int | float) and isfinite(v) for v in numbers):
+            raise TypeError(f"image_mean and image_std must be numbers, got {given}.")
         if self.image_std is not None and min(self.image_std) <= 0:
             raise ValueError(f"image_std must be positive, got {self.image_std}.")
 

@@ -34,9 +34,20 @@ from aloe.models.published_layout import (
     VARIANTS,
     Kind,
 )
+from aloe.models.rules import same_but_for_unit_axes
 
 FILES = ("config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json")
 BACKBONE_KEYS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+COUNTS = (*BACKBONE_KEYS, "num_patches", "aloe_patch_size", "aloe_in_channels", "aloe_num_registers")
+REALS = (
+    "layer_norm_eps",
+    "aloe_b_linear",
+    "aloe_b_conv",
+    "aloe_rope_theta",
+    "aloe_logit_temperature",
+    "aloe_logit_bias",
+)
+NOT_IN_LAYOUT = ("use_gated_mlp", "use_swiglu_ffn")
 _SUFFIXES = ("_vision", "_image_classification")
 
 
@@ -48,24 +59,32 @@ def is_published(model_type: Any) -> bool:
 def load_published(
     source: str | Path,
     *,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     revision: str | None = None,
+    attn_implementation: str | None = None,
     ignore: Collection[str] = (),
+    **others: Any,
 ) -> BcosViTModel | BcosViTForImageClassification:
     """One of the authors' checkpoints, from a hub id or a local copy, in eval mode.
 
     Args:
         dtype: of the parameters; default: float32, whatever the file holds.
-        revision: of the hub repository.
+        revision: of the hub repository. attn_implementation: as for other students, `sdpa` or `eager`.
         ignore: config keys that this version does not know and that are to be passed over.
 
     `config.teacher` names the teacher, the source and the licence, which is also logged.
 
     Raises:
         UserError: nothing there or unreachable, not safetensors or truncated, another model type, a config key or value
-            that is not known, or a tensor that is missing, left over or of another shape.
+            that is not known, or a tensor that is missing, left over or of another shape; or an option that only
+            transformers' own checkpoints take.
     """
     name = str(source)
+    if others:
+        raise UserError(
+            f"{name} is a published checkpoint, for which {min(others)} cannot be given; convert it once instead."
+        )
+    parameters = _dtype(dtype)
     with explain_hub_errors(name):
         folder = Path(name) if Path(name).is_dir() else _download(name, revision)
         values = _json(folder / "config.json")
@@ -81,7 +100,9 @@ def load_published(
         model_class = BcosViTForImageClassification if wants_head else BcosViTModel
         with torch.device("meta"):
             student: Any = model_class(config)
-        student.load_state_dict(_rename(name, student, theirs, head, prefix, dtype or torch.float32), assign=True)
+        student.load_state_dict(_rename(name, student, theirs, head, prefix, parameters), assign=True)
+        if attn_implementation:
+            student.set_attn_implementation(attn_implementation)
     logging.getLogger("aloe").warning("%s is licensed %s (its authors' terms, not ALOE's).", name, LICENCE)
     return student.requires_grad_(True).eval()
 
@@ -96,8 +117,8 @@ def _translate(
     ignore: Collection[str],
 ) -> BcosViTConfig:
     """Their config, its defaults and the tensors' shapes -> ours."""
-    _check_keys(name, values, kind, ignore)
     known = kind.defaults | {k: v for k, v in values.items() if v is not None}
+    _check_keys(name, known, kind, ignore)
     widths = list(known["aloe_add_conv_stem"] or []) or None
     stride = stem_stride(widths or [])
     patch = math.ceil(known["aloe_patch_size"] / stride) * stride
@@ -155,17 +176,24 @@ def _check_keys(name: str, values: dict[str, Any], kind: Kind, ignore: Collectio
     missing = [key for key in BACKBONE_KEYS if key not in values]
     if missing:
         raise UserError(f"{name}: config.json does not state {missing[0]}.")
+    for key, value in values.items():
+        count = key in COUNTS and (not isinstance(value, int) or value < (key != "aloe_num_registers"))
+        if count or (key in REALS and not isinstance(value, int | float | None)):
+            raise UserError(f"{name}: {key} is {value!r}, which is no number that a model can have.")
     unknown = sorted(k for k in values if k.startswith("aloe_") and k not in kind.defaults and k not in ignore)
     if unknown:
+        told = ", ".join(f"{key} = {values[key]!r}" for key in unknown)
+        flags = " ".join(f"--ignore {key}" for key in unknown)
         raise UserError(
-            f"{name}: config key {unknown[0]} = {values[unknown[0]]!r} is not known to this version, and may change the "
-            f"forward pass; if it does not, pass it over: aloe convert-checkpoint {name} -o FOLDER --ignore {unknown[0]}."
+            f"{name}: config key {told} is not known to this version, and may change the forward pass; if it does not, "
+            f"pass it over: aloe convert-checkpoint {name} -o FOLDER {flags}."
         )
     channels = values.get("aloe_in_channels", 6)
     if channels != 6:
         raise UserError(f"{name}: aloe_in_channels is {channels}; only six channels are known.")
-    if values.get("use_gated_mlp"):
-        raise UserError(f"{name}: use_gated_mlp is not part of the published layout.")
+    gated = next((key for key in NOT_IN_LAYOUT if values.get(key)), None)
+    if gated:
+        raise UserError(f"{name}: {gated} is not part of the published layout.")
 
 
 def _choice(name: str, key: str, values: dict[str, Any], choices: dict[str, str]) -> str:
@@ -187,11 +215,12 @@ def _image_size(
         raise UserError(f"{name}: image_size {stated} is not square.")
     table = theirs.get(TENSORS["embeddings.position_embeddings"])
     if position == "rope" or table is None:
-        return int(side) if side else patch * math.isqrt(int(count or 196))
+        whole = int(side) // known["aloe_patch_size"] if side else math.isqrt(int(count or 196))
+        return whole * patch
     rows = table.shape[0] - cls
     grid = math.isqrt(max(rows, 0))
     patches = {patch, known["aloe_patch_size"], known.get("patch_size") or patch}
-    grids = {side // p for p in patches} if side else {grid}
+    grids = {side // p for p in patches} if side else {grid} if count is None else set()
     if grid * grid != rows or not (grid in grids or count == rows):
         raise UserError(
             f"{name}: the position table has {rows} patch rows, which is not the grid the config describes."
@@ -205,7 +234,9 @@ def _labels(name: str, values: dict[str, Any], rows: int) -> dict[str, Any]:
         return {"num_labels": rows}
     if len(stated) != rows:
         raise UserError(f"{name}: the classifier has {rows} rows, config.json names {len(stated)} labels.")
-    names = {int(k): str(v) for k, v in stated.items()}
+    names = {int(k): str(v) for k, v in stated.items()} if isinstance(stated, dict) else {}
+    if sorted(names) != list(range(rows)):
+        raise UserError(f"{name}: id2label of config.json does not name the labels 0 to {rows - 1}.")
     return {"id2label": names, "label2id": {v: k for k, v in names.items()}}
 
 
@@ -213,7 +244,10 @@ def _normalisation(kind: Kind, processor: dict[str, Any]) -> tuple[list[float], 
     """The teacher's mean and std, which come before 1 - x is appended: as the image processor says, else the family's."""
     if processor.get("do_normalize") is False:
         return [0.0] * 3, [1.0] * 3
-    return list(processor.get("image_mean") or kind.mean), list(processor.get("image_std") or kind.std)
+    found = [processor.get("image_mean") or list(kind.mean), processor.get("image_std") or list(kind.std)]
+    if not all(isinstance(v, list) and len(v) == 3 and all(isinstance(x, int | float) for x in v) for v in found):
+        raise UserError("image_mean and image_std of preprocessor_config.json must be three numbers each.")
+    return found[0], found[1]
 
 
 def _rename(
@@ -237,7 +271,9 @@ def _rename(
             left.discard(source)
         if tensor is None:
             raise UserError(f"{name}: tensor {prefix + source!r} is missing.")
-        same = [s for s in tensor.shape if s != 1] == [s for s in like.shape if s != 1]
+        if not tensor.is_floating_point():
+            raise UserError(f"{name}: {prefix + source!r} holds {tensor.dtype}, not floating-point numbers.")
+        same = same_but_for_unit_axes(tensor, like)
         if source == TENSORS["embeddings.patch_embedding.weight"]:  # rows in (channel, row, column) order
             same = tuple(tensor.shape) == (like.shape[0], like[0].numel())
         if not same:
@@ -261,6 +297,13 @@ def _prefix(name: str, tensors: dict[str, Tensor]) -> str:
     if stray:
         raise UserError(f"{name}: {len(stray)} tensors are left over, first {stray[0]!r}.")
     return found[0]
+
+
+def _dtype(wanted: torch.dtype | str | None) -> torch.dtype:
+    found = getattr(torch, wanted, None) if isinstance(wanted, str) else wanted or torch.float32
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise UserError(f"There is no dtype {wanted!r} for a model; give float32, bfloat16 or float16.")
+    return found
 
 
 def _kind(name: str, model_type: Any) -> Kind:

@@ -29,7 +29,7 @@ def load(source: str | Path, **options: Any) -> BcosViTModel | BcosViTForImageCl
 
     name = str(source)
     with explain_hub_errors(name):
-        values, _ = PreTrainedConfig.get_config_dict(name)
+        values, _ = PreTrainedConfig.get_config_dict(name, revision=options.get("revision"))
         if is_published(values.get("model_type")):
             return load_published(name, **options)
         config = _config(name, values)

@@ -196,12 +196,16 @@ def load_teacher(
     from transformers import AutoConfig
 
     from aloe.models.hub import explain_hub_errors
+    from aloe.models.published import is_published
     from aloe.models.timm import is_timm_config, load_timm
 
     name = str(source)
     from_timm = is_weight_file(name)
     with nullcontext() if from_timm else explain_hub_errors(name):
-        if from_timm or is_timm_config(transformers.PreTrainedConfig.get_config_dict(name)[0]):
+        values = {} if from_timm else transformers.PreTrainedConfig.get_config_dict(name)[0]
+        if is_published(values.get("model_type")) or values.get("model_type") == "bcos_vit":
+            raise UserError(f"{name} is a B-cos student, not a teacher; aloe.load reads it.")
+        if from_timm or is_timm_config(values):
             return load_timm(name, mean=mean, std=std, resolution=resolution, dtype=dtype, architecture=architecture)
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         family = family_of(config.model_type)

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import isqrt
+from math import isfinite, isqrt
 from pathlib import Path
 from typing import Any
 
@@ -145,8 +145,10 @@ def _read_json(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except FileNotFoundError:
         return {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}); fetch it again or take it away.") from error
     if not isinstance(values, dict) or not is_timm_config(values):
         return {}
     return {**(values.get("pretrained_cfg") or {}), **values}
@@ -288,7 +290,7 @@ def _alias(name: str, layout: Layout) -> str:
 
 def _heads(found: _Source, layout: Layout, width: int) -> int:
     heads = found.arguments.get("num_heads") or layout.heads.get(width) or HEADS.get(width)
-    if heads is None or width % heads:
+    if not isinstance(heads, int) or heads < 1 or width % heads:
         raise UserError(
             f"{found.name}: how many attention heads a width of {width} has cannot be seen; add num_heads to model_args in a "
             "config.json beside it."
@@ -327,7 +329,9 @@ def _input_side(found: _Source) -> int | None:
     if len(sides) != 1:
         raise UserError(f"{found.name}: only square images are supported, its config.json says {size}.")
     side = sides.pop()
-    return None if side is None else int(side)
+    if side is not None and (not isinstance(side, int) or side < 1):
+        raise UserError(f"{found.name}: its config.json states an image size of {side!r} pixels.")
+    return side
 
 
 def _resolution(found: _Source, config: Any) -> int:
@@ -347,7 +351,7 @@ def _normalisation(
             "config.json beside it, name the file as timm does (vit_base_patch16_224.augreg_in21k) or give mean and std."
         )
     mean, std = [float(v) for v in mean], [float(v) for v in std]
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+    if len(mean) != 3 or len(std) != 3 or not all(map(isfinite, (*mean, *std))) or min(std) <= 0:
         raise UserError(f"{found.name}: mean and std are three numbers each, std positive, got {mean} and {std}.")
     return mean, std
 

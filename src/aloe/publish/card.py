@@ -52,6 +52,17 @@ class Origin:
     licence: Licence
 
 
+def _summary(student: Published) -> str:
+    words = SUMMARIES[student.stage].format(_code(student.teacher.get("name") or "an unnamed teacher"))
+    source = student.teacher.get("source")
+    if source and not student.run:
+        words += (
+            f" The weights are those of the checkpoint {_code(source)} that the authors of the paper published, translated to"
+            " another format and otherwise unchanged; their licence holds."
+        )
+    return words
+
+
 def write_card(student: Published, repo_id: str, origin: Origin, numbers: Numbers, examples: Sequence[str] = ()) -> str:
     """The text of README.md; `examples` are pictures in the same folder."""
     environment = jinja2.Environment(
@@ -63,7 +74,7 @@ def write_card(student: Published, repo_id: str, origin: Origin, numbers: Number
         title=repo_id.split("/")[1],
         repo_id=repo_id,
         version=aloe.__version__,
-        summary=SUMMARIES[student.stage].format(_code(student.teacher.get("name") or "an unnamed teacher")),
+        summary=_summary(student),
         code=example_code(student, repo_id),
         text_tower=_has_text_tower(student),
         resolution=config.resolution,
