@@ -184,7 +184,7 @@ def test_close_neighbours_are_told_apart_beyond_float32():
 @pytest.mark.parametrize("sampling", ["upsampled", "at-points"])
 def test_an_image_matched_with_itself_is_exact(model, sampling):
     frames = Frames([plane_frame(camera(25, (0.3, 0, -0.2)), 40.0, 12, 16)])
-    settings = replace(EVERY_PIXEL, sampling=sampling)
+    settings = EVERY_PIXEL.model_copy(update={"sampling": sampling})
     found = correspondence(model, FramePairs("self", frames, [(0, 0)], (0.0, 30.0)), settings)
     (pair,) = found.pairs
     assert len(pair) == 12 * 16
@@ -421,19 +421,35 @@ def test_frames_that_cannot_be_matched(model, changes, words):
         correspondence(model, broken(**changes))
 
 
+def test_settings_take_a_number_for_a_list_and_a_protocols_defaults(model):
+    found = CorrespondenceSettings.of(blocks=2, thresholds=0.02, pixel_thresholds=[5, 10])
+    assert (found.blocks, found.thresholds, found.pixel_thresholds) == ((2,), (0.02,), (5.0, 10.0))
+    defaults = {"sampling": "at-points", "pixel_thresholds": (20.0, 40.0, 80.0)}
+    resolved = found.over(defaults)
+    assert (resolved.sampling, resolved.pixel_thresholds, resolved.blocks) == ("at-points", (5.0, 10.0), (2,))
+    # a setting that is given counts, though it is what the defaults would be elsewhere
+    assert CorrespondenceSettings(sampling="upsampled").over(defaults).sampling == "upsampled"
+    pairs = replace(broken(), defaults=defaults)
+    assert correspondence(model, pairs).settings == CorrespondenceSettings(**defaults)
+
+
 def test_no_pairs_and_wrong_settings(model):
     with pytest.raises(UserError, match="nothing has no pairs of views"):
         correspondence(model, FramePairs("nothing", random_frames(), [], (0.0, 180.0)))
     for wrong, words in (
-        ({"scale": 0.0}, "must be in"),
-        ({"scale": 1.5}, "must be in"),
-        ({"num_corr": 0}, "At least one match"),
-        ({"sampling": "nearest"}, "samplings: upsampled, at-points"),
-        ({"thresholds": ()}, "Thresholds must be positive"),
-        ({"thresholds": (0.0,)}, "Thresholds must be positive"),
-        ({"pixel_thresholds": (-1.0,)}, "Thresholds must be positive"),
+        ({"scale": 0.0}, "scale: input should be greater than 0"),
+        ({"scale": 1.5}, "less than or equal to 1"),
+        ({"num_corr": "many"}, "num_corr: input should be a valid integer"),
+        ({"num_corr": 0}, "num_corr: input"),
+        ({"sampling": "nearest"}, "'upsampled' or 'at-points'"),
+        ({"thresholds": ()}, "thresholds: .* at least 1 item"),
+        ({"thresholds": (0.0,)}, "thresholds: input should be greater than 0"),
+        ({"pixel_thresholds": "far"}, "pixel_thresholds: input should be a valid tuple"),
+        ({"pixel_thresholds": (math.nan,)}, "pixel_thresholds: "),
+        ({"blocks": []}, "blocks: needs at least one"),
+        ({"block": 3}, "block: extra inputs"),
     ):
         with pytest.raises(UserError, match=words):
-            CorrespondenceSettings(**wrong)
+            CorrespondenceSettings.of(**wrong)
     with pytest.raises(UserError, match="Block 9 does not exist"):
         correspondence(model, broken(), CorrespondenceSettings(blocks=(9,)))

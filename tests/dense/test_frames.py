@@ -105,6 +105,22 @@ def test_sets_that_serve_the_other_purpose(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"gaps": 8}, "gaps: input should be a valid tuple"),
+        ({"gaps": (8, 4)}, "gaps: the smallest comes first"),
+        ({"gaps": (0, 4)}, "gaps: input should be greater"),
+        ({"count": "many"}, "count: input should be a valid integer"),
+        ({"min_overlap": 1.5}, "min_overlap: input should be less"),
+        ({"seed": -1}, "seed: input should be greater"),
+    ],
+)
+def test_impossible_choices_of_pairs(tmp_path, options, words):
+    with pytest.raises(UserError, match=f"^Wrong settings: {words}"):
+        open_pairs(f"rgbd={tmp_path}", **options)
+
+
+@pytest.mark.parametrize(
     "spec", ["rendered:", "rendered:3", "rendered:0,1", "rendered:3,4@x", "rendered/", "rendered:3,4/7"]
 )
 def test_broken_rendered_specs(spec: str):

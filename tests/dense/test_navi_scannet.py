@@ -14,6 +14,7 @@ from captures import SIDE, write_navi, write_scannet
 from aloe.data.scenes import render
 from aloe.dense.frames import FramePairs, open_pairs
 from aloe.dense.geometry import back_project, depth_error, relative_pose, rotation_angle
+from aloe.dense.sources import scannet
 from aloe.dense.sources.navi import object_square
 from aloe.errors import UserError
 
@@ -33,6 +34,8 @@ def test_navi(tmp_path: Path):
     write_navi(tmp_path / "navi_v1", SCENES, things=("cup", "duck"))
     pairs = open_pairs(f"navi={tmp_path}")
     assert pairs.bins == (0, 30, 60, 90, 120)
+    assert not pairs.official
+    assert "cannot be had" in pairs.notes[0]
     assert len(pairs.frames) == 12
     assert [first for first, _ in pairs.pairs] == [0, 4, 8]  # every fourth image, in the order of the names
     for first, second in pairs.pairs:
@@ -125,7 +128,7 @@ def test_navi_objects_that_are_skipped(tmp_path: Path):
         open_pairs(f"navi={tmp_path / 'b'}")
 
 
-def test_scannet(tmp_path: Path):
+def test_scannet(tmp_path: Path, monkeypatch):
     write_scannet(tmp_path, SCENES, [(0, 1), (1, 3), (0, 5)])
     pairs = open_pairs(f"scannet={tmp_path}")
     assert pairs.bins == (0, 15, 30, 60, 180)
@@ -141,6 +144,10 @@ def test_scannet(tmp_path: Path):
     a, b = (pairs.frames[i].camera_to_world for i in (0, 3))
     assert math.isclose(rotation_angle(relative_pose(a, b)), 60, abs_tol=1e-6)
     assert len(pairs.frames.state()) == 64
+    assert pairs.defaults == {"sampling": "at-points", "pixel_thresholds": (20, 40, 80)}
+    assert not pairs.official  # three pairs
+    monkeypatch.setattr(scannet, "PAIRS", 3)
+    assert open_pairs(f"scannet={tmp_path}").official
 
 
 def test_broken_scannet(tmp_path: Path):

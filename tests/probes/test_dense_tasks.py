@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
 
 import aloe.probes.dense as dense
+from aloe.dense.frames import open_frames, open_pairs
 from aloe.errors import UserError
 from aloe.models.convert import bcosify
 from aloe.models.saving import save_student
 from aloe.probes.dense import DENSE, evaluate_dense
 from aloe.probes.evaluate import evaluate, evaluate_all
 from conftest import build_teacher
+from dense.captures import write_capture
 
 DATA = "rendered:6,3@1/32"
 FAST = {"epochs": 1, "batch_size": 4, "bins": 16}
@@ -88,8 +91,12 @@ def test_a_loaded_model(models):
         (["depth"], DATA, {"epoch": 3}, "epoch is no setting of depth, did you mean epochs"),
         (["depth"], DATA, {"num_corr": 3}, "num_corr is no setting of depth"),
         (["correspondence"], DATA, {"epochs": 3}, "epochs is no setting of correspondence"),
-        (["correspondence"], DATA, {"scale": 2.0}, "scale of the grid"),
+        (["correspondence"], DATA, {"scale": 2.0}, "scale: input should be less"),
         (["correspondence"], DATA, {"gaps": [8, 64]}, "pairs of rendered are fixed"),
+        (["correspondence"], DATA, {"gaps": 8}, "gaps: input should be a valid tuple"),
+        (["correspondence"], DATA, {"num_corr": "many"}, "num_corr: input should be a valid integer"),
+        (["correspondence"], DATA, {"blocks": [9]}, "Block 9 does not exist"),
+        (["correspondence"], DATA, {"resolution": 30}, "not a whole number of 8-pixel patches"),
         (["depth"], DATA, {"resolution": 30}, "not a whole number of 8-pixel patches"),
         (["depth"], DATA, {"blocks": [9]}, "Block 9 does not exist"),
         (["depth"], "rgbd=nowhere", {}, "nowhere does not exist"),
@@ -99,6 +106,51 @@ def test_what_is_refused(models, tmp_path, tasks, data, settings, words):
     with pytest.raises(UserError, match=words):
         evaluate_all(models[:1], tasks, [data], tmp_path / "r", **settings)
     assert not (tmp_path / "r").exists()
+
+
+def test_the_seed_draws_pairs_where_pairs_are_drawn(models, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(dense, "open_pairs", lambda spec, **options: asked.append(options) or open_pairs(DATA))
+    monkeypatch.setattr(dense, "open_frames", lambda spec: open_frames(DATA))
+    tasks = ["correspondence", "normals"]
+    match, normals = evaluate_all(models[:1], tasks, [DATA], None, seed=3, num_corr=10, epochs=1)
+    assert "seed" not in match["settings"]
+    assert normals["settings"]["seed"] == 3
+    dense.DenseSet("rgbd=room", tasks, {"seed": 3, "count": 2})
+    assert asked == [{}, {"seed": 3, "count": 2}]
+
+
+def test_pairs_of_a_capture_say_how_they_were_chosen(models, tmp_path):
+    write_capture(tmp_path / "room")
+    data = [f"rgbd={tmp_path / 'room'}"]
+    (row,) = evaluate_all(models[:1], ["correspondence"], data, None, gaps=[1, 64], min_overlap=0.0, num_corr=10)
+    chosen = {name: row["settings"][name] for name in ("gaps", "count", "min_overlap", "seed")}
+    assert chosen == {"gaps": [1, 64], "count": 200, "min_overlap": 0.0, "seed": 0}
+
+
+def test_pictures_show_the_models_of_the_folder_and_sets_of_one_name_apart(models, tmp_path):
+    for room, seed in (("a", 4), ("b", 5)):
+        write_capture(tmp_path / room / "room", seed=seed)
+    data = [f"rgbd={tmp_path / room / 'room'}" for room in ("a", "b")]
+    tests = [open_frames(spec).test.state()[:8] for spec in data]
+    for model in models:
+        evaluate_all([model], ["normals"], data, tmp_path / "r", epochs=1)
+    assert len(rows_of(tmp_path / "r")) == 4
+    pictures = sorted((tmp_path / "r" / "dense").glob("*.png"))
+    assert [p.stem for p in pictures] == sorted(f"normals-rgbd-room-{state}" for state in tests)
+    assert all(Image.open(p).width == 4 * 224 + 3 * 8 for p in pictures)  # image, truth, both runs' models
+
+
+def test_official_is_the_protocols_settings_on_its_pairs(models, monkeypatch):
+    defaults = {"sampling": "at-points", "pixel_thresholds": (20.0, 40.0, 80.0)}
+    pairs = replace(open_pairs(DATA), official=True, defaults=defaults)
+    monkeypatch.setattr(dense, "open_pairs", lambda spec, **_: pairs)
+    row = evaluate(models[0], "correspondence", DATA)
+    assert row["official"]
+    assert row["settings"]["sampling"] == "at-points"
+    assert row["details"]["pixels"]["thresholds"] == [20, 40, 80]
+    assert not evaluate(models[0], "correspondence", DATA, num_corr=10)["official"]
+    assert not evaluate(models[0], "correspondence", DATA, sampling="upsampled")["official"]
 
 
 def test_the_command(models, aloe):

@@ -6,6 +6,7 @@ import pytest
 from result_rows import make_correspondence, make_depth, make_normals
 
 from aloe.report.dense_tables import collect_dense, dense_tables
+from aloe.report.protocol import deviations
 from aloe.report.rows import Result
 from aloe.viz.tables import MINUS, MISSING
 
@@ -252,6 +253,22 @@ def test_other_pairs_are_not_compared():
     assert other.blocks[0].rows[0].labels[4] == "num_corr = 100, pairs = others"
     (table, *_) = tables_of("correspondence", odd)
     assert "‡ not the paper's settings: num_corr = 100 (navi)." in table.footnotes
+
+
+def test_settings_beside_the_protocol():
+    of = lambda row: deviations(Result(**row))  # noqa: E731
+    depth = (0.8, 0.5, (0.6, 0.7))
+    assert of(make_depth("teacher", *depth, settings={"seed": 3, "resolution": 64})) == {}
+    assert of(make_depth("teacher", *depth, settings={"standardize": True, "kernel": 3})) == {
+        "standardize": True,
+        "kernel": 3,
+    }
+    recalls = (10.0, 20.0, 30.0)
+    scale = {"scale": 0.5, "thresholds": [0.01, 0.02, 0.05]}
+    assert of(make_correspondence("teacher", recalls, settings=scale)) == {"scale": 0.5}
+    sampling = {"sampling": "at-points", "pixel_thresholds": [20.0, 40.0, 80.0]}
+    assert of(make_correspondence("teacher", recalls, "scannet", settings=sampling)) == {}
+    assert of(make_correspondence("teacher", recalls, "navi", settings=sampling)) == sampling
 
 
 def test_rows_of_correspondence_without_bins():

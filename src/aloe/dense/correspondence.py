@@ -26,48 +26,11 @@ from aloe.dense.features import choose_blocks, dense_features, feature_side
 from aloe.dense.frames import Frame, FramePairs
 from aloe.dense.geometry import back_project, project, relative_pose, rotation_angle, transform
 from aloe.dense.matching import match, nearest_distances
+from aloe.dense.matching_settings import CorrespondenceSettings
 from aloe.errors import UserError
 from aloe.models.teachers import Teacher
 
-SAMPLINGS = ("upsampled", "at-points")
 VIEWS = 64  # frames whose features are kept; most pairs share frames with their neighbours
-
-
-@dataclass(frozen=True)
-class CorrespondenceSettings:
-    """How features are taken and matched; the defaults are Probe3D's for NAVI.
-
-    Args:
-        blocks: `last`, `four` or block numbers from 1; the features of several are concatenated.
-        resolution: shorter side in pixels of the model's input; None: the frame's own size, in whole patches.
-        scale: points on a side, as a share of the frame's pixels.
-        num_corr: matches kept of each pair.
-        sampling: `upsampled` brings the features to the grid of points by bicubic interpolation (Probe3D on NAVI);
-            `at-points` reads them bilinearly where each point lies (on ScanNet).
-        thresholds: metres. pixel_thresholds: pixels of the frame (Probe3D's on ScanNet, 5, 10 and 20 at a quarter of the
-            resolution, are 20, 40 and 80 here).
-
-    Raises:
-        UserError: values out of range or an unknown sampling.
-    """
-
-    blocks: str | tuple[int, ...] = "last"
-    resolution: int | None = None
-    scale: float = 0.25
-    num_corr: int = 1000
-    sampling: str = "upsampled"
-    thresholds: tuple[float, ...] = (0.01, 0.02, 0.05)
-    pixel_thresholds: tuple[float, ...] = (5.0, 25.0, 50.0)
-
-    def __post_init__(self) -> None:
-        if not 0 < self.scale <= 1:
-            raise UserError(f"The scale of the grid of points must be in (0, 1], got {self.scale}.")
-        if self.num_corr < 1:
-            raise UserError(f"At least one match must be kept of each pair, got num_corr={self.num_corr}.")
-        if self.sampling not in SAMPLINGS:
-            raise UserError(f"There is no sampling {self.sampling!r}; samplings: {', '.join(SAMPLINGS)}.")
-        if not self.thresholds or min((*self.thresholds, *self.pixel_thresholds)) <= 0:
-            raise UserError("Thresholds must be positive, and at least one in metres is needed.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,16 +139,17 @@ def correspondence(
 ) -> Correspondence:
     """Match every pair; frames are read, and go through the model on its device, one at a time.
 
-    Memory: the features of two views' points, and 64 MiB.
+    Memory: the feature maps of the last 64 frames (`VIEWS`), the features of two views' points, and 64 MiB.
 
     Args:
+        settings: what they leave unset is as `pairs.defaults` says.
         progress: told the number of pairs done, and of all, after each.
 
     Raises:
         UserError: no pairs, frames without depth or camera or without points, blocks or a resolution that the model does
             not have.
     """
-    chosen = settings or CorrespondenceSettings()
+    chosen = (settings or CorrespondenceSettings.of()).over(pairs.defaults)
     if not pairs.pairs:
         raise UserError(f"{pairs.name} has no pairs of views; correspondence needs at least one.")
     blocks = choose_blocks(model, chosen.blocks)

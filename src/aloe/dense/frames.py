@@ -13,14 +13,15 @@ Pixel (row, column) has its centre at (column + 0.5, row + 0.5), everywhere.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from aloe.dense.matching_settings import PairSettings
 from aloe.errors import UserError
 
 
@@ -139,6 +140,12 @@ class FramePairs:
     bins: tuple[float, ...]
     """Edges in degrees of rotation between the two cameras; bin k is [edge k, edge k + 1)."""
     notes: tuple[str, ...] = ()
+    official: bool = False
+    """Whether frames and pairs are the published protocol's."""
+    defaults: dict[str, Any] = field(default_factory=dict)
+    """Settings of matching (`CorrespondenceSettings`) in which the protocol of these pairs leaves the defaults."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """How the pairs were chosen, where that can be chosen (`PairSettings`)."""
 
 
 def open_frames(spec: str) -> FrameSplits:
@@ -180,8 +187,8 @@ def open_pairs(
         min_overlap: rgbd only: share of the first view's points that the second sees at the same depth (default 0.3).
 
     Raises:
-        UserError: unknown spec, absent or damaged files, no overlapping pairs, a data set without poses, or an option
-            for a data set whose pairs are fixed.
+        UserError: unknown spec, absent or damaged files, no overlapping pairs, a data set without poses, impossible options,
+            or an option for a data set whose pairs are fixed.
     """
     kind, path = _parsed(spec)
     given = {"gaps": gaps, "count": count, "seed": seed, "min_overlap": min_overlap}
@@ -195,7 +202,7 @@ def open_pairs(
     if kind == "rgbd":
         from aloe.dense.sources.rgbd import rgbd_pairs
 
-        return rgbd_pairs(path, **options)  # type: ignore[arg-type]
+        return rgbd_pairs(path, PairSettings.of(**options))
     if kind == "navi":
         from aloe.dense.sources.navi import navi_pairs
 

@@ -13,16 +13,18 @@ import json
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from aloe.dense.correspondence import Correspondence, CorrespondenceSettings, correspondence
+from aloe.dense.correspondence import Correspondence, correspondence
 from aloe.dense.depth import DepthTask
+from aloe.dense.features import choose_blocks, feature_side
 from aloe.dense.frames import FramePairs, FrameSplits, open_frames, open_pairs
+from aloe.dense.matching_settings import CorrespondenceSettings, PairSettings
 from aloe.dense.probe import DenseProbe, FeaturesOf, backbone_features, dense_task, evaluate_probe, fit_probe
 from aloe.dense.settings import DenseSettings
 from aloe.errors import UserError
@@ -36,7 +38,6 @@ from aloe.viz.matches import evenly, match_picture
 
 PROBES, DENSE = ("depth", "normals"), ("depth", "normals", "correspondence")
 PICTURES = 4  # frames, or pairs, that are drawn
-_PAIR_OPTIONS = ("gaps", "count", "min_overlap")
 _METRICS = {"depth": "relative delta1", "normals": "delta 11.25", "correspondence": "recall@2cm"}
 _NOT_READ = {
     "depth": ("uncertainty", "missing_normals"),
@@ -52,11 +53,29 @@ class DenseSet:
 
     def __init__(self, spec: str, tasks: Sequence[str], options: dict[str, Any]) -> None:
         self.splits: FrameSplits | None = open_frames(spec) if set(tasks) & set(PROBES) else None
+        if spec.partition("=")[0] != "rgbd":  # elsewhere nothing of the pairs is drawn: the seed is the probes' alone
+            options = {key: value for key, value in options.items() if key != "seed"}
         self.pairs: FramePairs | None = open_pairs(spec, **options) if "correspondence" in tasks else None
+        self.label = {task: _plain(self.of(task).name) for task in tasks}  # in the names of pictures
 
     def of(self, task: str) -> Any:
         """The splits of a probe, or the pairs of correspondence."""
         return self.pairs if task == "correspondence" else self.splits
+
+    @cached_property
+    def _splits_states(self) -> dict[str, str]:
+        assert self.splits is not None
+        return {"train": self.splits.train.state()[:16], "test": self.splits.test.state()[:16]}
+
+    @cached_property
+    def _pairs_states(self) -> dict[str, str]:
+        assert self.pairs is not None
+        chosen = row_key({"pairs": self.pairs.pairs, "bins": self.pairs.bins})
+        return {"frames": self.pairs.frames.state()[:16], "pairs": chosen}
+
+    def states(self, task: str) -> dict[str, str]:
+        """Fingerprints of what a task reads."""
+        return self._pairs_states if task == "correspondence" else self._splits_states
 
 
 def evaluate_dense(
@@ -74,7 +93,8 @@ def evaluate_dense(
 
     Args:
         models: names, or loaded models.
-        settings: fields of `DenseSettings` and `CorrespondenceSettings`, and of pairs `gaps`, `count`, `min_overlap`.
+        settings: fields of `DenseSettings`, `CorrespondenceSettings` and `PairSettings`; `seed` is that of the probes and
+            of the draw of pairs.
 
     Raises:
         UserError: anything in the arguments or the data that the user can mend, before any work where it can be known.
@@ -84,29 +104,37 @@ def evaluate_dense(
     if not data or not models:
         raise UserError("Name at least one model and one data set: --data rgbd=PATH, nyuv2=PATH, rendered, ...")
     sets = [DenseSet(str(spec), tasks, options) for spec in data]
-    for name in models:  # what cannot be used is said before any work
-        backbone_features(_loaded(name), probe)
+    _tell_apart(sets, tasks)
+    loaded = [_loaded(name) for name in models]
+    read = [probe] * bool(set(tasks) & set(PROBES)) + [match] * ("correspondence" in tasks)
+    for model in loaded:  # what cannot be used is said before any work
+        for chosen in read:
+            choose_blocks(model, chosen.blocks)
+            feature_side(model, chosen.resolution)
     rows: list[Row] = []
-    for name in models:
-        model = _loaded(name).to(device).eval()
+    for name, model in zip(models, loaded, strict=True):
+        model = model.to(device).eval()
         for opened in sets:
             for task in tasks:
-                facts = _facts(name, model, task, opened.of(task), probe, match, options, device)
+                facts = _facts(name, model, task, opened, probe, match, device)
                 row = log.get(row_key(facts)) if log else None
                 if row is None:
                     run = _Run(model, facts, device, cache, progress, output_dir)
                     row = (
-                        run.match(opened.of(task), match)
+                        run.match(opened.of(task), match, opened.label[task])
                         if task == "correspondence"
                         else run.probe(opened.of(task), probe)
                     )
                     if log:
                         log.add(row)
                 rows.append(row)
-    if output_dir is not None:
+        if not isinstance(name, nn.Module):
+            model.cpu()  # one at a time on the device
+    if log is not None and output_dir is not None:
         for opened in sets:
             for task in set(tasks) & set(PROBES):
-                _draw(task, opened.of(task), [r for r in rows if _is_of(r, task, opened)], probe, output_dir)
+                path = output_dir / "dense" / f"{task}-{opened.label[task]}.png"
+                _draw(task, opened.of(task), _alike(log, task, opened, probe), probe, output_dir, path)
     return rows
 
 
@@ -156,8 +184,9 @@ class _Run:
         self._keep(fitted, splits)
         return self._row(100 * value, counts, details, splits.official, splits.notes)
 
-    def match(self, pairs: FramePairs, settings: CorrespondenceSettings) -> Row:
+    def match(self, pairs: FramePairs, settings: CorrespondenceSettings, label: str) -> Row:
         """Match every pair; pictures of a few are written beside the rows."""
+        settings = settings.over(pairs.defaults)
         with _bar(self.title, len(pairs.pairs)) as advance:
             found = correspondence(self.model, pairs, settings, advance)
         value = found.mean_of_bins(_VALUE_AT)
@@ -165,9 +194,9 @@ class _Run:
             raise UserError(f"No pair of {pairs.name} turns by an angle inside the bins {pairs.bins}.")
         counts = {"pairs": len(found.pairs), "frames": len({i for pair in pairs.pairs for i in pair})}
         if self.output_dir is not None:
-            name = _plain(f"correspondence-{pairs.name}-{self.facts['name']}")
+            name = _plain(f"correspondence-{label}-{self.facts['name']}")
             save_png(_matches(found, pairs), self.output_dir / "dense" / f"{name}.png")
-        official = pairs.name in ("navi", "scannet")
+        official = pairs.official and settings == CorrespondenceSettings.of(**pairs.defaults)
         return self._row(value, counts, found.details(), official, pairs.notes)
 
     def _keep(self, probe: DenseProbe, splits: FrameSplits) -> None:
@@ -197,31 +226,34 @@ def _facts(
     name: Any,
     model: Any,
     task: str,
-    data: Any,
+    opened: DenseSet,
     probe: DenseSettings,
     match: CorrespondenceSettings,
-    options: dict[str, Any],
     device: str,
 ) -> dict[str, Any]:
     """What determines a row, and the names under which it is shown."""
     if task == "correspondence":
-        settings = {f.name: getattr(match, f.name) for f in fields(match)} | options
-        states = {"frames": data.frames.state()[:16], "pairs": row_key({"pairs": data.pairs, "bins": data.bins})}
+        pairs: FramePairs = opened.of(task)
+        settings = match.over(pairs.defaults).model_dump(mode="json") | pairs.options
     else:
-        settings = probe.model_dump(mode="json", exclude={*_NOT_READ[task], *_NOT_READ[probe.head]})
-        states = {"train": data.train.state()[:16], "test": data.test.state()[:16]}
+        settings = _read_by(task, probe)
     label = _name(name, model)
     return {
         "task": task,
-        "settings": json.loads(json.dumps(settings)),
-        "fingerprints": {"model": model_fingerprint(model), **states},
+        "settings": settings,
+        "fingerprints": {"model": model_fingerprint(model), **opened.states(task)},
         "versions": versions(),
         "device": device.split(":")[0],
         "model": label,
         **describe(label, model),
-        "data": data.name,
+        "data": opened.of(task).name,
         "metric": _METRICS[task],
     }
+
+
+def _read_by(task: str, probe: DenseSettings) -> dict[str, Any]:
+    """The settings that a probe's rows name."""
+    return probe.model_dump(mode="json", exclude={*_NOT_READ[task], *_NOT_READ[probe.head]})
 
 
 def _settings(
@@ -233,8 +265,8 @@ def _settings(
         raise UserError(f"Dense tasks are measured by themselves, apart from {', '.join(bad)}: {', '.join(DENSE)}.")
     ours = {
         "probe": set(DenseSettings.model_fields) if set(tasks) & set(PROBES) else set(),
-        "match": {f.name for f in fields(CorrespondenceSettings)} if "correspondence" in tasks else set(),
-        "pairs": {*_PAIR_OPTIONS, "seed"} if "correspondence" in tasks else set(),
+        "match": set(CorrespondenceSettings.model_fields) if "correspondence" in tasks else set(),
+        "pairs": set(PairSettings.model_fields) if "correspondence" in tasks else set(),
     }
     known = sorted(set().union(*ours.values()))
     for key in values:
@@ -242,11 +274,35 @@ def _settings(
             near = difflib.get_close_matches(key, known, n=1)
             hint = f", did you mean {near[0]}?" if near else f"; settings of {', '.join(tasks)}: {', '.join(known)}."
             raise UserError(f"{key} is no setting of {', '.join(tasks)}{hint}")
-    parts = {part: {k: _tuple(v) for k, v in values.items() if k in names} for part, names in ours.items()}
-    return DenseSettings.of(**parts["probe"]), CorrespondenceSettings(**parts["match"]), parts["pairs"]
+    parts = {part: {k: v for k, v in values.items() if k in names} for part, names in ours.items()}
+    options = PairSettings.of(**parts["pairs"]).model_dump(exclude_unset=True)
+    return DenseSettings.of(**parts["probe"]), CorrespondenceSettings.of(**parts["match"]), options
 
 
-def _draw(task: str, splits: FrameSplits, rows: Sequence[Row], settings: DenseSettings, output_dir: Path) -> None:
+def _tell_apart(sets: Sequence[DenseSet], tasks: Sequence[str]) -> None:
+    """Give sets of one name different labels: 8 digits of the state of their test frames."""
+    for task in tasks:
+        names = [opened.of(task).name for opened in sets]
+        for opened, name in zip(sets, names, strict=True):
+            if names.count(name) > 1:
+                state = opened.states(task)["frames" if task == "correspondence" else "test"]
+                opened.label[task] = f"{_plain(name)}-{state[:8]}"
+
+
+def _alike(log: ResultLog, task: str, opened: DenseSet, probe: DenseSettings) -> list[Row]:
+    """The rows of a results folder on these data with these settings, the last of every model."""
+    wanted, found = (task, _read_by(task, probe), opened.states(task)), {}
+    for row in log.rows.values():
+        prints = dict(row.get("fingerprints", {}))
+        model = prints.pop("model", None)
+        if (row.get("task"), row.get("settings"), prints) == wanted:
+            found[model] = row
+    return list(found.values())
+
+
+def _draw(
+    task: str, splits: FrameSplits, rows: Sequence[Row], settings: DenseSettings, output_dir: Path, path: Path
+) -> None:
     """The same frames by every model of these rows, under one another."""
     kept = {}
     for row in rows:
@@ -264,7 +320,7 @@ def _draw(task: str, splits: FrameSplits, rows: Sequence[Row], settings: DenseSe
         predictions = {name: part[str(i)].float() for name, part in kept.items()}
         make: Any = depth_row if isinstance(goal, DepthTask) else normal_row
         drawn.append(make(seen.image, truth[0] if isinstance(goal, DepthTask) else truth, valid, predictions))
-    save_png(stack(drawn), output_dir / "dense" / f"{_plain(f'{task}-{splits.name}')}.png")
+    save_png(stack(drawn), path)
 
 
 def _matches(found: Correspondence, pairs: FramePairs) -> Any:
@@ -310,10 +366,6 @@ def _name(name: Any, model: Any) -> str:
     return model.name if isinstance(model, Teacher) else type(model).__name__
 
 
-def _is_of(row: Row, task: str, opened: DenseSet) -> bool:
-    return row["task"] == task and row["data"] == opened.of(task).name
-
-
 def _caption(row: Row, rows: Sequence[Row]) -> str:
     """The stage; with the model's name where two models have it."""
     alone = sum(r["stage"] == row["stage"] for r in rows) == 1
@@ -322,10 +374,6 @@ def _caption(row: Row, rows: Sequence[Row]) -> str:
 
 def _plain(text: str) -> str:
     return re.sub(r"[^\w.-]+", "-", text).strip("-")
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 class _bar:

@@ -6,6 +6,8 @@ import json
 from math import isfinite, isqrt
 from typing import Any
 
+from aloe.dense.matching_settings import PROTOCOLS, CorrespondenceSettings
+from aloe.dense.settings import DenseSettings
 from aloe.probes.settings import EvaluateSettings
 from aloe.report.rows import Result
 
@@ -15,13 +17,9 @@ _FIXED = {
     "linear": ("feature", "resolution", "head", "loss", "learning_rates", "epochs", "weight_decay"),
     "zeroshot": ("resolution",),
 }
-_DENSE_PROBE = {"head": "linear", "epochs": 10, "learning_rate": 5e-4, "batch_size": 8}
 _PAPER: dict[str, dict[str, Any]] = {
     "gridpg": {"n": 2},
     "deletion": {"block": 16, "fill": "zero"},
-    "depth": _DENSE_PROBE,
-    "normals": _DENSE_PROBE,
-    "correspondence": {"blocks": "last", "num_corr": 1000},
 }
 # What rows of explanations must share to be compared, besides their images; models may differ in the size of their own input.
 _ALIKE = ("n", "grids", "grid_input", "mode", "fill", "block", "resolution", "threshold", "share", "images", "seed")
@@ -68,7 +66,7 @@ def deviations(result: Result) -> dict[str, Any]:
     expected = {name: _DEFAULTS[name] for name in _FIXED.get(result.task, ())}
     expected |= {"k": _DEFAULTS["k"][0]} if "k" in expected else {}
     expected |= {"head": "bcos" if result.interpretable else "linear"} if "head" in expected else {}
-    expected |= _PAPER.get(result.task, {})
+    expected |= _PAPER.get(result.task, {}) | _dense_defaults(result)
     settings = settings_of(result)
     return {name: settings[name] for name, value in expected.items() if settings.get(name, value) != value}
 
@@ -101,6 +99,15 @@ def differences(result: Result, chosen: Result | None) -> str:
         if getattr(result, name) != getattr(chosen, name):
             found[name] = getattr(result, name)
     return in_words(found) or "measured before"
+
+
+def _dense_defaults(result: Result) -> dict[str, Any]:
+    """All settings of dense prediction by default, without those of the model's input and of the draw."""
+    if result.task not in DENSE.values():
+        return {}
+    matching = result.task == "correspondence"
+    chosen = CorrespondenceSettings.of(**PROTOCOLS.get(result.data, {})) if matching else DenseSettings.of()
+    return chosen.model_dump(mode="json", exclude={"seed", "resolution"})
 
 
 def _images(result: Result) -> dict[str, Any]:

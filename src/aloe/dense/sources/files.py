@@ -52,7 +52,7 @@ class Files:
         return decode_image(self.read(name), name=f"{name} in {self.path}")
 
     def depth(self, name: str) -> np.ndarray:
-        """(H, W) uint16 as stored in a 16-bit grey PNG; raises UnreadableImage."""
+        """(H, W) uint16 as stored in a 16-bit grey PNG; raises UserError."""
         return decode_depth(self.read(name), name=f"{name} in {self.path}")
 
     def matrix(self, name: str) -> Tensor:
@@ -81,15 +81,17 @@ def decode_depth(data: bytes, name: str) -> np.ndarray:
     """(H, W) uint16 of a 16-bit grey PNG's bytes; `name` is what to call it in errors.
 
     Raises:
-        UnreadableImage: not such a PNG, truncated, or of more than `MAX_PIXELS` pixels.
+        UserError: damaged, not such a PNG, or of more than `MAX_PIXELS` pixels.
     """
     try:
         with Image.open(BytesIO(data), formats=("PNG",)) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{image.width} x {image.height} pixels, more than the limit of {MAX_PIXELS}")
+                raise UnreadableImage(name, f"{image.width} x {image.height} pixels, more than {MAX_PIXELS}")
             if not image.mode.startswith("I"):  # I;16, or I in older Pillow
-                raise ValueError("depth must be a 16-bit grey PNG, this one is of mode " + image.mode)
+                raise UnreadableImage(name, "depth must be a 16-bit grey PNG, this one is of mode " + image.mode)
             return np.asarray(image).astype(np.uint16)
+    except UserError:
+        raise
     except (
         OSError,
         ValueError,
@@ -99,7 +101,7 @@ def decode_depth(data: bytes, name: str) -> np.ndarray:
         zlib.error,
         Image.DecompressionBombError,
     ) as error:
-        raise UnreadableImage(name, str(error) or "damaged") from error
+        raise UserError(f"{name} is not a readable PNG.") from error
 
 
 def image_tensor(image: Image.Image) -> Tensor:

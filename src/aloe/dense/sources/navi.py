@@ -128,7 +128,8 @@ def navi_pairs(path: Path) -> FramePairs:
         bins=BINS,
         notes=(
             f"NAVI v1 {COLLECTION}: {len(pairs)} pairs of {len(of_object)} objects, drawn with seed {SEED} from the images in"
-            " the order of their names (Probe3D's own order, and so its pairs, depend on the file system).",
+            " the order of their names (not official: Probe3D's own order, and so its pairs, depend on the file system and"
+            " cannot be had).",
         ),
     )
 

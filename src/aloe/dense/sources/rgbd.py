@@ -37,6 +37,7 @@ from aloe.dense.geometry import (
     relative_pose,
     visible_share,
 )
+from aloe.dense.matching_settings import PairSettings
 from aloe.dense.sources.files import Files, image_tensor, positive_depth
 from aloe.errors import UserError
 
@@ -150,23 +151,17 @@ def rgbd_splits(path: Path) -> FrameSplits:
     )
 
 
-def rgbd_pairs(
-    path: Path, gaps: tuple[int, int] = (8, 64), count: int = 200, seed: int = 0, min_overlap: float = 0.3
-) -> FramePairs:
+def rgbd_pairs(path: Path, options: PairSettings | None = None) -> FramePairs:
     """Pairs of frames at `path` whose numbers differ by gaps[0] to gaps[1] (both included) and whose views overlap.
 
     The candidates are put in a random order and taken while fewer than `count` have a share of at least `min_overlap`
     of the first view's points seen by the second at the same depth (`geometry.visible_share`).
 
     Raises:
-        UserError: see `open_capture`; impossible options, no two frames at such a distance, or no pair that overlaps.
+        UserError: see `open_capture`; no two frames at such a distance, or no pair that overlaps.
     """
-    low, high = gaps
-    if not (1 <= low <= high and count >= 1 and seed >= 0 and 0 <= min_overlap <= 1):
-        raise UserError(
-            f"Pairs need gaps 1 <= LOW <= HIGH, count >= 1, seed >= 0 and min_overlap in [0, 1], but got {gaps}, {count},"
-            f" {seed}, {min_overlap}."
-        )
+    options = options or PairSettings.of()
+    (low, high), count, min_overlap, seed = options.gaps, options.count, options.min_overlap, options.seed
     files, stems, cameras = open_capture(path)
     frames = RgbdFrames(files, stems, cameras, normals=False)
     candidates = _candidates(stems, low, high)
@@ -204,6 +199,7 @@ def rgbd_pairs(
             f" of {len(candidates)} candidates (seed {seed}).",
             *_how(cameras),
         ),
+        options=options.model_dump(mode="json"),
     )
 
 

@@ -26,11 +26,13 @@ from torch import Tensor
 from aloe.data.sources import digest
 from aloe.dense.frames import Frame, FramePairs
 from aloe.dense.geometry import checked_intrinsics, checked_pose
+from aloe.dense.matching_settings import PROTOCOLS
 from aloe.dense.sources.files import Files, image_tensor, positive_depth
 from aloe.errors import UserError
 
 HEIGHT, WIDTH = 480, 640
 BINS = (0.0, 15.0, 30.0, 60.0, 180.0)
+PAIRS = 1500  # of the published list
 
 
 class ScanNetFrames:
@@ -106,6 +108,8 @@ def scannet_pairs(path: Path) -> FramePairs:
         pairs=[(a, b) for a, b in pairs],
         bins=BINS,
         notes=(f"{len(pairs)} pairs of ScanNet test views at {WIDTH} x {HEIGHT}.",),
+        official=len(pairs) == PAIRS,
+        defaults=PROTOCOLS["scannet"],
     )
 
 
