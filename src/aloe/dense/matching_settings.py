@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
-from aloe.errors import UserError
+from aloe.checked import Checked
 
 # Where the published protocol of a data set leaves the defaults; Probe3D's 5, 10 and 20 pixels at a quarter of ScanNet's
 # resolution are 20, 40 and 80 here.
@@ -15,27 +15,7 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
 }
 
 
-class _Checked(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @classmethod
-    def of(cls, /, **values: Any) -> Self:
-        """The settings with these values.
-
-        Raises:
-            UserError: listing every mistake.
-        """
-        try:
-            return cls(**values)
-        except ValidationError as error:
-            parts: dict[Any, str] = {}
-            for e in error.errors():
-                problem = e["msg"].removeprefix("Value error, ")
-                parts.setdefault(e["loc"][0], f"{e['loc'][0]}: {problem[0].lower()}{problem[1:]} (got {e['input']!r})")
-            raise UserError("Wrong settings: " + "; ".join(parts.values()) + ".") from None
-
-
-class CorrespondenceSettings(_Checked):
+class CorrespondenceSettings(Checked):
     """How features are taken and matched.
 
     `upsampled` brings the features to the grid of points by bicubic interpolation (Probe3D on NAVI); `at-points` reads them
@@ -71,7 +51,7 @@ class CorrespondenceSettings(_Checked):
         return type(self)(**{**defaults, **self.model_dump(include=self.model_fields_set)})
 
 
-class PairSettings(_Checked):
+class PairSettings(Checked):
     """Which pairs of an RGB-D capture are compared."""
 
     gaps: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = Field(

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
+from pydantic import Field, PositiveInt, field_validator
 
-from aloe.errors import UserError
+from aloe.checked import Checked
 
 
-class DenseSettings(BaseModel):
+class DenseSettings(Checked):
     """Settings of `fit_probe`; `loss` and `bins` are read for depth, `uncertainty` and `missing_normals` for normals."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     head: Literal["linear", "dpt"] = "linear"
     kernel: int = Field(1, ge=1, description="of the linear head's convolution, odd")
@@ -62,19 +60,3 @@ class DenseSettings(BaseModel):
         if not value:
             raise ValueError("needs at least one block")
         return value
-
-    @classmethod
-    def of(cls, /, **values: Any) -> DenseSettings:
-        """The settings with these values.
-
-        Raises:
-            UserError: listing every mistake.
-        """
-        try:
-            return cls(**values)
-        except ValidationError as error:
-            parts: dict[Any, str] = {}
-            for e in error.errors():
-                problem = e["msg"].removeprefix("Value error, ")
-                parts.setdefault(e["loc"][0], f"{e['loc'][0]}: {problem[0].lower()}{problem[1:]} (got {e['input']!r})")
-            raise UserError("Wrong settings: " + "; ".join(parts.values()) + ".") from None

@@ -24,10 +24,6 @@ class Verified:
     differences: dict[str, float]
     completeness: float | None = None
 
-    @property
-    def largest(self) -> float:
-        return max(self.differences.values())
-
 
 def verify(model: nn.Module, run: Runner, what: str, size: int, target: str, tolerance: float) -> Verified:
     """Compare a written graph with the model at one and at three images.

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from aloe.errors import UserError
 
@@ -28,7 +29,7 @@ def explain_hub_errors(name: str) -> Iterator[None]:
     if local and not (path / "config.json").is_file():
         raise UserError(f"{name} holds no config.json; give a folder that save_pretrained wrote, or a hub id.")
     if local:
-        _check_json(path / "config.json")
+        read_json(path / "config.json")
     try:
         yield
     except SafetensorError as error:
@@ -58,13 +59,19 @@ def explain_hub_errors(name: str) -> Iterator[None]:
         raise UserError(message) from error
 
 
-def _check_json(path: Path) -> None:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        UserError: it holds something else.
+    """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}); fetch it again.") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} is not a JSON object; fetch it again.")
+    return values
 
 
 def _sentence(error: BaseException) -> str:

@@ -7,7 +7,6 @@ encoding, unit without ||w||, variance norm in the stem, exact GELU), and rename
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Collection
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from aloe.errors import UserError
 from aloe.models.configuration import BcosViTConfig, stem_stride
-from aloe.models.hub import explain_hub_errors
+from aloe.models.hub import explain_hub_errors, read_json
 from aloe.models.modeling import BcosViTForImageClassification, BcosViTModel
 from aloe.models.published_layout import (
     ACTIVATIONS,
@@ -87,13 +86,13 @@ def load_published(
     parameters = _dtype(dtype)
     with explain_hub_errors(name):
         folder = Path(name) if Path(name).is_dir() else _download(name, revision)
-        values = _json(folder / "config.json")
+        values = read_json(folder / "config.json")
         kind = _kind(name, values.get("model_type"))
         tensors = _tensors(folder, name)
         prefix = _prefix(name, tensors)
         theirs = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key != CLASSIFIER}
         head = tensors.get(CLASSIFIER)
-        config = _translate(name, values, kind, theirs, head, _json(folder / "preprocessor_config.json"), ignore)
+        config = _translate(name, values, kind, theirs, head, _processor(folder), ignore)
         wants_head = str(values["model_type"]).endswith("_image_classification")
         if wants_head != (head is not None):
             raise UserError(f"{name}: {CLASSIFIER!r} is {'missing' if wants_head else 'left over'}.")
@@ -320,7 +319,7 @@ def _tensors(folder: Path, name: str) -> dict[str, Tensor]:
     index = folder / "model.safetensors.index.json"
     files = ["model.safetensors"]
     if index.is_file():
-        stated = _json(index).get("weight_map")
+        stated = read_json(index).get("weight_map")
         files = sorted({str(v) for v in stated.values()}) if isinstance(stated, dict) else []
         odd = [f for f in files if Path(f).name != f or not f.endswith(".safetensors")]
         if odd or not files:
@@ -346,13 +345,6 @@ def _download(name: str, revision: str | None) -> Path:
     return Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES)))
 
 
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file() and path.name == "preprocessor_config.json":
-        return {}
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); fetch it again.") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path} is not a JSON object; fetch it again.")
-    return values
+def _processor(folder: Path) -> dict[str, Any]:
+    path = folder / "preprocessor_config.json"
+    return read_json(path) if path.is_file() else {}

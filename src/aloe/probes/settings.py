@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
-from aloe.errors import UserError
+from aloe.checked import Checked
 
 RESULTS_NAME = "results.jsonl"  # in a results folder: one row a line
 
@@ -16,10 +16,8 @@ RESULTS_NAME = "results.jsonl"  # in a results folder: one row a line
 LEARNING_RATES = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3)
 
 
-class EvaluateSettings(BaseModel):
+class EvaluateSettings(Checked):
     """Settings of all tasks; the defaults are the paper's protocol (METHOD.md section 6)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     feature: Literal["pooled", "cls", "mean", "concat"] = "pooled"
     resolution: int | None = Field(None, ge=1, description="pixels; default: each model's own")
@@ -62,20 +60,3 @@ class EvaluateSettings(BaseModel):
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
         return value if isinstance(value, list | tuple) else (value,)
-
-    @classmethod
-    def of(cls, **values: Any) -> EvaluateSettings:
-        """The settings with these values.
-
-        Raises:
-            UserError: listing every mistake.
-        """
-        try:
-            return cls(**values)
-        except ValidationError as error:
-            parts: dict[Any, str] = {}
-            for e in error.errors():
-                parts.setdefault(
-                    e["loc"][0], f"{e['loc'][0]}: {e['msg'][0].lower()}{e['msg'][1:]} (got {e['input']!r})"
-                )
-            raise UserError("Wrong settings: " + "; ".join(parts.values()) + ".") from None
