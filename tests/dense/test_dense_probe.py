@@ -8,11 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from aloe.dense import probe as module
 from aloe.dense.depth import METRICS, depth_loss, depth_metrics
 from aloe.dense.frames import Frame
 from aloe.dense.heads import LinearHead
 from aloe.dense.probe import backbone_features, dense_task, evaluate_probe, fit_probe, rate_factor
+from aloe.dense.samples import viewed
 from aloe.dense.settings import DenseSettings
 from aloe.errors import UserError
 from conftest import build_teacher
@@ -71,8 +71,8 @@ def test_training_lowers_the_error(task):
     after, before = evaluate_probe(trained, test).metrics, evaluate_probe(first, test).metrics
     error = "absolute_rmse" if task == "depth" else "rmse"
     assert after[error] < 0.5 * before[error]
-    assert trained.losses[-1] < trained.losses[0]
-    assert len(trained.losses) == 40
+    assert trained.losses[0][-1] < trained.losses[0][0]
+    assert len(trained.losses[0]) == 40
 
 
 @pytest.mark.parametrize("augment", [False, True])
@@ -85,7 +85,7 @@ def test_the_same_numbers_give_the_same_bits(task, augment):
     b = fitted(task, settings)
     c = fitted(task, settings.model_copy(update={"seed": 1}))
     assert a.losses == b.losses != c.losses
-    for p, q, r in zip(a.head.parameters(), b.head.parameters(), c.head.parameters(), strict=True):
+    for p, q, r in zip(*(x.heads[0].parameters() for x in (a, b, c)), strict=True):
         assert torch.equal(p, q)
         assert not torch.equal(p, r)
     assert evaluate_probe(a, Frames(seed=1)) == evaluate_probe(b, Frames(seed=1))
@@ -115,7 +115,7 @@ def test_equals_a_literal_training():
             depth_loss(prediction, truth[rows], truth[rows] > 0).backward()
             optimizer.step()
             step += 1
-    for p, q in zip(found.head.parameters(), head.parameters(), strict=True):
+    for p, q in zip(found.heads[0].parameters(), head.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
 
 
@@ -136,7 +136,7 @@ def test_frames_are_read_once_unless_they_are_augmented():
     assert source.read == list(range(12))
     source = Frames()
     fitted(settings=DenseSettings.of(epochs=3, bins=4, augment=True), train=source)
-    assert len(source.read) == 1 + 3 * 12, "once for the widths, then in every epoch"
+    assert len(source.read) == 12 + 1 + 3 * 12, "once for the truth, one for the widths, then in every epoch"
 
 
 @pytest.mark.parametrize("augment", [False, True])
@@ -190,7 +190,7 @@ def test_the_truth_may_be_made_smaller_but_not_the_image():
     trained = fitted(settings=settings)
     seen, depth = trained.predict(Frames()[0])
     assert seen.depth.shape == depth.shape == (8, 8)
-    view = module._viewed(Frames()[0].cropped_square(), SIDE, settings)
+    view = viewed(Frames()[0].cropped_square(), SIDE, settings)
     assert torch.equal(view.image, Frames()[0].image[:, 2:18])
     assert evaluate_probe(trained, Frames(seed=1)).metrics["absolute_rmse"] > 0
 
@@ -217,7 +217,7 @@ def test_an_augmented_part_without_ground_truth_is_not_taken():
             return Frame(frame.image, depth, name=frame.name)
 
     settings = DenseSettings.of(epochs=2, bins=4, augment=True, batch_size=1)
-    assert all(map(math.isfinite, fitted(train=Corner(), settings=settings).losses))
+    assert all(map(math.isfinite, fitted(train=Corner(), settings=settings).losses[0]))
 
 
 @pytest.mark.parametrize("augment", [False, True])
@@ -240,12 +240,105 @@ def test_standardized_maps_have_mean_0_and_deviation_1():
     """Also a channel that never varies has a finite value, 0."""
     seen = []
     trained = fitted(settings=DenseSettings.of(epochs=1, bins=4, standardize=True))
-    trained.head.head.register_forward_pre_hook(lambda _, given: seen.append(torch.cat(given[0], dim=1)))
+    trained.heads[0].head.register_forward_pre_hook(lambda _, given: seen.append(torch.cat(given[0], dim=1)))
     for frame in Frames():
         trained.predict(frame)
     tokens = torch.cat(seen).transpose(0, 1).flatten(1)
     torch.testing.assert_close(tokens.mean(1), torch.zeros(5), rtol=0, atol=1e-5)
     torch.testing.assert_close(tokens.std(1, correction=0), torch.tensor([1.0, 1, 1, 1, 0]), rtol=1e-4, atol=1e-5)
+
+
+class Gaps(Frames):
+    """Frames of which some have no depth and no normals at all."""
+
+    gaps = (0, 5)
+
+    def __getitem__(self, index):
+        frame = super().__getitem__(index)
+        if index in self.gaps:
+            frame.depth.zero_()
+            frame.normals.zero_()
+        return frame
+
+
+@pytest.mark.parametrize("augment", [False, True])
+@pytest.mark.parametrize("task", ["depth", "normals"])
+def test_frames_without_truth_are_left_out_and_named(task, augment):
+    """The same head and numbers as without these frames; a set of nothing else is a mistake."""
+
+    class Others(Frames):
+        """The frames of `Gaps` that have a truth."""
+
+        def __getitem__(self, index):
+            if index >= 10:
+                raise IndexError
+            return super().__getitem__([i for i in range(12) if i not in Gaps.gaps][index])
+
+    settings = DenseSettings.of(**{**QUICK.model_dump(), "epochs": 2, "augment": augment})
+    gaps, whole = (
+        fitted(task, settings, train=Gaps()),
+        fitted(task, settings, train=type("", (Others,), {"__len__": lambda s: 10})()),
+    )
+    assert gaps.left_out == ("frame 0", "frame 5")
+    assert whole.left_out == ()
+    assert gaps.losses == whole.losses
+    found = evaluate_probe(gaps, Gaps())
+    assert found.left_out == ("frame 0", "frame 5")
+    assert len(found.names) == 10
+    everywhere = evaluate_probe(gaps, Frames())
+    kept = {
+        n: v
+        for n, v in zip(
+            everywhere.names, everywhere.per_image["rmse" if task == "normals" else METRICS[-1]], strict=True
+        )
+    }
+    assert found.per_image["rmse" if task == "normals" else METRICS[-1]] == pytest.approx(
+        [kept[n] for n in found.names]
+    )
+    nothing = Gaps()
+    nothing.gaps = range(12)
+    with pytest.raises(UserError, match=rf"None of the 12 test frames can be used\. Frame frame 0 has no valid {task}"):
+        evaluate_probe(gaps, nothing)
+    with pytest.raises(UserError, match=r"None of the 12 training frames can be used\. Frame frame 0 has no valid"):
+        fitted(task, settings, train=nothing)
+
+
+def test_the_learning_rate_is_chosen_on_held_out_frames():
+    """By the error on the last frames of the training set, written out; the head is then trained on all of them."""
+    rates = (1e-6, 3e-2, 1e6)
+    settings = QUICK.model_copy(update={"learning_rate": rates, "held_out": 0.25})
+    found = fitted(settings=settings)
+    assert found.learning_rate == 3e-2
+    assert tuple(found.held_out) == rates
+    alone = fitted()
+    for p, q in zip(found.heads[0].parameters(), alone.heads[0].parameters(), strict=True):
+        assert torch.equal(p, q)
+    assert alone.held_out == {}
+
+    class Last(Frames):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            return super().__getitem__(9 + index)
+
+    part = fitted(train=Frames(9), settings=QUICK.model_copy(update={"learning_rate": 1e-6}))
+    expected = evaluate_probe(part, Last(12)).metrics["absolute_rmse"]
+    assert found.held_out[1e-6] == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(UserError, match="One training frame is too few to choose"):
+        fitted(settings=settings, train=Frames(1))
+
+
+def test_repeats_are_heads_of_several_seeds():
+    one = [fitted(settings=QUICK.model_copy(update={"seed": seed})) for seed in (3, 4)]
+    both = fitted(settings=QUICK.model_copy(update={"seed": 3, "repeats": 2}))
+    assert both.losses == (one[0].losses[0], one[1].losses[0])
+    found, single = evaluate_probe(both, Frames(seed=1)), [evaluate_probe(p, Frames(seed=1)) for p in one]
+    for name in METRICS:
+        values = [s.metrics[name] for s in single]
+        assert found.metrics[name] == pytest.approx(sum(values) / 2, rel=1e-6)
+        assert found.spread[name] == pytest.approx(abs(values[0] - values[1]) / math.sqrt(2), rel=1e-4)
+    assert torch.equal(both.predict(Frames()[0])[1], one[0].predict(Frames()[0])[1])
 
 
 def test_a_models_features(images):
@@ -260,7 +353,7 @@ def test_a_models_features(images):
     with pytest.raises(UserError, match="Block 4 does not exist"):
         backbone_features(teacher, DenseSettings.of(blocks=4))
     probe = fit_probe(found, Frames(4, height=16), "depth", DenseSettings.of(epochs=1, bins=4), side=side, max_depth=5)
-    assert tuple(probe.head.convolution.weight.shape) == (4, 192, 1, 1)
+    assert tuple(probe.heads[0].convolution.weight.shape) == (4, 192, 1, 1)
 
 
 def test_a_dpt_head():
@@ -291,10 +384,14 @@ def test_mistakes():
     [
         ({"kernel": 2}, r"kernel: must be odd \(got 2\)"),
         ({"blocks": "all"}, "blocks: "),
-        ({"blocks": []}, "blocks: needs at least one block"),
+        ({"blocks": []}, "blocks: needs at least one "),
         ({"blocks": [0]}, "blocks: "),
         ({"epochs": 0}, "epochs: "),
         ({"learning_rate": -1}, "learning_rate: "),
+        ({"learning_rate": []}, "learning_rate: needs at least one"),
+        ({"learning_rate": [1e-3, 0]}, "learning_rate: "),
+        ({"held_out": 1}, "held_out: "),
+        ({"repeats": 0}, "repeats: "),
         ({"warmup": 1}, "warmup: "),
         ({"loss": "l2"}, "loss: "),
         ({"speed": 3}, "speed: "),

@@ -133,9 +133,6 @@ def test_only_the_whole_release_loses_its_two_broken_entries(tmp_path: Path, mon
     assert whole.whole
     assert len(names) == 43
     assert {"020", "006"}.isdisjoint(names)
-    valid, train = (nyuv2.GeoNetFrames(tmp_path, part) for part in ("valid", "train"))
-    assert [file.stem for file in valid.files] == [names[0], names[20], names[40]]
-    assert len(train) == 40
     with pytest.raises(UserError, match="damaged or not a MATLAB"):
         whole[0]
 

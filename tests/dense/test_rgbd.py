@@ -169,8 +169,6 @@ def spoil(folder: Path, name: str) -> None:
         Path(f"{stem}.depth.png").write_bytes(whole[: len(whole) // 2])
     elif name == "sizes":
         write_depth(Path(f"{stem}.depth.png"), np.full((SIDE, SIDE // 2), 1000))
-    elif name == "empty":
-        write_depth(Path(f"{stem}.depth.png"), np.array([[0, 65535], [20000, 0]]).repeat(24, 0).repeat(24, 1))
     elif name == "eight bits":
         Image.new("L", (SIDE, SIDE), 9).save(f"{stem}.depth.png")
     elif name == "colour":
@@ -190,7 +188,6 @@ def spoil(folder: Path, name: str) -> None:
     [
         ("truncated", r"frame-000000\.depth\.png in .* is not a readable PNG\.$"),
         ("sizes", r"colour of 48 x 48 pixels and depth of 24 x 48"),
-        ("empty", r"frame-000000\.depth\.png in .* has no valid depth"),
         ("eight bits", r"16-bit grey PNG, this one is of mode L"),
         ("colour", r"frame-000000\.color\.png in .*not an image"),
         ("nan", r"frame-000000\.pose\.txt in .* not finite"),
@@ -208,6 +205,18 @@ def test_a_spoilt_capture_is_one_sentence(name: str, message: str, tmp_path: Pat
     with pytest.raises(UserError, match=message) as caught:
         open_frames(f"rgbd={tmp_path}").train[0]
     assert "\n" not in str(caught.value)
+
+
+def test_a_frame_without_depth_takes_part_in_nothing(tmp_path: Path):
+    """It is read (probes leave it out and count it) and is in no pair."""
+    write_capture(tmp_path, range(6))
+    write_depth(tmp_path / "frame-000008.depth.png", np.array([[0, 65535], [20000, 0]]).repeat(24, 0).repeat(24, 1))
+    splits = open_frames(f"rgbd={tmp_path}")
+    assert not splits.train[1].depth.any()
+    assert not splits.train[1].normals.any()
+    whole = open_pairs(f"rgbd={tmp_path}").pairs
+    assert whole
+    assert all(1 not in pair for pair in whole)
 
 
 def test_captures_without_frames_or_pairs(tmp_path: Path):

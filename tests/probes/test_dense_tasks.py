@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -17,7 +18,7 @@ from aloe.models.saving import save_student
 from aloe.probes.dense import DENSE, evaluate_dense
 from aloe.probes.evaluate import evaluate, evaluate_all
 from conftest import build_teacher
-from dense.captures import write_capture
+from dense.captures import write_capture, write_depth
 
 DATA = "rendered:6,3@1/32"
 FAST = {"epochs": 1, "batch_size": 4, "bins": 16}
@@ -126,6 +127,23 @@ def test_pairs_of_a_capture_say_how_they_were_chosen(models, tmp_path):
     (row,) = evaluate_all(models[:1], ["correspondence"], data, None, gaps=[1, 64], min_overlap=0.0, num_corr=10)
     chosen = {name: row["settings"][name] for name in ("gaps", "count", "min_overlap", "seed")}
     assert chosen == {"gaps": [1, 64], "count": 200, "min_overlap": 0.0, "seed": 0}
+
+
+def test_rows_say_what_was_left_out_and_how_the_rate_was_chosen(models, tmp_path):
+    write_capture(tmp_path / "room", range(10))
+    for number in (8, 72):  # one that trains and one that tests
+        write_depth(tmp_path / "room" / f"frame-{number:06d}.depth.png", np.zeros((48, 48)))
+    data = f"rgbd={tmp_path / 'room'}"
+    for task in ("depth", "normals"):
+        settings = FAST | {"learning_rate": [1e-3, 1e-2], "repeats": 2}
+        row = evaluate_all(models[:1], [task], [data], tmp_path / "r", **settings)[0]
+        assert row["counts"] == {"train": 7, "test": 1}
+        assert f"1 of 8 train frames have no valid {task} and are left out" in row["notes"]
+        assert f"1 of 2 test frames have no valid {task} and are left out" in row["notes"]
+        assert row["details"]["learning_rate"] in (1e-3, 1e-2)
+        assert set(row["details"]["held_out_errors"]) == {"0.001", "0.01"}
+        assert set(row["details"]["spread"]) >= {"relative_rmse" if task == "depth" else "rmse"}
+    assert len(list((tmp_path / "r" / "dense").glob("*.png"))) == 2
 
 
 def test_pictures_show_the_models_of_the_folder_and_sets_of_one_name_apart(models, tmp_path):

@@ -8,15 +8,17 @@ known, above 0 and at most `max_depth`; what stands in the others is never read.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aloe.dense.frames import Frame
+from aloe.dense.frames import Frame, NoTruth
 from aloe.errors import UserError
 
-LOSSES = ("probe3d", "inverse-l1")
+LossName = Literal["probe3d", "inverse-l1"]
+LOSSES: tuple[str, ...] = get_args(LossName)
 LEAST = 1e-3  # metres: the first bin, and what is added before a logarithm
 _NAMES = ("delta1", "delta2", "delta3", "rmse")
 METRICS = tuple(f"{kind}_{name}" for kind in ("relative", "absolute") for name in _NAMES)
@@ -30,6 +32,7 @@ class DepthTask:
     bins: int = 256
     loss_kind: str = "probe3d"
     names = METRICS
+    error = "absolute_rmse"
 
     @property
     def outputs(self) -> int:
@@ -40,15 +43,14 @@ class DepthTask:
         """Depth (1, H, W) and where it is valid (H, W).
 
         Raises:
-            UserError: a frame without depth or without a valid pixel.
+            UserError: a frame without depth.
+            NoTruth: not one valid pixel.
         """
         if frame.depth is None:
             raise UserError(f"Frame {frame.name} has no depth.")
         valid = valid_depth(frame.depth, self.max_depth)
         if not valid.any():
-            raise UserError(
-                f"Frame {frame.name} has no valid depth (above 0 and at most {self.max_depth:g} m); leave it out."
-            )
+            raise NoTruth(f"Frame {frame.name} has no valid depth (above 0 and at most {self.max_depth:g} m).")
         return frame.depth[None], valid
 
     def prediction(self, outputs: Tensor, size: tuple[int, int]) -> Tensor:
@@ -112,7 +114,7 @@ def depth_metrics(prediction: Tensor, truth: Tensor, valid: Tensor) -> dict[str,
     """`METRICS` of one image, in float64 over its valid pixels.
 
     delta_k is the share with max(t/p, p/t) < 1.25^k, rmse is in metres. `absolute` takes the prediction as it is, `relative`
-    after the scale and shift that fit this image best (`aligned_depth`).
+    after the scale and shift that fit this image best.
 
     Args:
         prediction, truth: metres (H, W). valid: bool (H, W).
@@ -126,12 +128,6 @@ def depth_metrics(prediction: Tensor, truth: Tensor, valid: Tensor) -> dict[str,
     scale, shift = _fit(p, t)
     relative, absolute = _compared(scale * p + shift, t), _compared(p, t)
     return dict(zip(METRICS, (*relative, *absolute), strict=True))
-
-
-def aligned_depth(prediction: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
-    """s p + t with the least squared error to the truth over the valid pixels, all (H, W); a constant stays as it is."""
-    scale, shift = _fit(prediction[valid].double(), truth[valid].double())
-    return (scale * prediction.double() + shift).to(prediction.dtype)
 
 
 def _fit(p: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:

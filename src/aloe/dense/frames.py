@@ -25,6 +25,10 @@ from aloe.dense.matching_settings import PairSettings
 from aloe.errors import UserError
 
 
+class NoTruth(UserError):
+    """A frame without one valid pixel of what is asked for: probes leave it out and say so."""
+
+
 @dataclass(frozen=True, eq=False)
 class Frame:
     """One view, H x W pixels; the camera frame is x right, y down, z forward."""

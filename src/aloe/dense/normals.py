@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aloe.dense.depth import valid_depth
-from aloe.dense.frames import Frame
+from aloe.dense.frames import Frame, NoTruth
 from aloe.errors import UserError
 
 THRESHOLDS = (11.25, 22.5, 30.0)  # degrees
@@ -30,6 +30,7 @@ class NormalsTask:
     uncertainty: bool = True
     missing: str = "skip"
     names = METRICS
+    error = "rmse"
 
     @property
     def outputs(self) -> int:
@@ -40,7 +41,8 @@ class NormalsTask:
         """Normals (3, H, W), zero where unknown, and where they count (H, W).
 
         Raises:
-            UserError: a frame without normals, without depth to know where a missing one counts, or without a valid pixel.
+            UserError: a frame without normals, or without depth to know where a missing one counts.
+            NoTruth: not one valid pixel.
         """
         if frame.normals is None:
             raise UserError(f"Frame {frame.name} has no normals.")
@@ -51,7 +53,7 @@ class NormalsTask:
             raise UserError(f"Frame {frame.name} has no depth, which says where a missing normal is an error.")
         valid = measured & (known if self.missing == "skip" else everywhere)
         if not valid.any():
-            raise UserError(f"Frame {frame.name} has no valid normals; leave it out.")
+            raise NoTruth(f"Frame {frame.name} has no valid normals.")
         return torch.where(known, frame.normals, torch.zeros_like(frame.normals)), valid
 
     def prediction(self, outputs: Tensor, size: tuple[int, int]) -> Tensor:

@@ -2,71 +2,80 @@
 
 A frame is cut to its central square; the image goes into the backbone at `side` pixels, the ground truth keeps the square's
 own resolution (or `target_side`), and predictions are resized to it for the loss and the metrics. Without augmentation,
-features are computed once and kept in memory. Deviations from Probe3D's code: the frames are shuffled, images are not
-augmented unless asked for, and they are resized to the backbone's own resolution, as the paper says.
+features are computed once and kept in memory. Frames without one valid pixel are left out and named. Deviations from
+Probe3D's code: the frames are shuffled, images are not augmented unless asked for, and they are resized to the backbone's
+own resolution, as the paper says. Of several learning rates the one with the least error on held-out training frames is
+taken, for every backbone its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import cos, pi
-from typing import Any, Literal, TypeAlias
+from math import cos, inf, isfinite, pi
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from aloe.dense.augment import augmented
 from aloe.dense.depth import DepthTask
 from aloe.dense.features import choose_blocks, dense_features, feature_side
-from aloe.dense.frames import Frame, FrameSource
+from aloe.dense.frames import Frame, FrameSource, NoTruth
 from aloe.dense.heads import DPTHead, LinearHead, Standardized
 from aloe.dense.normals import NormalsTask
+from aloe.dense.samples import FeaturesOf, Samples, View, tracked, viewed
 from aloe.dense.settings import DenseSettings
 from aloe.errors import UserError
 
-FeaturesOf: TypeAlias = Callable[[Tensor], Sequence[Tensor]]
-"""Images (B, 3, S, S) in [0, 1] to maps (B, D_i, h, w), one for every block."""
 TaskName = Literal["depth", "normals"]
-_Sample: TypeAlias = tuple[list[Tensor], Tensor, Tensor]  # maps (D_i, h, w), truth (C, H, W), valid (H, W)
 FLOOR = 0.01  # of the learning rate: the first step's and the last's
 
 
 @dataclass(frozen=True, eq=False)
 class DenseProbe:
-    """A trained head with what it stands on; `losses` are the means of the epochs."""
+    """Trained heads, `repeats` of them, with what they stand on."""
 
     task: DepthTask | NormalsTask
-    head: nn.Module
+    heads: tuple[nn.Module, ...]
     features_of: FeaturesOf
     side: int
     settings: DenseSettings
-    losses: tuple[float, ...]
+    losses: tuple[tuple[float, ...], ...]
+    """The means of the epochs, for every head."""
+    learning_rate: float
+    held_out: dict[float, float]
+    """The errors by which the learning rate was chosen; empty where one was given."""
+    left_out: tuple[str, ...]
+    """Training frames without ground truth."""
 
     def predict(self, frame: Frame) -> tuple[Frame, Tensor]:
-        """The frame as the probe sees it (square, at the ground truth's resolution) and the prediction at that size: depth in
-        metres (H, W) or unit normals (3, H, W)."""
-        view = _viewed(frame.cropped_square(), self.side, self.settings)
-        prediction = self.task.prediction(self._outputs([view]), view.size)[0]
+        """The frame as the probe sees it (square, at the ground truth's resolution) and the first head's prediction at that
+        size: depth in metres (H, W) or unit normals (3, H, W)."""
+        view = viewed(frame.cropped_square(), self.side, self.settings)
+        prediction = self.task.prediction(self._outputs([view])[0], view.size)[0]
         if isinstance(self.task, DepthTask):
             return view.seen, prediction[0]
         return view.seen, nn.functional.normalize(prediction[:3], dim=0)
 
     @torch.no_grad()
-    def _outputs(self, views: Sequence[_View]) -> Tensor:
-        """The head's outputs (B, C, h, w) on the CPU."""
-        device = next(self.head.parameters()).device
+    def _outputs(self, views: Sequence[View]) -> list[Tensor]:
+        """Every head's outputs (B, C, h, w) on the CPU."""
+        device = next(self.heads[0].parameters()).device
         images = torch.stack([view.image for view in views]).to(device)
-        return self.head([x.float() for x in self.features_of(images)]).cpu()
+        maps = [x.float() for x in self.features_of(images)]
+        return [head(maps).cpu() for head in self.heads]
 
 
 @dataclass(frozen=True)
 class DenseResult:
-    """`metrics` are the means over images of `per_image`, whose lists follow `names`, the frames."""
+    """`metrics` are the means over images, and then over heads, of `per_image`, whose lists (of the means over heads) follow
+    `names`, the frames; `spread` is the standard deviation between the heads; `left_out` are frames without ground truth."""
 
     metrics: dict[str, float]
     per_image: dict[str, list[float]]
     names: tuple[str, ...]
+    spread: dict[str, float]
+    left_out: tuple[str, ...]
 
 
 def backbone_features(
@@ -93,7 +102,7 @@ def fit_probe(
     device: str | torch.device = "cpu",
     progress: str | None = None,
 ) -> DenseProbe:
-    """Train a head on a frozen backbone: AdamW, warm-up, quarter-cosine; the same numbers give the same head.
+    """Train heads on a frozen backbone: AdamW, warm-up, quarter-cosine; the same numbers give the same heads.
 
     Args:
         features_of: the backbone, from images (B, 3, S, S) with S = `side` (see `backbone_features`).
@@ -101,59 +110,74 @@ def fit_probe(
         progress: a title shows a progress bar on standard error.
 
     Raises:
-        UserError: no frame, a frame without valid ground truth, frames of several sizes without `target_side`, a head that
-            does not fit the blocks, or a training that diverges.
+        UserError: no frame with valid ground truth, frames of several sizes without `target_side`, a head that does not fit
+            the blocks, too few frames to hold some out, or a training that diverges.
     """
     settings = settings or DenseSettings.of()
-    if not len(train):
-        raise UserError("There are no training frames.")
     goal = dense_task(task, settings, max_depth)
-    draws = torch.Generator().manual_seed(settings.seed)
-    samples = _Samples(features_of, train, goal, settings, side, torch.device(device), progress)
-    head = _head(samples.widths, goal.outputs, settings, draws)
-    if settings.standardize:
-        head = Standardized(head, *samples.moments())
-    head = head.to(device)
-    steps = settings.epochs * -(-len(train) // settings.batch_size)
-    optimizer = torch.optim.AdamW(head.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: rate_factor(s, steps, settings.warmup))
-    losses = []
-    for _ in _tracked(range(settings.epochs), progress and f"{progress}: epochs"):
-        total = torch.zeros((), device=device)
-        batches = torch.randperm(len(train), generator=draws).split(settings.batch_size)
-        for rows in batches:
-            maps, truth, valid = samples.batch(rows.tolist(), draws)
-            loss = goal.loss(goal.prediction(head(maps), (truth.shape[-2], truth.shape[-1])), truth, valid)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            total += loss.detach()
-        losses.append(float(total) / len(batches))
-        if not total.isfinite():
-            raise UserError(f"Training the {task} probe diverged; give a smaller learning rate or check the features.")
-    return DenseProbe(goal, head.eval(), features_of, side, settings, tuple(losses))
+    samples = Samples(features_of, train, goal, settings, side, torch.device(device), progress)
+    every = list(range(len(samples)))
+    rates = settings.learning_rates
+    errors: dict[float, float] = {}
+    if len(rates) > 1:
+        # The last ones: neighbours in a film are nearly the same picture.
+        cut = len(every) - max(1, round(settings.held_out * len(every)))
+        if cut < 1:
+            raise UserError("One training frame is too few to choose a learning rate with; give a single one.")
+        for rate in rates:
+            title = progress and f"{progress}: rate {rate:g}"
+            head, losses = _trained(samples, every[:cut], settings, rate, settings.seed, title)
+            errors[rate] = _error(head, samples, every[cut:]) if isfinite(losses[-1]) else inf
+    best = min(rates, key=lambda rate: errors.get(rate, 0.0))
+    trained = [
+        _trained(samples, every, settings, best, settings.seed + k, progress and f"{progress}: epochs")
+        for k in range(settings.repeats)
+    ]
+    if not all(isfinite(losses[-1]) for _, losses in trained):
+        raise UserError(f"Training the {task} probe diverged; give a smaller learning rate or check the features.")
+    heads, losses_of = zip(*trained, strict=True)
+    return DenseProbe(goal, heads, features_of, side, settings, losses_of, best, errors, tuple(samples.left_out))
 
 
 def evaluate_probe(probe: DenseProbe, test: FrameSource, progress: str | None = None) -> DenseResult:
-    """Metrics of every frame, and their means.
+    """Metrics of every frame with ground truth, and their means.
 
     Raises:
-        UserError: no frame, or a frame without valid ground truth.
+        UserError: no frame, or none with valid ground truth.
     """
     if not len(test):
         raise UserError("There are no test frames.")
-    found: list[dict[str, float]] = []
-    names = []
-    for rows in _tracked(torch.arange(len(test)).split(probe.settings.batch_size), progress and f"{progress}: test"):
-        views = [_viewed(test[i].cropped_square(), probe.side, probe.settings) for i in rows.tolist()]
-        for view, outputs in zip(views, probe._outputs(views), strict=True):
-            truth, valid = probe.task.target(view.seen)
-            found.append(probe.task.metrics(probe.task.prediction(outputs[None], view.size)[0], truth, valid))
+    found: list[list[dict[str, float]]] = []  # of every frame, of every head
+    names, left_out = [], []
+    first: NoTruth | None = None
+    for rows in tracked(torch.arange(len(test)).split(probe.settings.batch_size), progress and f"{progress}: test"):
+        views, targets = [], []
+        for i in rows.tolist():
+            view = viewed(test[i].cropped_square(), probe.side, probe.settings)
+            try:
+                targets.append(probe.task.target(view.seen))
+            except NoTruth as error:
+                first = first or error
+                left_out.append(view.seen.name)
+                continue
+            views.append(view)
+        if not views:
+            continue
+        outputs = probe._outputs(views)
+        for k, (view, (truth, valid)) in enumerate(zip(views, targets, strict=True)):
+            made = [probe.task.prediction(of_head[k : k + 1], view.size)[0] for of_head in outputs]
+            found.append([probe.task.metrics(prediction, truth, valid) for prediction in made])
             names.append(view.seen.name)
-    per_image = {name: [values[name] for values in found] for name in probe.task.names}
-    means = {name: float(torch.tensor(values, dtype=torch.float64).mean()) for name, values in per_image.items()}
-    return DenseResult(means, per_image, tuple(names))
+    if not found:
+        raise UserError(f"None of the {len(test)} test frames can be used. {first}")
+    numbers = {name: torch.tensor([[h[name] for h in f] for f in found], dtype=torch.float64) for name in found[0][0]}
+    return DenseResult(
+        metrics={name: float(x.mean()) for name, x in numbers.items()},
+        per_image={name: x.mean(dim=1).tolist() for name, x in numbers.items()},
+        names=tuple(names),
+        spread={name: float(x.mean(dim=0).std()) if x.shape[1] > 1 else 0.0 for name, x in numbers.items()},
+        left_out=tuple(left_out),
+    )
 
 
 def dense_task(task: TaskName, settings: DenseSettings, max_depth: float) -> DepthTask | NormalsTask:
@@ -177,102 +201,48 @@ def rate_factor(step: int, steps: int, warmup: float) -> float:
     return FLOOR + (1 - FLOOR) * cos(pi / 2 * min(1.0, (step - start) / (steps - start)))
 
 
-class _Samples:
-    """Training frames as batches of features and ground truth: kept from the first reading, or augmented anew every time."""
+def _trained(
+    samples: Samples, rows: Sequence[int], settings: DenseSettings, rate: float, seed: int, progress: str | None
+) -> tuple[nn.Module, tuple[float, ...]]:
+    """A head trained on these samples, and the mean losses of the epochs, of which the last is not finite if it diverged."""
+    goal, draws = samples.task, torch.Generator().manual_seed(seed)
+    head = _head(samples.widths, goal.outputs, settings, draws)
+    if settings.standardize:
+        head = Standardized(head, *samples.moments(rows))
+    head = head.to(samples.device)
+    steps = settings.epochs * -(-len(rows) // settings.batch_size)
+    optimizer = torch.optim.AdamW(head.parameters(), rate, weight_decay=settings.weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: rate_factor(s, steps, settings.warmup))
+    losses = []
+    for _ in tracked(range(settings.epochs), progress):
+        total = torch.zeros((), device=samples.device)
+        batches = torch.randperm(len(rows), generator=draws).split(settings.batch_size)
+        for places in batches:
+            maps, truth, valid = samples.batch([rows[i] for i in places.tolist()], draws)
+            loss = goal.loss(goal.prediction(head(maps), (truth.shape[-2], truth.shape[-1])), truth, valid)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += loss.detach()
+        losses.append(float(total) / len(batches))
+        if not isfinite(losses[-1]):
+            break
+    return head.eval(), tuple(losses)
 
-    def __init__(
-        self,
-        features_of: FeaturesOf,
-        source: FrameSource,
-        task: DepthTask | NormalsTask,
-        settings: DenseSettings,
-        side: int,
-        device: torch.device,
-        progress: str | None,
-    ) -> None:
-        self.features_of, self.source, self.task, self.settings = features_of, source, task, settings
-        self.side, self.device = side, device
-        self.kept: list[_Sample] = []
-        if not settings.augment:
-            parts = torch.arange(len(source)).split(settings.batch_size)
-            for rows in _tracked(parts, progress and f"{progress}: features"):
-                self.kept += self._read([source[i].cropped_square() for i in rows.tolist()])
-        first = self.kept[:1] or self._read([source[0].cropped_square()])
-        self.widths = [len(x) for x in first[0][0]]
 
-    def batch(self, rows: Sequence[int], draws: torch.Generator) -> tuple[list[Tensor], Tensor, Tensor]:
-        """Maps (B, D_i, h, w), truth (B, C, H, W) and valid (B, H, W) of these frames, on the device."""
-        samples = [self.kept[i] for i in rows] if self.kept else self._read([self._augmented(i, draws) for i in rows])
-        sizes = sorted({tuple(valid.shape) for _, _, valid in samples})
-        if len(sizes) > 1:
-            words = " and ".join(f"{h} x {w}" for h, w in sizes)
-            raise UserError(f"The training frames have squares of {words} pixels; give target_side.")
-        blocks = range(len(self.widths))
-        maps = [torch.stack([maps[k] for maps, _, _ in samples]).to(self.device) for k in blocks]
-        truth = torch.stack([truth for _, truth, _ in samples]).to(self.device)
-        return maps, truth, torch.stack([valid for _, _, valid in samples]).to(self.device)
-
-    def moments(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Mean and deviation of every channel (D_i,), over the tokens of all frames as they are; 1 where it never varies."""
-        sums = [torch.zeros(2, width, dtype=torch.float64) for width in self.widths]
-        for i in range(len(self.source)):
-            maps, _, _ = self.kept[i] if self.kept else self._read([self.source[i].cropped_square()])[0]
-            for total, x in zip(sums, maps, strict=True):
-                total += torch.stack([x.double(), x.double().square()]).mean(dim=(2, 3)) / len(self.source)
-        spreads = [(square - mean.square()).clamp_min(0).sqrt() for mean, square in sums]
-        # Of a channel that never varies only rounding is left.
-        deviations = [
-            s.masked_fill(s <= 1e-6 * square.sqrt(), 1.0) for s, (_, square) in zip(spreads, sums, strict=True)
-        ]
-        return [mean.float() for mean, _ in sums], [deviation.float() for deviation in deviations]
-
-    @torch.no_grad()
-    def _read(self, squares: Sequence[Frame]) -> list[_Sample]:
-        views = [_viewed(square, self.side, self.settings) for square in squares]
-        targets = [self.task.target(view.seen) for view in views]
-        images = torch.stack([view.image for view in views]).to(self.device)
-        # Copies: the maps are views that would keep every token of every block alive.
-        maps = [x.to("cpu", torch.float32, copy=True).contiguous() for x in self.features_of(images)]
-        return [([x[i] for x in maps], truth, valid) for i, (truth, valid) in enumerate(targets)]
-
-    def _augmented(self, index: int, draws: torch.Generator) -> Frame:
-        """The frame augmented; as it is where the part that was drawn has no valid pixel."""
-        square = self.source[index].cropped_square()
-        new = augmented(square, draws)
-        try:
-            self.task.target(new)
-        except UserError:
-            return square
-        return new
+@torch.no_grad()
+def _error(head: nn.Module, samples: Samples, rows: Sequence[int]) -> float:
+    """The task's error on these samples: the mean over images."""
+    goal, total = samples.task, 0.0
+    for i in rows:
+        maps, truth, valid = samples.batch([i], None)
+        outputs = goal.prediction(head(maps), (truth.shape[-2], truth.shape[-1]))
+        total += goal.metrics(outputs[0].cpu(), truth[0].cpu(), valid[0].cpu())[goal.error]
+    return total / len(rows)
 
 
 def _head(widths: Sequence[int], outputs: int, settings: DenseSettings, draws: torch.Generator) -> nn.Module:
     if settings.head == "dpt":
         return DPTHead(widths, outputs, draws, settings.hidden)
     return LinearHead(widths, outputs, draws, settings.kernel)
-
-
-@dataclass(frozen=True, eq=False)
-class _View:
-    """A square as the backbone sees it, (3, S, S), and with the ground truth at its own resolution."""
-
-    image: Tensor
-    seen: Frame
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.seen.image.shape[-2], self.seen.image.shape[-1]
-
-
-def _viewed(square: Frame, side: int, settings: DenseSettings) -> _View:
-    seen = square if settings.target_side is None else square.resized(settings.target_side)
-    return _View(Frame(square.image).resized(side).image, seen)
-
-
-def _tracked(items: Sequence[Any] | range, title: str | None) -> Any:
-    if not title:
-        return items
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(items, description=title, console=Console(stderr=True))

@@ -1,4 +1,5 @@
-"""How a depth or normal probe is built and trained, checked when built; the defaults are Probe3D's protocol.
+"""How a depth or normal probe is built and trained, checked when built; the defaults are Probe3D's but for augmentation
+(off) and unknown normals (left out).
 
 The paper names a linear head and no more: the kernel, the blocks and whether CLS is concatenated are choices here (1 x 1,
 the last block, no). Warm-up is a share of the steps, Probe3D's 1.5 of 10 epochs: a shorter run keeps the schedule's shape.
@@ -8,9 +9,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
 from aloe.checked import Checked
+from aloe.dense.depth import LossName
 
 
 class DenseSettings(Checked):
@@ -27,7 +29,7 @@ class DenseSettings(Checked):
     resolution: int | None = Field(None, ge=1, description="pixels; default: each model's own")
     target_side: int | None = Field(None, ge=1, description="pixels of the ground truth; default: the frames' own")
 
-    loss: Literal["probe3d", "inverse-l1"] = "probe3d"
+    loss: LossName = "probe3d"
     bins: int = Field(256, ge=2, description="depths that are averaged")
     uncertainty: bool = Field(True, description="a fourth output weighs the angle")
     missing_normals: Literal["skip", "error"] = Field(
@@ -36,7 +38,11 @@ class DenseSettings(Checked):
 
     epochs: int = Field(10, ge=1)
     batch_size: int = Field(8, ge=1)
-    learning_rate: float = Field(5e-4, gt=0)
+    learning_rate: PositiveFloat | tuple[PositiveFloat, ...] = Field(
+        5e-4, description="of several, the one with the least error on held-out training frames"
+    )
+    held_out: float = Field(0.2, gt=0, lt=1, description="share of the training frames, the last ones, that chooses")
+    repeats: int = Field(1, ge=1, description="heads, of seeds seed, seed + 1, ...; metrics are their means")
     weight_decay: float = Field(0.01, ge=0)
     warmup: float = Field(0.15, ge=0, lt=1, description="share of the steps")
     augment: bool = Field(False, description="colours and crops, new in every step; features are then not kept")
@@ -49,14 +55,19 @@ class DenseSettings(Checked):
             raise ValueError("must be odd")
         return value
 
+    @property
+    def learning_rates(self) -> tuple[float, ...]:
+        """One, or those to choose from."""
+        return self.learning_rate if isinstance(self.learning_rate, tuple) else (self.learning_rate,)
+
     @field_validator("blocks", mode="before")
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
         return (value,) if isinstance(value, int) else value
 
-    @field_validator("blocks")
+    @field_validator("blocks", "learning_rate")
     @classmethod
     def _some(cls, value: Any) -> Any:
         if not value:
-            raise ValueError("needs at least one block")
+            raise ValueError("needs at least one")
         return value

@@ -10,7 +10,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import re
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -20,24 +19,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aloe.dense.correspondence import Correspondence, correspondence
-from aloe.dense.depth import DepthTask
+from aloe.dense.correspondence import correspondence
 from aloe.dense.features import choose_blocks, feature_side
 from aloe.dense.frames import FramePairs, FrameSplits, open_frames, open_pairs
 from aloe.dense.matching_settings import CorrespondenceSettings, PairSettings
-from aloe.dense.probe import DenseProbe, FeaturesOf, backbone_features, dense_task, evaluate_probe, fit_probe
+from aloe.dense.probe import backbone_features, evaluate_probe, fit_probe
+from aloe.dense.samples import FeaturesOf
 from aloe.dense.settings import DenseSettings
 from aloe.errors import UserError
 from aloe.models.teachers import Teacher
 from aloe.probes.backbones import load_any, model_fingerprint
 from aloe.probes.cache import PartFolder, read_part
+from aloe.probes.dense_pictures import draw_matches, draw_predictions, keep_predictions, plain
 from aloe.probes.results import ResultLog, Row, describe, row_key, versions
-from aloe.viz.dense import depth_row, normal_row
-from aloe.viz.gallery import save_png, stack
-from aloe.viz.matches import evenly, match_picture
 
 PROBES, DENSE = ("depth", "normals"), ("depth", "normals", "correspondence")
-PICTURES = 4  # frames, or pairs, that are drawn
 _METRICS = {"depth": "relative delta1", "normals": "delta 11.25", "correspondence": "recall@2cm"}
 _NOT_READ = {
     "depth": ("uncertainty", "missing_normals"),
@@ -56,7 +52,7 @@ class DenseSet:
         if spec.partition("=")[0] != "rgbd":  # elsewhere nothing of the pairs is drawn: the seed is the probes' alone
             options = {key: value for key, value in options.items() if key != "seed"}
         self.pairs: FramePairs | None = open_pairs(spec, **options) if "correspondence" in tasks else None
-        self.label = {task: _plain(self.of(task).name) for task in tasks}  # in the names of pictures
+        self.label = {task: plain(self.of(task).name) for task in tasks}  # in the names of pictures
 
     def of(self, task: str) -> Any:
         """The splits of a probe, or the pairs of correspondence."""
@@ -105,15 +101,15 @@ def evaluate_dense(
         raise UserError("Name at least one model and one data set: --data rgbd=PATH, nyuv2=PATH, rendered, ...")
     sets = [DenseSet(str(spec), tasks, options) for spec in data]
     _tell_apart(sets, tasks)
-    loaded = [_loaded(name) for name in models]
     read = [probe] * bool(set(tasks) & set(PROBES)) + [match] * ("correspondence" in tasks)
-    for model in loaded:  # what cannot be used is said before any work
+    for name in models:  # what cannot be used is said before any work; one model at a time is in memory
+        model = _loaded(name)
         for chosen in read:
             choose_blocks(model, chosen.blocks)
             feature_side(model, chosen.resolution)
     rows: list[Row] = []
-    for name, model in zip(models, loaded, strict=True):
-        model = model.to(device).eval()
+    for name in models:
+        model = _loaded(name).to(device).eval()
         for opened in sets:
             for task in tasks:
                 facts = _facts(name, model, task, opened, probe, match, device)
@@ -128,13 +124,11 @@ def evaluate_dense(
                     if log:
                         log.add(row)
                 rows.append(row)
-        if not isinstance(name, nn.Module):
-            model.cpu()  # one at a time on the device
     if log is not None and output_dir is not None:
         for opened in sets:
             for task in set(tasks) & set(PROBES):
                 path = output_dir / "dense" / f"{task}-{opened.label[task]}.png"
-                _draw(task, opened.of(task), _alike(log, task, opened, probe), probe, output_dir, path)
+                draw_predictions(task, opened.of(task), _alike(log, task, opened, probe), probe, path)
     return rows
 
 
@@ -179,10 +173,20 @@ class _Run:
                 for kind in ("relative", "absolute")
             }
         value = details["relative"]["delta1"] if task == "depth" else details["delta1"]
-        details |= {"images": len(found.names), "side": side, "losses": list(fitted.losses)}
-        counts = {"train": len(splits.train), "test": len(splits.test)}
-        self._keep(fitted, splits)
-        return self._row(100 * value, counts, details, splits.official, splits.notes)
+        details |= {"images": len(found.names), "side": side, "losses": list(fitted.losses[0])}
+        details |= {"spread": found.spread} if settings.repeats > 1 else {}
+        if fitted.held_out:
+            errors = {f"{rate:g}": error for rate, error in fitted.held_out.items()}
+            details |= {"learning_rate": fitted.learning_rate, "held_out_errors": errors}
+        counts = {"train": len(splits.train) - len(fitted.left_out), "test": len(found.names)}
+        left_out = [
+            f"{len(names)} of {len(names) + counts[part]} {part} frames have no valid {task} and are left out"
+            for part, names in (("train", fitted.left_out), ("test", found.left_out))
+            if names
+        ]
+        if self.output_dir is not None:
+            keep_predictions(fitted, splits, self.output_dir / "dense" / row_key(self.facts))
+        return self._row(100 * value, counts, details, splits.official, [*splits.notes, *left_out])
 
     def match(self, pairs: FramePairs, settings: CorrespondenceSettings, label: str) -> Row:
         """Match every pair; pictures of a few are written beside the rows."""
@@ -194,16 +198,10 @@ class _Run:
             raise UserError(f"No pair of {pairs.name} turns by an angle inside the bins {pairs.bins}.")
         counts = {"pairs": len(found.pairs), "frames": len({i for pair in pairs.pairs for i in pair})}
         if self.output_dir is not None:
-            name = _plain(f"correspondence-{label}-{self.facts['name']}")
-            save_png(_matches(found, pairs), self.output_dir / "dense" / f"{name}.png")
+            name = plain(f"correspondence-{label}-{self.facts['name']}-{row_key(self.facts)[:6]}")
+            draw_matches(found, pairs, _VALUE_AT, self.output_dir / "dense" / f"{name}.png")
         official = pairs.official and settings == CorrespondenceSettings.of(**pairs.defaults)
         return self._row(value, counts, found.details(), official, pairs.notes)
-
-    def _keep(self, probe: DenseProbe, splits: FrameSplits) -> None:
-        if self.output_dir is None:
-            return
-        predictions = {str(i): probe.predict(splits.test[i])[1].half() for i in evenly(len(splits.test), PICTURES)}
-        PartFolder(self.output_dir / "dense" / row_key(self.facts)).write(0, predictions, ())
 
     def _row(
         self, value: float, counts: dict[str, int], details: dict[str, Any], official: bool, notes: Sequence[str]
@@ -286,7 +284,7 @@ def _tell_apart(sets: Sequence[DenseSet], tasks: Sequence[str]) -> None:
         for opened, name in zip(sets, names, strict=True):
             if names.count(name) > 1:
                 state = opened.states(task)["frames" if task == "correspondence" else "test"]
-                opened.label[task] = f"{_plain(name)}-{state[:8]}"
+                opened.label[task] = f"{plain(name)}-{state[:8]}"
 
 
 def _alike(log: ResultLog, task: str, opened: DenseSet, probe: DenseSettings) -> list[Row]:
@@ -298,39 +296,6 @@ def _alike(log: ResultLog, task: str, opened: DenseSet, probe: DenseSettings) ->
         if (row.get("task"), row.get("settings"), prints) == wanted:
             found[model] = row
     return list(found.values())
-
-
-def _draw(
-    task: str, splits: FrameSplits, rows: Sequence[Row], settings: DenseSettings, output_dir: Path, path: Path
-) -> None:
-    """The same frames by every model of these rows, under one another."""
-    kept = {}
-    for row in rows:
-        folder = PartFolder(output_dir / "dense" / row["key"])
-        if folder.has(0):
-            kept[_caption(row, rows)] = read_part(folder.path(0))
-    if not kept:
-        return
-    goal = dense_task("depth" if task == "depth" else "normals", settings, splits.max_depth)
-    drawn = []
-    for i in evenly(len(splits.test), PICTURES):
-        seen = splits.test[i].cropped_square()
-        seen = seen if settings.target_side is None else seen.resized(settings.target_side)
-        truth, valid = goal.target(seen)
-        predictions = {name: part[str(i)].float() for name, part in kept.items()}
-        make: Any = depth_row if isinstance(goal, DepthTask) else normal_row
-        drawn.append(make(seen.image, truth[0] if isinstance(goal, DepthTask) else truth, valid, predictions))
-    save_png(stack(drawn), path)
-
-
-def _matches(found: Correspondence, pairs: FramePairs) -> Any:
-    drawn = []
-    for k in evenly(len(found.pairs), PICTURES):
-        matched = found.pairs[k]
-        first, second = (pairs.frames[i] for i in matched.pair)
-        words = f"{matched.angle:.0f} degrees, {matched.recall(_VALUE_AT):.0f} % of {len(matched)} matches within 2 cm"
-        drawn.append(match_picture(first.image, second.image, matched.pixels, matched.errors, caption=words))
-    return stack(drawn)
 
 
 def _cached(features: FeaturesOf, folder: Path, view: str) -> FeaturesOf:
@@ -364,16 +329,6 @@ def _name(name: Any, model: Any) -> str:
     if not isinstance(name, nn.Module):
         return str(name)
     return model.name if isinstance(model, Teacher) else type(model).__name__
-
-
-def _caption(row: Row, rows: Sequence[Row]) -> str:
-    """The stage; with the model's name where two models have it."""
-    alone = sum(r["stage"] == row["stage"] for r in rows) == 1
-    return row["stage"] if alone else f"{row['stage']} {row['name']}"
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", text).strip("-")
 
 
 class _bar:

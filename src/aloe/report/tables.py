@@ -18,7 +18,7 @@ _CAPTIONS = {
     "b2": "k-NN accuracy (%) on frozen features, k = 20.",
     "b3": "Zero-shot accuracy (%) with the teacher's own text tower.",
 }
-_DENSE_DATA = ("nyuv2", "navi", "scannet")  # which have official splits or pairs, as the ten have
+_DENSE_DATA = ("nyuv2", "scannet")  # which have official splits or pairs, as the ten have
 LABELS = ("Model", "Stage", "Architecture", "Inter.")
 
 

@@ -109,13 +109,6 @@ def image_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 255
 
 
-def positive_depth(depth: Tensor, max_depth: float, name: str) -> Tensor:
-    """`depth` (H, W) metres as float32 with 0 where it is not finite, not positive, or beyond `max_depth`.
-
-    Raises:
-        UserError: no pixel is left.
-    """
-    valid = depth.isfinite() & (depth > 0) & (depth <= max_depth)
-    if not valid.any():
-        raise UserError(f"{name} has no valid depth between 0 and {max_depth:g} m; remove the frame.")
-    return torch.where(valid, depth, 0).float()
+def positive_depth(depth: Tensor, max_depth: float) -> Tensor:
+    """`depth` (H, W) metres as float32 with 0 where it is not finite, not positive, or beyond `max_depth`."""
+    return torch.where(depth.isfinite() & (depth > 0) & (depth <= max_depth), depth, 0).float()

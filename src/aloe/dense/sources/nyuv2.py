@@ -36,7 +36,6 @@ GEONET_FOLDERS = ("nyuv2_geonet", "nyu_geonet")
 GEONET_MEAN = (122.175, 116.169, 103.508)  # the stored images lack it twice
 GEONET_BAD = (21181, 6919)  # entries that Probe3D deletes, in this order
 GEONET_WHOLE = 30_000  # frames; the whole release has some 30 800, and the numbers above are of it alone
-GEONET_VALID = 20  # every 20th frame is Probe3D's `valid`
 
 
 def nyuv2_splits(path: Path) -> FrameSplits:
@@ -200,12 +199,11 @@ class LabelledMat:
 class GeoNetFrames:
     """GeoNet's training frames in the order of their names: one .mat each with img, depth and norm.
 
-    `part` is Probe3D's: `trainval` (all, what it trains on), `valid` (every 20th) or `train` (the others). Of the whole
-    release two broken entries are left out, as in Probe3D.
+    All of them, Probe3D's `trainval`; of the whole release two broken entries are left out, as there.
     """
 
-    def __init__(self, folder: Path, part: str = "trainval") -> None:
-        self.name = f"nyuv2 geonet {part}"
+    def __init__(self, folder: Path) -> None:
+        self.name = "nyuv2 geonet trainval"
         self.files = sorted(folder.glob("*.mat"))
         if not self.files:
             raise UserError(
@@ -215,8 +213,6 @@ class GeoNetFrames:
         if self.whole:
             for entry in GEONET_BAD:
                 del self.files[entry]
-        if part != "trainval":
-            self.files = [f for i, f in enumerate(self.files) if (i % GEONET_VALID == 0) == (part == "valid")]
 
     def __len__(self) -> int:
         return len(self.files)
@@ -245,7 +241,7 @@ class GeoNetFrames:
 def _frame(image: np.ndarray, depth: np.ndarray, normals: np.ndarray | None, name: str) -> Frame:
     return Frame(
         image=torch.from_numpy(np.array(image)).float() / 255,
-        depth=positive_depth(torch.from_numpy(np.array(depth, dtype=np.float32)), MAX_DEPTH, name),
+        depth=positive_depth(torch.from_numpy(np.array(depth, dtype=np.float32)), MAX_DEPTH),
         normals=None if normals is None else torch.from_numpy(np.array(normals, dtype=np.float32)),
         name=name,
     ).cropped(0, CROP, SIZE[0], SIZE[1] - 2 * CROP)

@@ -95,8 +95,6 @@ class RgbdFrames:
         normals = normals_from_depth(depth, cameras.depth, NORMAL_RADIUS) if self.normals else None
         if not cameras.registered:
             depth, normals = register(depth, normals, cameras.depth, cameras.colour, cameras.motion)
-            if not (depth > 0).any():
-                raise UserError(f"{stem} in {self.files.path}: none of its depth is in view of the colour camera.")
         return Frame(
             image=image,
             depth=depth,
@@ -111,7 +109,7 @@ class RgbdFrames:
         name = f"{self.stems[index]}.depth.png"
         stored = self.files.depth(name)
         metres = np.where(np.isin(stored, INVALID), 0, stored) / 1000
-        return positive_depth(torch.from_numpy(metres), MAX_DEPTH, f"{name} in {self.files.path}")
+        return positive_depth(torch.from_numpy(metres), MAX_DEPTH)
 
     def pose(self, index: int) -> Tensor:
         """(4, 4) depth camera to world; raises UserError."""

@@ -56,7 +56,7 @@ class ScanNetFrames:
         depth = F.interpolate(depth[None, None], (HEIGHT, WIDTH), mode="nearest-exact")[0, 0]
         return Frame(
             image=image_tensor(image),
-            depth=positive_depth(depth, float("inf"), f"{depth_file} in {self.files.path}"),
+            depth=positive_depth(depth, float("inf")),
             intrinsics=self.lenses[scene],
             camera_to_world=checked_pose(self.files.matrix(pose_file), f"{pose_file} in {self.files.path}"),
             name=colour,
