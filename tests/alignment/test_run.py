@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import Trainer
 
 from aloe.alignment import run as run_module
 from aloe.alignment import trainer as trainer_module_of_alignment
@@ -27,8 +26,9 @@ from aloe.data.transforms import ResizeCenterCrop, to_tensor
 from aloe.errors import UserError
 from aloe.models.saving import load
 from aloe.training import trainer as trainer_module
+from aloe.training.checkpoints import checkpoints
 from aloe.training.progress import JsonlLog, read_log
-from aloe.training.trainer import checkpoints
+from aloe.training.sealed import SealedTrainer
 from conftest import build_teacher
 from pictures import picture, write_pictures
 
@@ -232,14 +232,14 @@ def full_disk(*_, **__):
 
 @pytest.mark.parametrize("writer", ["_save", "_save_optimizer_and_scheduler", "_save_rng_state"])
 def test_a_full_disk_leaves_no_half_checkpoint_and_the_run_resumes(images, tmp_path, monkeypatch, writer):
-    original = getattr(Trainer, writer)
+    original = getattr(SealedTrainer, writer)
 
     def save(self, *args, **kwargs):
         original(self, *args, **kwargs)
         if self.state.global_step == 3:
             full_disk()
 
-    monkeypatch.setattr(Trainer, writer, save)
+    monkeypatch.setattr(SealedTrainer, writer, save)
     with pytest.raises(UserError, match=r"step 3 could not be written.*No space left"):
         tiny(images, tmp_path / "run", save_every=1)
     monkeypatch.undo()

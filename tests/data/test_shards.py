@@ -9,7 +9,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain, islice
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import pytest
 from PIL import Image
@@ -106,7 +106,7 @@ def test_a_failing_shard_is_continued_where_it_stopped(tmp_path: Path, monkeypat
     source = ShardSource(write_shards(tmp_path, shards=1), pause=0, retries=2)
     whole, opened = Path(source.urls[0]).read_bytes(), []
 
-    def flaky(url: str) -> io.BytesIO:
+    def flaky(url: str, timeout: float) -> io.BytesIO:
         opened.append(url)
         cut = len(whole) if len(opened) == 3 else 2 * 1024 * len(opened) + 1100
         return io.BytesIO(whole[:cut])
@@ -137,6 +137,43 @@ def test_over_http(tmp_path: Path) -> None:
         lost = ShardSource(f"{root}/part-009.tar", pause=0, retries=1)
         with pytest.raises(DataError, match=r"part-009.tar could not be read"):
             next(lost.samples(seed=0))
+        server.shutdown()
+
+
+def test_a_server_that_hangs_or_errs_is_asked_again_and_then_named(tmp_path: Path) -> None:
+    """Twice a promise without bytes, then an error, then the shard; a server that only hangs is a clear stop."""
+    write_shards(tmp_path, shards=1)
+    whole, asked, done = (tmp_path / "part-000.tar").read_bytes(), [], Event()
+
+    class Moody(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            if "part" in self.path and len(asked) == 3:
+                self.send_error(503)
+                return
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(whole)))
+            self.end_headers()
+            if "part" in self.path and len(asked) == 4:
+                self.wfile.write(whole)
+                return
+            self.wfile.write(whole[:600])
+            self.wfile.flush()
+            done.wait(20)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Moody) as server:
+        server.daemon_threads = True
+        Thread(target=server.serve_forever, daemon=True).start()
+        root = f"http://127.0.0.1:{server.server_port}"
+        source = ShardSource(f"{root}/part-000.tar", pause=0, timeout=0.3)
+        assert sorted(reds(source.samples(seed=0, repeat=False))) == everything(1)
+        assert len(asked) == 4
+        stuck = ShardSource(f"{root}/stuck.tar", pause=0, retries=1, timeout=0.3)
+        with pytest.raises(DataError, match=r"stuck.tar could not be read \(timed out; tried 2 times\)"):
+            next(stuck.samples(seed=0))
+        done.set()
         server.shutdown()
 
 

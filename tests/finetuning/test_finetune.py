@@ -32,9 +32,9 @@ from aloe.models.convert import bcosify
 from aloe.models.modeling import BcosViTForImageClassification
 from aloe.models.saving import load, save_student
 from aloe.training import trainer as trainer_module
+from aloe.training.checkpoints import checkpoints
 from aloe.training.progress import JsonlLog, read_log
 from aloe.training.runs import hold_out
-from aloe.training.trainer import checkpoints
 from conftest import build_teacher
 from pictures import write_pictures
 

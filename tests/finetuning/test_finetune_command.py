@@ -10,7 +10,7 @@ from classes import write_classes
 
 from aloe.models.convert import bcosify
 from aloe.models.saving import load, save_student
-from aloe.training.trainer import checkpoints
+from aloe.training.checkpoints import checkpoints
 from conftest import build_teacher
 from pictures import write_pictures
 

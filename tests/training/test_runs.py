@@ -81,6 +81,10 @@ def test_claims(tmp_path):
     assert json.loads((home / "run.json").read_text()) == first
     assert claim(home, record(settings, source, 1, resolution=32)) == "resume"
     assert claim(home, {**first, "versions": {}}) == "resume"
+    (home / "log.jsonl").touch()
+    assert claim(home, record(settings, source, 1, resolution=64)) == "new", "nothing was trained yet"
+    assert claim(home, first) == "new"
+    (home / "log.jsonl").write_text('{"step": 1}\n')
     with pytest.raises(UserError, match="resolution was 32, now 64"):
         claim(home, record(settings, source, 1, resolution=64))
     with pytest.raises(UserError, match="processes was 1, now 2"):

@@ -25,8 +25,8 @@ from aloe.models.fingerprint import fingerprint
 from aloe.models.saving import load
 from aloe.models.teachers import Teacher, load_teacher
 from aloe.training.arguments import training_arguments
+from aloe.training.checkpoints import checkpoints
 from aloe.training.runs import claim, hold_out, record, sample_images
-from aloe.training.trainer import checkpoints
 
 
 def align(

@@ -33,17 +33,20 @@ class ShardSource:
         buffer: Number of encoded images among which the stream is shuffled.
         retries: How often a shard that fails is read again.
         pause: Seconds before the first retry; doubled before each further one.
+        timeout: Seconds without a byte after which a remote shard counts as failed.
 
     Raises:
         UserError: A local shard that does not exist, or another kind of address.
     """
 
-    def __init__(self, pattern: str, *, buffer: int = 1000, retries: int = 3, pause: float = 1.0) -> None:
+    def __init__(
+        self, pattern: str, *, buffer: int = 1000, retries: int = 3, pause: float = 1.0, timeout: float = 60.0
+    ) -> None:
         try:
             from webdataset.shardlists import expand_urls
         except ImportError as error:
             raise UserError("wds:... needs the package webdataset; install aloe-vit[data].") from error
-        self.buffer, self.retries, self.pause = buffer, retries, pause
+        self.buffer, self.retries, self.pause, self.timeout = buffer, retries, pause, timeout
         self.urls: list[str] = []
         for url in expand_urls(pattern):
             if url.startswith(("http://", "https://")):
@@ -102,7 +105,7 @@ class ShardSource:
             if attempt:
                 time.sleep(self.pause * 2 ** (attempt - 1))
             try:
-                for sample in islice(_images(url), done, None):
+                for sample in islice(_images(url, self.timeout), done, None):
                     done += 1
                     yield sample
                 return
@@ -116,11 +119,11 @@ class ShardSource:
         )
 
 
-def _images(url: str) -> Iterator[tuple[str, bytes]]:
+def _images(url: str, timeout: float) -> Iterator[tuple[str, bytes]]:
     """One pass over one shard."""
     from webdataset.tariterators import group_by_keys, tar_file_expander
 
-    with _open(url) as opened:
+    with _open(url, timeout) as opened:
         stream = _Counted(opened)
         files = tar_file_expander([{"url": url, "stream": stream}], select_files=is_image_name, eof_value=None)
         for sample in group_by_keys(files):
@@ -152,8 +155,8 @@ class _Counted:
             raise EOFError("cut off")
 
 
-def _open(url: str) -> IO[bytes]:
+def _open(url: str, timeout: float) -> IO[bytes]:
     if url.startswith(("http://", "https://")):
-        stream: IO[bytes] = urllib.request.urlopen(url, timeout=60)
+        stream: IO[bytes] = urllib.request.urlopen(url, timeout=timeout)
         return stream
     return open(url, "rb")

@@ -24,8 +24,8 @@ from aloe.models.modeling import BcosViTForImageClassification
 from aloe.models.saving import load
 from aloe.models.teachers import Teacher
 from aloe.training.arguments import training_arguments
+from aloe.training.checkpoints import checkpoints
 from aloe.training.runs import check_resolution, claim, hold_out, record, sample_images
-from aloe.training.trainer import checkpoints
 
 
 def finetune(

@@ -24,6 +24,7 @@ from aloe.data.sources import ImageSource
 from aloe.data.subset import SubsetImages
 from aloe.data.transforms import Compose, RandomHorizontalFlip, RandomResizedCrop, ResizeCenterCrop
 from aloe.errors import UserError
+from aloe.training.progress import LOG_NAME
 from aloe.training.settings import TrainSettings
 
 RUN_NAME, FAULTS_NAME = "run.json", "unreadable.txt"
@@ -50,6 +51,8 @@ def record(settings: TrainSettings, source: Any, world_size: int, **facts: Any) 
 def claim(home: Path, record: dict[str, Any]) -> str:
     """Make the folder this run's, or find that it is: `new`, `resume` or `finished`.
 
+    A run that never took a step leaves nothing to protect: other settings take its place.
+
     Raises:
         UserError: it holds something else, and what differs.
     """
@@ -60,12 +63,17 @@ def claim(home: Path, record: dict[str, Any]) -> str:
         except (ValueError, TypeError) as error:
             raise UserError(f"{path} is damaged; give another --output-dir.") from error
         keys = [k for k in record if k not in _TOLD and known.get(k) != record[k]]
-        if keys:
+        if keys and _begun(home):
             differs = ", ".join(f"{k} was {known.get(k)!r}, now {record[k]!r}" for k in keys[:4])
             raise UserError(f"{home} holds another run ({differs}); give another --output-dir or the same settings.")
-        return "finished" if (home / "model.safetensors").is_file() else "resume"
+        if not keys:
+            return "finished" if (home / "model.safetensors").is_file() else "resume"
     temporary = home / f".{RUN_NAME}.{os.getpid()}"  # several ranks may claim at once
-    if home.exists() and not (home.is_dir() and all(p.name.startswith(f".{RUN_NAME}") for p in home.iterdir())):
+    if (
+        home.exists()
+        and not path.is_file()
+        and not (home.is_dir() and all(p.name.startswith(f".{RUN_NAME}") for p in home.iterdir()))
+    ):
         raise UserError(f"{home} is not empty and holds no run of aloe; give another --output-dir.")
     made = not home.exists()
     try:
@@ -77,6 +85,14 @@ def claim(home: Path, record: dict[str, Any]) -> str:
             shutil.rmtree(home, ignore_errors=True)
         raise UserError(f"{home} cannot be written: {error.strerror or error}.") from error
     return "new"
+
+
+def _begun(home: Path) -> bool:
+    """Whether a run has anything to lose: a step in its log, a checkpoint, a model."""
+    log = home / LOG_NAME
+    return (log.is_file() and log.stat().st_size > 0) or any(
+        not path.name.startswith((".", RUN_NAME, LOG_NAME, FAULTS_NAME)) for path in home.iterdir()
+    )
 
 
 def hold_out(

@@ -1,23 +1,20 @@
 """`DrawTrainer`: `transformers.Trainer` over draws; resume, accumulation, mixed precision, DDP and logging come with it.
 
 What is trained is a module with the student under `student`, whose forward returns named numbers per batch. Checkpoints
-appear whole (written aside, then renamed) and are never taken from weights that are not finite.
+appear whole (written aside, sealed, then renamed), hold no pickle and are never taken from weights that are not finite.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, TrainingArguments
 
 from aloe.data.draws import FaultLog, ImageDataset, collate_draws, collate_images
 from aloe.data.shards import ShardSource
@@ -27,12 +24,15 @@ from aloe.errors import UserError
 from aloe.models.saving import save_student
 from aloe.training.arguments import make_schedule
 from aloe.training.averages import mean_over_images
+from aloe.training.checkpoints import last_sound
 from aloe.training.progress import EVAL_PREFIX, JsonlLog, ProgressBar, Throughput
 from aloe.training.runs import FAULTS_NAME, images_per_step, training_draws
+from aloe.training.sealed import SealedTrainer
 from aloe.training.settings import TrainSettings
+from aloe.training.stopping import StopOnTerm, Terminated, is_lost_worker, is_out_of_memory
 
 
-class DrawTrainer(Trainer):
+class DrawTrainer(SealedTrainer):
     """Trainer of a student on draws, read in order.
 
     A training subclasses it with `compute_loss`, which may `tally` numbers for the log, and `measure`.
@@ -66,6 +66,9 @@ class DrawTrainer(Trainer):
             data_collator=collate_draws,
             callbacks=[throughput, JsonlLog(home), *([bar] if bar else [])],
         )
+        self.stop = StopOnTerm()
+        self.stop.accelerator = self.accelerator
+        self.add_callback(self.stop)
         self.remove_callback(PrinterCallback)
         images = None if isinstance(train, ShardSource) else len(train)
         self.settings, self.bar = settings, bar
@@ -85,12 +88,28 @@ class DrawTrainer(Trainer):
         home, backbone = Path(str(self.args.output_dir)), student.base_model
         if self.settings.gradient_checkpointing:
             backbone.gradient_checkpointing_enable()
-        done = checkpoints(home)
+        done, damaged = last_sound(home)
+        if damaged and self.is_world_process_zero():
+            names = ", ".join(path.name for path in damaged)
+            _say(f"{names} is damaged and not used; going on from {done.name if done else 'the beginning'}.")
         try:
-            self.train(resume_from_checkpoint=str(done[-1]) if done else None)
+            self.train(resume_from_checkpoint=str(done) if done else None)
+            if self.stop.asked:
+                _say(
+                    f"Stopped at step {self.state.global_step} with a checkpoint; the same command goes on from there."
+                )
+                raise Terminated
             if self.eval_dataset is not None and not self.evaluated_at(self.settings.steps):
                 self.evaluate()
+        except (RuntimeError, ConnectionResetError, EOFError) as error:
+            if not is_lost_worker(error):
+                raise
+            raise UserError(
+                "A process that reads images died, perhaps for lack of memory: run the same command again to go on from"
+                " the last checkpoint, with fewer --workers if it happens again."
+            ) from error
         finally:
+            self.stop.close()
             if self.bar:
                 self.bar.close()
         if self.settings.gradient_checkpointing:
@@ -102,6 +121,45 @@ class DrawTrainer(Trainer):
             if self.bar and (summary := self.faults.summary()):
                 _say(summary)
         return trained
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *rest: Any, **others: Any) -> Tensor:
+        """One batch forward and backward; out of memory is the user's to mend, with a batch size that fits."""
+        try:
+            return super().training_step(model, inputs, *rest, **others)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            words = str(error).splitlines()[0]
+        raise UserError(self._too_large(inputs, words))  # out of the block, whose traceback holds the activations
+
+    def _too_large(self, inputs: dict[str, Any], words: str) -> str:
+        """One sentence on memory, with the largest half, quarter, ... of the batch that a trial shows to fit."""
+        size = len(inputs["pixel_values"])
+        start = f"A batch of {size} images does not fit into memory ({words.rstrip('.')}): "
+        fits = size // 2
+        whole: Any = self.model
+        while fits:
+            whole.zero_grad(set_to_none=True)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            if self.args.world_size > 1:  # a trial of one process would leave the others waiting
+                break
+            part = {name: value[:fits] if isinstance(value, Tensor) else value for name, value in inputs.items()}
+            try:
+                super().training_step(whole, part)
+                break
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            fits //= 2
+        if not fits:
+            return start + "not even one image does; take a smaller resolution or teacher, or gradient_checkpointing."
+        tried = "may fit" if self.args.world_size > 1 else "fits"
+        repeats = -(-size * self.settings.gradient_accumulation // fits)
+        return start + (
+            f"{fits} {tried}. --batch-size {fits} --set gradient_accumulation={repeats} has as many images in a step;"
+            " gradient_checkpointing=true saves memory too."
+        )
 
     def tally(self, numbers: Mapping[str, Tensor]) -> None:
         """Adds to the means of the next training log."""
@@ -190,44 +248,6 @@ class DrawTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
         return SequentialSampler(dataset) if hasattr(dataset, "__len__") else None
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Written into a folder aside and renamed, so that a checkpoint is whole or absent."""
-        if not all(bool(p.isfinite().all()) for p in model.parameters()):
-            raise UserError(
-                f"The weights are not finite at step {self.state.global_step}: lower learning_rate "
-                f"(now {self.settings.learning_rate:g}) and run again; the last checkpoint is kept."
-            )
-        home = Path(str(self.args.output_dir))
-        staging = home / ".saving"
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        if self.args.should_save:
-            shutil.rmtree(staging, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        self.args.output_dir = str(staging)
-        try:
-            super()._save_checkpoint(model, trial)
-        except (OSError, RuntimeError, SafetensorError) as error:  # a full disk, as each library reports it
-            shutil.rmtree(staging, ignore_errors=True)
-            raise UserError(
-                f"The checkpoint at step {self.state.global_step} could not be written: {error}."
-            ) from error
-        finally:
-            self.args.output_dir, self.args.save_total_limit = str(home), limit
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            name = f"checkpoint-{self.state.global_step}"
-            shutil.rmtree(home / name, ignore_errors=True)
-            os.replace(staging / name, home / name)
-            shutil.rmtree(staging, ignore_errors=True)
-            for old in checkpoints(home)[:-limit] if limit else []:
-                shutil.rmtree(old)
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints of a run, oldest first."""
-    found = [p for p in folder.glob("checkpoint-*") if (p / "trainer_state.json").is_file()]
-    return sorted(found, key=lambda p: int(p.name.rsplit("-", 1)[1]))
 
 
 def _finite(value: float) -> bool:
