@@ -54,6 +54,43 @@ def test_two_processes_equal_one_with_the_same_global_batch(tmp_path):
     np.testing.assert_allclose(two, one, rtol=1e-5)
 
 
+CONTRASTED = """
+import torch, torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from aloe.alignment.points import teacher_features
+from aloe.alignment.settings import AlignSettings
+from aloe.alignment.trainer import AlignmentModel
+from aloe.models.convert import bcosify
+from conftest import build_teacher
+
+dist.init_process_group("gloo")
+rank, teacher = dist.get_rank(), build_teacher("siglip")
+images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+for objective in ("infonce", "siglip"):
+    def gradients(batch, parallel):
+        core = AlignmentModel(bcosify(teacher), teacher, AlignSettings(objective=objective), ()).train()
+        # the whole batch on one process: nothing to gather
+        model = DistributedDataParallel(core, find_unused_parameters=True) if parallel else core
+        core.contrasts = parallel
+        loss = sum(model(batch, teacher_features(teacher, batch, core.config, core.blocks)).values())
+        loss.backward()
+        return loss.detach(), {name: p.grad for name, p in core.named_parameters() if p.grad is not None}
+    whole, wanted = gradients(images, False)
+    shared, found = gradients(images[4 * rank : 4 * rank + 4], True)
+    torch.testing.assert_close(shared, whole, rtol=1e-5, atol=0)
+    assert set(wanted) <= set(found) and len(wanted) > 20
+    assert objective == "infonce" or "loss.log_scale" in wanted
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()))
+dist.destroy_process_group()
+"""
+
+
+def test_contrastive_objectives_see_the_images_of_every_process(tmp_path):
+    """Loss and every gradient equal those of one process with the whole batch."""
+    _run(CONTRASTED, tmp_path / "contrasted.py")
+
+
 SHARDED = """
 import torch, torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
@@ -95,10 +132,18 @@ dist.destroy_process_group()
 
 def test_a_sharded_student_takes_the_same_steps(tmp_path):
     """torch's own FSDP on two processes; accelerate's switch for it needs GPUs."""
-    script = tmp_path / "sharded.py"
-    script.write_text(SHARDED)
+    _run(SHARDED, tmp_path / "sharded.py")
+
+
+def _run(code: str, script: Path) -> None:
+    """On two processes."""
+    script.write_text(code)
     tests = Path(__file__).parents[1]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tests)}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": f"{tests}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+    }
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

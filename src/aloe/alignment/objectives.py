@@ -1,7 +1,7 @@
 """Alignment objectives (METHOD.md section 5; paper, Table B8): cosine, MSE, SigLIP and InfoNCE.
 
 Cosine and MSE compare token by token, at every alignment point and at the pooled output. SigLIP and InfoNCE are
-image-level: they contrast the pooled outputs of a batch and use no other point.
+image-level: they contrast the pooled outputs of a batch, over all processes, and use no other point.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 TOKENWISE = ("cosine", "mse")
-OBJECTIVES = (*TOKENWISE, "siglip", "infonce")
+CONTRASTIVE = ("siglip", "infonce")
+OBJECTIVES = (*TOKENWISE, *CONTRASTIVE)
 INFONCE_TEMPERATURE = 0.1
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aloe.alignment.objectives import SiglipLoss, cosine, infonce, mse
+from aloe.alignment.gather import gathered
+from aloe.alignment.objectives import CONTRASTIVE, SiglipLoss, cosine, infonce, mse
 from aloe.alignment.points import (
     POOLED,
     cosines,
@@ -40,6 +41,7 @@ class AlignmentModel(nn.Module):
         self.config: Any = student.config
         self.blocks = blocks if settings.objective in ("cosine", "mse") else ()
         self.pooled = settings.pooled
+        self.contrasts = settings.objective in CONTRASTIVE
         self._source = (source,)  # in a tuple: not a submodule, so neither trained, wrapped nor saved
         self.loss = SiglipLoss() if settings.objective == "siglip" else None
         self._objective = {"cosine": cosine, "mse": mse, "infonce": infonce}.get(settings.objective)
@@ -55,7 +57,10 @@ class AlignmentModel(nn.Module):
             ours, theirs = match_tokens(features.states[k], teacher.states[k], self.config, self._source[0])
             losses[point_name(k)] = compare(ours, theirs)
         if self.pooled:
-            losses[POOLED] = compare(features.pooled, teacher.pooled)
+            ours, theirs = features.pooled, teacher.pooled
+            if self.contrasts:  # with the images of every process
+                ours, theirs = gathered(ours), gathered(theirs)
+            losses[POOLED] = compare(ours, theirs)
         return losses
 
 
