@@ -1,18 +1,20 @@
 """AttnLRP (Achtibat et al. 2024): relevance as input x gradient, with the backward rules of attention models.
 
 Rules, in their gradient form (PROTOCOLS.md section 7): a norm's divisor and an activation's gate f(x)/x are constants
-(identity rule); a product of two paths halves the gradient (uniform rule), which in attention divides those of queries and
-keys by 4 and of values by 2, the softmax keeping its own; linear layers keep theirs (epsilon rule with epsilon -> 0) or take
-the generalised gamma rule. The `cp` variant detaches queries and keys instead (Ali et al. 2022) and loses no relevance. A
-B-cos unit is linear with its gate as a constant factor, which explanation mode makes it; so the cp variant on a student is
-its own W(x)x.
+(identity rule), so are the root of an RMSNorm and the bend tanh(x)/x of a soft cap; a product of two paths halves the gradient
+(uniform rule), which in attention divides those of queries and keys by 4 and of values by 2, the softmax keeping its own;
+linear layers keep theirs (epsilon rule with epsilon -> 0) or take the generalised gamma rule. The `cp` variant detaches
+queries and keys instead (Ali et al. 2022) and loses no relevance. A B-cos unit is linear with its gate as a constant factor,
+which explanation mode makes it; so the cp variant on a student is its own W(x)x.
 
-The rules act on PyTorch's functions within a block of code, in any model; no module is touched.
+The rules act on PyTorch's functions within a block of code, in any model; no module is touched. Weights narrower than the
+activations are widened for the moment that they are used, so that relevance can be float32 where weights are bfloat16.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,6 +35,7 @@ GAMMA, CONV_GAMMA = (
     0.25,
 )  # of teachers; in the middle of the grids of LXT's ViT example (PROTOCOLS.md section 7.2)
 _PRODUCTS = (torch.mul, torch.multiply, Tensor.mul, Tensor.multiply, Tensor.__mul__, Tensor.__rmul__)
+_MATRIX_PRODUCTS = (torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__)
 
 
 class LrpRules(AttentionTap):
@@ -52,9 +55,12 @@ class LrpRules(AttentionTap):
             F.silu: lambda x, inplace=False: _gated(x, "silu"),
             F.relu: lambda x, inplace=False: _gated(x, "relu"),
             torch.sigmoid: lambda x: x.detach().sigmoid(),  # the gate of a quick GELU, x sigmoid(1.702 x)
+            **dict.fromkeys((torch.tanh, Tensor.tanh), lambda x: x * _bend(x.detach())),
+            **dict.fromkeys((torch.rsqrt, Tensor.rsqrt), lambda x: x.detach().rsqrt()),
             F.linear: self.linear,
             F.conv2d: self.conv2d,
-            **dict.fromkeys(_PRODUCTS, self.product),
+            **dict.fromkeys(_PRODUCTS, partial(self.product, torch.mul)),
+            **dict.fromkeys(_MATRIX_PRODUCTS, partial(self.product, torch.matmul)),
         }
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -69,17 +75,22 @@ class LrpRules(AttentionTap):
         return super().attend(_scaled(q, 0.25), _scaled(k, 0.25), _scaled(v, 0.5), *args, **kwargs)
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        return gamma_linear(x, weight, bias, self.gamma) if self.gamma else F.linear(x, weight, bias)
+        if self.gamma:
+            return gamma_linear(x, _as(weight, x), _as(bias, x), self.gamma)
+        if weight.dtype == x.dtype or torch.is_autocast_enabled(x.device.type):
+            return F.linear(x, weight, bias)
+        return _WideLinear.apply(x, weight, bias)
 
     def conv2d(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
+        weight, bias = _as(weight, x), _as(bias, x)
         if not self.conv_gamma:
             return F.conv2d(x, weight, bias, *args, **kwargs)
         return gamma_conv2d(x, weight, bias, self.conv_gamma, *args, **kwargs)
 
-    def product(self, a: Any, b: Any, **kwargs: Any) -> Tensor:
+    def product(self, multiply: Callable[..., Tensor], a: Any, b: Any, **kwargs: Any) -> Tensor:
         if not (_carries(a) and _carries(b)):
-            return torch.mul(a, b, **kwargs)
-        return a.detach() * b if self.cp else _scaled(a * b, 0.5)
+            return multiply(a, b, **kwargs)
+        return multiply(a.detach(), b) if self.cp else _scaled(multiply(a, b), 0.5)
 
 
 def attnlrp(
@@ -139,6 +150,31 @@ def _layer_norm(
 
 def _gated(x: Tensor, activation: str) -> Tensor:
     return x * gate(x.detach(), activation)
+
+
+def _bend(x: Tensor) -> Tensor:
+    """tanh(x) / x, which is 1 at 0."""
+    safe = torch.where(x == 0, torch.ones_like(x), x)
+    return torch.where(x == 0, torch.ones_like(x), safe.tanh() / safe)
+
+
+def _as(parameter: Any, like: Tensor) -> Any:
+    """A parameter, or None, in the activations' precision where its own is narrower."""
+    return parameter if parameter is None or torch.is_autocast_enabled(like.device.type) else parameter.to(like.dtype)
+
+
+class _WideLinear(torch.autograd.Function):
+    """`F.linear` in the precision of x; the graph keeps the weight as it is stored."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (weight,) = ctx.saved_tensors
+        return grad @ weight.to(grad.dtype), None, None
 
 
 def _carries(x: Any) -> bool:

@@ -37,12 +37,16 @@ class AttentionTap(TorchFunctionMode):
         dropout_p: float = 0.0,
         is_causal: bool = False,
         scale: float | None = None,
-        **_: Any,
+        enable_gqa: bool = False,
     ) -> Tensor:
-        """softmax(q k^T scale + mask) v; q (B, heads, M, d), k and v (B, heads, N, d)."""
+        """softmax(q k^T scale + mask) v; q (B, heads, M, d), k and v (B, heads, N, d), or fewer heads where they are shared."""
+        if enable_gqa:
+            k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], 1) for t in (k, v))
         scores = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
         if attn_mask is not None:
             scores = scores.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
+        if is_causal:
+            scores = scores.masked_fill(scores.new_ones(scores.shape[-2:], dtype=torch.bool).triu(1), -torch.inf)
         wide = torch.promote_types(scores.dtype, torch.float32)
         weights = scores.softmax(dim=-1, dtype=wide).to(v.dtype)
         self.weights.append(weights)

@@ -19,9 +19,14 @@ from aloe.cli import (
     explain,
     export,
     finetune,
+    ground,
     publish,
     report,
+    study,
     teachers,
+)
+from aloe.cli import (
+    app as explorer,
 )
 from aloe.errors import UserError
 
@@ -37,14 +42,17 @@ app.command("align")(align.align)
 app.command("finetune")(finetune.finetune)
 app.command("explain")(explain.explain)
 app.command("attribute")(attribute.attribute)
+app.command("ground")(ground.ground)
 app.command("evaluate")(evaluate.evaluate)
 app.command("report")(report.report)
+app.command("app")(explorer.app)
 app.command("export")(export.export)
 app.command("publish")(publish.publish)
 app.command("bcosify")(bcosify.bcosify)
 app.command("convert-checkpoint")(convert_checkpoint.convert_checkpoint)
 app.command("teachers")(teachers.teachers)
 app.command("doctor")(doctor.doctor)
+app.add_typer(study.app, name="study")
 
 
 def main() -> None:
