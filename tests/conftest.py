@@ -88,3 +88,21 @@ def aloe(monkeypatch, capsys, tmp_path):
         return code, out, err
 
     return run
+
+
+@pytest.fixture
+def db(tmp_path):
+    """A small preference study in its file (`study/studies.py`)."""
+    pytest.importorskip("fastapi", reason="the extra `study` is not installed")
+    from study.studies import write_study
+
+    return write_study(tmp_path / "study.sqlite")
+
+
+@pytest.fixture
+def client(db):
+    """A client of that study's server."""
+    from study.studies import serving
+
+    with serving(db) as client:
+        yield client
