@@ -1,7 +1,7 @@
 """AttnLRP (Achtibat et al. 2024): relevance as input x gradient, with the backward rules of attention models.
 
 Rules, in their gradient form (PROTOCOLS.md section 7): a norm's divisor and an activation's gate f(x)/x are constants
-(identity rule), so are the root of an RMSNorm and the bend tanh(x)/x of a soft cap; a product of two paths halves the gradient
+(identity rule), and so are an RMSNorm's root and a soft cap's tanh(x)/x; a product of two paths halves the gradient
 (uniform rule), which in attention divides those of queries and keys by 4 and of values by 2, the softmax keeping its own;
 linear layers keep theirs (epsilon rule with epsilon -> 0) or take the generalised gamma rule. The `cp` variant detaches
 queries and keys instead (Ali et al. 2022) and loses no relevance. A B-cos unit is linear with its gate as a constant factor,

@@ -39,7 +39,7 @@ class AttentionTap(TorchFunctionMode):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        """softmax(q k^T scale + mask) v; q (B, heads, M, d), k and v (B, heads, N, d), or fewer heads where they are shared."""
+        """softmax(q k^T scale + mask) v; q (B, heads, M, d), k and v (B, heads, N, d), fewer heads if shared."""
         if enable_gqa:
             k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], 1) for t in (k, v))
         scores = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)

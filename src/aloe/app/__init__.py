@@ -1,0 +1,1 @@
+"""The explanation explorer: what `aloe app` serves."""

@@ -1,0 +1,56 @@
+"""`aloe app [MODEL ...]`: the explanation explorer, a web page on this machine."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from aloe.cli.attribute import _options as method_options
+from aloe.cli.common import Device, choose_device, parse_settings, quiet_libraries
+
+
+def app(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(help="Teachers, students or saved probes; default: the scenes teacher and what aloe demo made."),
+    ] = None,
+    images: Annotated[
+        list[str] | None,
+        typer.Option(help="Images to pick from: files, folders or archives; default: rendered scenes."),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most this many images to pick from.")] = 40,
+    text_tower: Annotated[
+        str | None, typer.Option(help="Folder or hub id of the text tower; default: a SigLIP teacher's own.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="A method's option, such as intgrad.steps=20.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; others than this let the network in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 7860,
+    device: Device = None,
+) -> None:
+    """Open a page to explore explanations: images, classes, texts, post-hoc maps, and what deleting a region does."""
+    quiet_libraries()
+    from aloe.app.explorer import Explorer, load_models
+    from aloe.app.server import is_loopback, listen, serve
+    from aloe.errors import UserError
+
+    try:
+        from aloe.app.page import build_app
+    except ModuleNotFoundError as error:
+        if error.name not in ("gradio", "fastapi"):
+            raise
+        raise UserError('The explorer needs gradio: pip install "aloe-vit[app]".') from error
+    listening = listen(host, port)  # said before any work, where it cannot be
+    found, towers = load_models(models or [], text_tower)
+    explorer = Explorer(
+        found, towers=towers, options=method_options(parse_settings(set_ or [])), device=choose_device(device)
+    )
+    explorer.warm_up()
+    local = is_loopback(host)
+    page = build_app(explorer, images[0] if images and len(images) == 1 else images, limit=limit, local=local)
+    typer.echo(f"Models: {', '.join(found)}")
+    if not local:
+        typer.echo(f"Anybody who reaches {host} can use this page; it has no password.", err=True)
+    serve(page, listening, ready=lambda url: typer.echo(f"Open {url} (Ctrl-C ends it)"))

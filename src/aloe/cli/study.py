@@ -1,0 +1,266 @@
+"""`aloe study`: a human preference study from images to Table B7: build, serve, invite, export, fit, simulate, power."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from aloe.cli.common import Device, Json, choose_device, parse_settings, quiet_libraries, say, table
+
+app = typer.Typer(help="Ask people which explanation helps them more.", no_args_is_help=True)
+
+SECRET = "ALOE_STUDY_SECRET"
+Db = Annotated[Path, typer.Option("--db", help="The study's file.")]
+Seed = Annotated[int, typer.Option(min=0)]
+
+
+@app.command()
+def build(
+    images: Annotated[list[str], typer.Argument(help="Files, folders, globs or archives.")],
+    student: Annotated[str | None, typer.Option(help="Aligned student with a classifier: shows its W(x)x.")] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="What the post-hoc methods explain; default: the student as well.")
+    ] = None,
+    db: Db = Path("study.sqlite"),
+    methods: Annotated[
+        str, typer.Option(help="With commas; see docs/attribution.md.")
+    ] = "inherent,attnlrp,intgrad,legrad,chefercam,lime",
+    trials: Annotated[int, typer.Option(min=1, help="Comparisons per participant that count.")] = 50,
+    practice: Annotated[int, typer.Option(min=0, help="Trials for practice before them.")] = 3,
+    ties: Annotated[bool, typer.Option("--ties", help="Offer 'no difference'.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most this many images.")] = None,
+    title: Annotated[str | None, typer.Option(help="Heading of the study's pages.")] = None,
+    contact: Annotated[str | None, typer.Option(help="Whom participants can ask.")] = None,
+    consent: Annotated[Path | None, typer.Option(help="Text file shown before the start instead of ours.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Other settings (repeats=6, random=2, ...) or a method's (intgrad.steps=100)."),
+    ] = None,
+    seed: Seed = 0,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Draw every method's map of every image into one file that `aloe study serve` needs nothing besides."""
+    quiet_libraries()
+    from aloe.errors import UserError
+    from aloe.probes.backbones import load_any
+    from aloe.study.build import build_study
+    from aloe.study.settings import StudySettings
+
+    options: dict[str, dict[str, Any]] = {}
+    values: dict[str, Any] = {"trials": trials, "practice": practice, "ties": ties, "seed": seed}
+    for key, value in parse_settings(set_ or []).items():
+        method, dot, name = key.partition(".")
+        if dot:
+            options.setdefault(method, {})[name] = value
+        else:
+            values[key] = value
+    texts = {"title": title, "contact": contact, "consent": consent and _text(consent)}
+    values |= {name: text for name, text in texts.items() if text is not None}
+    wanted = tuple(m.strip() for m in methods.split(",") if m.strip())
+    if student is None and teacher is None:
+        raise UserError("Give a model to explain: --student, --teacher, or both.")
+    settings = StudySettings.of(**values, methods=wanted)
+    done = build_study(
+        db,
+        images[0] if len(images) == 1 else images,
+        load_any(student) if student else None,
+        load_any(teacher) if teacher else None,
+        settings,
+        options=options,
+        limit=limit,
+        device=choose_device(device),
+        progress=None if json else _counter,
+    )
+    words = [f"{note}." for note in done.notes]
+    words.append(f"{len(done.images)} images, {settings.shown} trials per participant in {db}")
+    words.append(f"Start it with: aloe study serve --db {db}")
+    say({"db": str(db), "images": done.images, "notes": done.notes, "trials": settings.shown}, "\n".join(words), json)
+
+
+@app.command()
+def serve(
+    db: Db = Path("study.sqlite"),
+    host: Annotated[str, typer.Option(help="Address to listen at; default: this machine only.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
+    invited_only: Annotated[
+        bool, typer.Option("--invited-only", help="Sessions only by links of `aloe study invite`.")
+    ] = False,
+) -> None:
+    """Show a study to participants; the admin page's password is $ALOE_STUDY_SECRET, or one made up and printed."""
+    from aloe.study.serving import serve_study
+
+    given = os.environ.get(SECRET)
+    secret = given or secrets.token_urlsafe(24)
+
+    def ready(url: str) -> None:
+        typer.echo(f"The study is at {url}/ and its progress at {url}/admin; stop with Ctrl-C.")
+        if not given:
+            typer.echo(f"Admin password (any user name): {secret}")
+        sys.stdout.flush()
+
+    serve_study(db, secret, host=host, port=port, invited_only=invited_only, ready=ready)
+
+
+@app.command()
+def invite(
+    count: Annotated[int, typer.Argument(min=1, help="How many links.")],
+    db: Db = Path("study.sqlite"),
+    url: Annotated[str, typer.Option(help="Where the study is served.")] = "http://127.0.0.1:8000",
+    json: Json = False,
+) -> None:
+    """Print personal links, one session each. They are stored nowhere: keep what is printed."""
+    from contextlib import closing
+
+    from aloe.study.store import Store
+
+    with closing(Store(db)) as store:
+        links = [f"{url.rstrip('/')}/s/{token}" for token in store.invite(count)]
+    say({"links": links}, "\n".join(links), json)
+
+
+@app.command()
+def export(
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write, .csv or .jsonl.")],
+    db: Db = Path("study.sqlite"),
+    json: Json = False,
+) -> None:
+    """Write the answers to a file, without links and codes; also while the study is served."""
+    from aloe.errors import UserError
+    from aloe.study.answers import FORMATS, stored_answers
+    from aloe.viz.figures import write_whole
+
+    form = FORMATS.get(output.suffix.removeprefix("."))
+    if form is None:
+        raise UserError(f"{output.name} ends in neither .csv nor .jsonl.")
+    answers = stored_answers(db)
+    write_whole(output, form(answers).encode())
+    say({"output": str(output), "answers": len(answers)}, f"{len(answers)} answers in {output}", json)
+
+
+@app.command()
+def fit(
+    answers: Annotated[list[Path], typer.Argument(help="A study's file, or exports of it (.csv, .jsonl).")],
+    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Folder to write to.")] = Path("study-fit"),
+    ties: Annotated[str, typer.Option(help="half: a tie is half a win for both; drop: it does not count.")] = "half",
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(help="What participants may do, such as noise=0.5, seconds=2, finished=false; docs/study.md."),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Of the bootstrap over participants.")] = 1000,
+    paper: Annotated[bool, typer.Option(help="The paper's own numbers beside ours.")] = True,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Leave out by the rules, fit Bradley-Terry scores, and write Table B7, win rates, agreement and plots."""
+    from aloe.errors import UserError
+    from aloe.study.analysis import analyse, write_analysis
+    from aloe.study.answers import read_answers
+    from aloe.study.exclusions import Rules
+
+    if ties not in ("half", "drop"):
+        raise UserError(f"--ties is half or drop, not {ties}.")
+    rules = Rules.of(**parse_settings(rule or []))
+    found = analyse(read_answers(answers), rules, ties=ties, samples=samples, seed=seed)  # type: ignore[arg-type]
+    files = write_analysis(found, output_dir, paper)
+    words = "\n".join(
+        [*(t.to_markdown() for t in found.tables(paper)[:2]), *found.words, f"{len(files)} files in {output_dir}"]
+    )
+    encoding = sys.stdout.encoding or "utf-8"  # that of a terminal may lack the arrows, whose place a ? then takes
+    words = words.encode(encoding, "replace").decode(encoding)
+    say({**found.summary(), "output": str(output_dir), "files": files}, words, json)
+
+
+@app.command()
+def simulate(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File to write, .csv or .jsonl, for `aloe study fit`.")
+    ],
+    scores: Annotated[str, typer.Option(help="Such as inherent=0.97,intgrad=0.41.")],
+    participants: Annotated[int, typer.Option(min=1)] = 41,
+    images: Annotated[int, typer.Option(min=1, help="Images of the study.")] = 24,
+    trials: Annotated[int, typer.Option(min=1)] = 50,
+    ties: Annotated[float, typer.Option(min=0, help="Differences below this are called ties.")] = 0.0,
+    spread: Annotated[float, typer.Option(min=0, help="How scores differ from person to person (SD).")] = 0.5,
+    careless: Annotated[float, typer.Option(min=0, max=1, help="Share of people who press any key.")] = 0.0,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Rehearse a study: write the answers that people of known preferences would give."""
+    from aloe.errors import UserError
+    from aloe.study.answers import FORMATS
+    from aloe.study.settings import StudySettings
+    from aloe.study.simulate import Preferences
+    from aloe.study.simulate import simulate as draw
+    from aloe.viz.figures import write_whole
+
+    form = FORMATS.get(output.suffix.removeprefix("."))
+    if form is None:
+        raise UserError(f"{output.name} ends in neither .csv nor .jsonl.")
+    try:
+        of = {name.strip(): float(value) for name, _, value in (word.partition("=") for word in scores.split(","))}
+    except ValueError:
+        raise UserError(f"--scores takes method=number with commas, got {scores!r}.") from None
+    settings = StudySettings.of(methods=tuple(of), trials=trials, ties=ties > 0, seed=seed, repeats=min(4, trials // 2))
+    found = draw(settings, images, participants, Preferences(of, spread, tie=ties, careless=careless), seed)
+    write_whole(output, form(found).encode())
+    say({"output": str(output), "answers": len(found)}, f"{len(found)} simulated answers in {output}", json)
+
+
+@app.command()
+def power(
+    difference: Annotated[float, typer.Option(help="Of two methods' scores; 0.56 is a win rate of 63.6 %.")],
+    trials: Annotated[str, typer.Option(help="Trials per participant that count, with commas.")] = "25,50,100",
+    participants: Annotated[
+        int | None, typer.Option(min=2, help="The power with so many; default: how many are needed.")
+    ] = None,
+    goal: Annotated[float, typer.Option(help="Probability of finding the difference.")] = 0.8,
+    methods: Annotated[int, typer.Option(min=2, help="Methods of the study.")] = 6,
+    spread: Annotated[float, typer.Option(min=0, help="How scores differ from person to person (SD).")] = 0.5,
+    simulations: Annotated[int, typer.Option(min=1)] = 200,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """How many participants and trials find a difference: simulated studies, fitted like real ones."""
+    from dataclasses import asdict
+
+    from aloe.errors import UserError
+    from aloe.study.power import participants_needed
+    from aloe.study.power import power as power_of
+
+    options: dict[str, Any] = {"methods": methods, "spread": spread, "simulations": simulations, "seed": seed}
+    try:
+        counts = [int(word) for word in trials.split(",")]
+    except ValueError:
+        raise UserError(f"--trials takes numbers with commas, got {trials!r}.") from None
+    rows, words = [], []
+    for count in counts:
+        found = (
+            participants_needed(difference, count, goal=goal, **options)
+            if participants is None
+            else power_of(difference, participants, count, **options)
+        )
+        rows.append({"trials": count} if found is None else asdict(found))
+        cells = ("too many", "", "") if found is None else (found.participants, found.power, found.error)
+        words.append((count, *cells))
+    head = ("trials", "participants", "power", "standard error")
+    say({"difference": difference, "rows": rows}, table(words, head), json)
+
+
+def _counter(done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        typer.echo(f"\r{done} of {total} images", err=True, nl=done == total)
+
+
+def _text(path: Path) -> str:
+    from aloe.errors import UserError
+
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as text: {error}.") from error
