@@ -14,6 +14,7 @@ import pytest
 from explorers import encoded, scene
 
 
+@pytest.mark.slow
 def test_it_starts_offline_without_arguments_and_listens_on_loopback(tmp_path):
     environment = {
         **os.environ,

@@ -160,6 +160,14 @@ def test_no_other_name_of_this_machine_is_answered(url, host):
     assert not is_loopback("0.0.0.0")
 
 
+def test_a_server_of_the_network_answers_by_any_name(url):
+    open_app = build_app(scene_explorer(), "scenes:1@7@64", local=False)
+    with serving(open_app) as network:
+        assert httpx.get(f"{network}/config", headers={"Host": "somebody.example"}).status_code == 200
+        found = httpx.get(f"{network}/config", headers={"Host": "a.example", "Origin": "https://b.example"})
+        assert found.status_code == 403
+
+
 def test_a_body_has_a_limit_told_or_not(url):
     json_type = {"Content-Type": "application/json"}
     small = Guard(build_app(scene_explorer()).app, max_body=10_000)

@@ -70,3 +70,12 @@ def test_two_words_part_at_the_first_token_that_differs(tokenizer):
     letters = [i for c in text.encode() for i in tokenizer.convert_tokens_to_ids([tokenizer.tokenize(chr(c))[0]])]
     with pytest.raises(UserError, match="not spelt as its tokenizer would"):
         part(tokenizer, letters, text, span, "dog")
+
+
+def test_a_number_is_a_token(tokenizer):
+    ids, text, ends = spelt(tokenizer)
+    spans = find(text, ends, [2, "cat"])
+    assert (2,) in [s.tokens for s in spans]
+    assert all(text[s.start : s.stop].strip() == tokenizer.decode([ids[k] for k in s.tokens]).strip() for s in spans)
+    with pytest.raises(UserError, match="no token 99"):
+        find(text, ends, [99])

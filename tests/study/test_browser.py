@@ -38,6 +38,12 @@ def study(tmp_path) -> Iterator[tuple[Path, str]]:
         process.wait()
 
 
+def wait_for(page, position):
+    """The trial at a position, with its pictures and scripts."""
+    page.locator(f"input[name=position][value='{position}']").wait_for(state="attached")
+    page.wait_for_load_state()
+
+
 def check_end(page, db, count):
     (row,) = progress(db)
     assert row["finished"]
@@ -53,18 +59,19 @@ def test_with_a_finger_on_a_phone(browser, study):
         complaints = []
         page.on("console", lambda message: complaints.append(message.text))
         page.goto(url)
-        page.get_by_text("Start").tap()
+        page.get_by_role("button", name="Start").tap()
         assert "/s/" not in page.url  # not without the tick
         page.get_by_role("checkbox").tap()
-        page.get_by_text("Start").tap()
-        page.get_by_text("Practice").last.tap()
+        page.get_by_role("button", name="Start").tap()
+        page.get_by_role("link", name="Practice").tap()
         for i in range(7):
+            wait_for(page, i)
             buttons = page.locator(".maps button")
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
             assert page.evaluate("document.documentElement.scrollHeight <= innerHeight")  # a trial is one screen
             assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 100)")
             (buttons.nth(i % 2) if i < 6 else page.get_by_text("No difference")).tap()
-            page.wait_for_load_state()
+        page.locator("#code").wait_for()
         check_end(page, db, 7)
         assert complaints == []  # the policy of contents blocks nothing of ours
     assert [a.choice for a in stored_answers(db)] == ["left", "right"] * 3 + ["tie"]
@@ -83,7 +90,7 @@ def test_with_the_keyboard_alone(browser, study):
         page.keyboard.press("Enter")
         page.wait_for_url("**/trial")
         for i, key in enumerate(("1", "2", "3", "ArrowLeft", "ArrowRight", "ArrowDown", "Tab")):
-            page.locator(f"input[name=position][value='{i}']").wait_for(state="attached")
+            wait_for(page, i)
             page.keyboard.press("Enter")  # nothing is marked yet: no answer
             assert len(stored_answers(db)) == i
             page.keyboard.press(key)
@@ -98,17 +105,19 @@ def test_without_scripts_and_after_going_back_and_reloading(browser, study):
     with open_page(browser, java_script_enabled=False) as page:
         page.goto(url)
         page.get_by_role("checkbox").check()
-        page.get_by_text("Start").click()
+        page.get_by_role("button", name="Start").click()
         link = page.url
-        page.get_by_text("Practice").last.click()
+        page.get_by_role("link", name="Practice").click()
         page.get_by_role("button", name="The first picture").click()
+        wait_for(page, 1)
         page.go_back()
         page.reload()
         assert "1 of 6" in page.content()  # the next trial, not the one that was answered
     with open_page(browser, java_script_enabled=False) as page:  # on another device, by the link
         page.goto(link)
         assert "1 of 6" in page.content()
-        for _ in range(6):
+        for i in range(1, 7):
+            wait_for(page, i)
             page.get_by_role("button", name="The second picture").click()
         check_end(page, db, 7)
     assert [a.choice for a in stored_answers(db)] == ["left"] + ["right"] * 6

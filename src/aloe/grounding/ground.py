@@ -101,7 +101,7 @@ def ground(
     prompt: str,
     *,
     answer: str | Sequence[int] | None = None,
-    words: Sequence[str] | None = None,
+    words: Sequence[str | int] | None = None,
     against: str | None = None,
     variant: str = "full",
     plain: bool = False,
@@ -114,7 +114,7 @@ def ground(
         model: see `loading.load_vision_language`; left exactly as it was.
         prompt: the question; with `<image>` in it, the whole prompt as it stands.
         answer: the answer's text or token ids; default: what the model says, at most `limit` tokens.
-        words: words or phrases of the answer, every occurrence of each; default: all words.
+        words: words or phrases of the answer, every occurrence of each, or numbers of its tokens; default: all words.
         against: what is explained is by how much the model prefers each word to this one, where the two part.
         variant: `full` AttnLRP, or `cp`, through attention values and ungated paths only, which conserves relevance.
         plain: through the plain tower by AttnLRP, also where the model has a student.

@@ -33,31 +33,36 @@ def spell(tokenizer: Any, ids: Sequence[int]) -> tuple[str, list[int]]:
     return text, ends
 
 
-def find(text: str, ends: Sequence[int], words: Sequence[str] | None = None) -> list[Span]:
+def find(text: str, ends: Sequence[int], words: Sequence[str | int] | None = None) -> list[Span]:
     """Every occurrence of each word or phrase in the answer, in the answer's order; None: all of its words.
 
-    Whole words count, whatever their case.
+    Whole words count, whatever their case. A number names a single token of the answer, from 0.
 
     Raises:
-        UserError: a word that the answer does not hold, or no answer.
+        UserError: a word or token that the answer does not have, or no answer.
     """
     if not text.strip():
         raise UserError("The answer is empty: there is no word to ground.")
+    starts = [0, *ends[:-1]]
     places: list[tuple[int, int]] = []
+    spans = []
     if words is None:
         places = [m.span() for m in re.finditer(r"\w+(?:['\u2019-]\w+)*", text)]
     for word in words or ():
+        if isinstance(word, int):
+            if not 0 <= word < len(ends):
+                raise UserError(f"The answer has no token {word}; it has {len(ends)}, counted from 0.")
+            spans.append(Span(text[starts[word] : ends[word]].strip(), starts[word], ends[word], (word,)))
+            continue
         pattern = r"\s+".join(map(re.escape, word.split()))
         inside = [m.span() for m in re.finditer(rf"(?<!\w){pattern}(?!\w)", text, re.IGNORECASE)] if pattern else []
         if not inside:
             raise UserError(f"The answer has no {word!r}; it reads {_short(text)!r}.")
         places += inside
-    starts = [0, *ends[:-1]]
-    spans = []
     for start, stop in sorted(set(places)):
         tokens = tuple(k for k, (a, b) in enumerate(zip(starts, ends, strict=True)) if a < stop and b > start)
         spans.append(Span(text[start:stop], start, stop, tokens))
-    return spans
+    return sorted(spans, key=lambda span: (span.start, span.stop))
 
 
 def part(tokenizer: Any, ids: Sequence[int], text: str, span: Span, other: str) -> tuple[int, int]:
