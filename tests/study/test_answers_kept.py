@@ -76,7 +76,8 @@ def test_every_commit_is_synced_and_logged_ahead(db):
         assert connection.execute("PRAGMA foreign_keys").fetchone()[0] == 1
 
 
-def test_a_study_is_one_file_that_is_never_overwritten(db, tmp_path):
+def test_a_study_is_one_file_of_its_owner_s_that_is_never_overwritten(db, tmp_path):
+    assert db.stat().st_mode & 0o077 == 0
     before = db.read_bytes()
     with pytest.raises(UserError, match="is there already"):
         write_study(db)

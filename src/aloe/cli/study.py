@@ -100,6 +100,8 @@ def serve(
 
     def ready(url: str) -> None:
         typer.echo(f"The study is at {url}/ and its progress at {url}/admin; stop with Ctrl-C.")
+        if host not in ("127.0.0.1", "localhost", "::1"):
+            typer.echo("Others can reach it, and read links and password on the way: put a proxy with HTTPS before it.")
         if not given:
             typer.echo(f"Admin password (any user name): {secret}")
         sys.stdout.flush()

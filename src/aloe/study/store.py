@@ -79,6 +79,7 @@ def create_study(path: Path, settings: StudySettings, material: Sequence[Materia
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside.unlink(missing_ok=True)
+        aside.touch(0o600)  # it will hold answers, and the key that signs the forms
         with closing(sqlite3.connect(aside)) as connection, connection:
             connection.executescript(resources.files("aloe.study").joinpath("schema.sql").read_text())
             connection.execute(f"PRAGMA application_id = {_APPLICATION}")

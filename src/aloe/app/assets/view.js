@@ -12,7 +12,7 @@ const results = make('div', { className: 'aloe-changes' });
 results.setAttribute('aria-live', 'polite');
 const keep = make('select', {}, make('option', { value: '', text: 'delete' }), make('option', { value: '1', text: 'keep only' }));
 const fill = make('select', {}, ...props.fills.map(([value, text]) => make('option', { value, text })));
-const region = make('p', { className: 'aloe-region' }, make('label', { text: 'Drag to ' }, keep), make('label', { text: 'deleted: ' }, fill));
+const region = make('p', { className: 'aloe-region' }, make('label', { text: 'Drag to ' }, keep), make('label', { text: 'filled with ' }, fill));
 
 function make(tag, options = {}, ...children) {
   const { text, data, ...rest } = options;
