@@ -30,5 +30,7 @@ class Checked(BaseModel):
             parts: dict[Any, str] = {}
             for e in error.errors():
                 problem = e["msg"].removeprefix("Value error, ")
-                parts.setdefault(e["loc"][0], f"{e['loc'][0]}: {problem[0].lower()}{problem[1:]} (got {e['input']!r})")
+                words = f"{problem[0].lower()}{problem[1:]}"
+                name = e["loc"][0] if e["loc"] else ""  # none: several fields together
+                parts.setdefault(name, f"{name}: {words} (got {e['input']!r})" if name else words)
             raise UserError("Wrong settings: " + "; ".join(parts.values()) + ".") from None
