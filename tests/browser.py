@@ -48,7 +48,7 @@ def open_browser() -> Iterator[Any]:
 
 
 @contextmanager
-def open_page(browser: Any, *, phone: bool = False, seconds: float = 20, **context: Any) -> Iterator[Any]:
+def open_page(browser: Any, *, phone: bool = False, seconds: float = 60, **context: Any) -> Iterator[Any]:
     """A page in a context of its own (cookies, storage), of a desktop's or a phone's size (with touch).
 
     Hosts that the page asks for are in `page.asked` (a set), and errors of its scripts in `page.errors` (a list). Requests to

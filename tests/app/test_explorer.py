@@ -213,6 +213,9 @@ def test_texts_are_explained_where_there_is_a_text_tower(pair):
     assert top[0].logit >= top[1].logit
     assert next(p for p in top if p.label == words).logit == pytest.approx(found.value, abs=1e-5)
     assert [c.title for c in view.region([*models, TEACHER], BOX)] == [teacher, student]
+    long = both.aimed(Aim(text="the " * 60))
+    assert "tokens but the text tower reads" in panel_of(long, student, "inherent", [student]).note
+    assert len(long.predictions(student)) == 2
     (change,) = view.region([student], BOX)
     assert change.before == pytest.approx(float(torch.tensor(found.value).sigmoid()), abs=1e-6)
 

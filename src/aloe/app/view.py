@@ -8,6 +8,7 @@ contributions and the residual of the constants add up to the explained value.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -128,14 +129,16 @@ class View:
             shares, order = logits.softmax(0), logits.argsort(descending=True, stable=True)[:count].tolist()
             names = entry.classes
             return [Prediction(names[i], i, float(logits[i]), float(shares[i])) for i in order]
-        if entry.tower is None or not self.texts:
+        targets = {}
+        for text in self.texts:
+            with suppress(UserError):  # said where it was asked
+                targets[text] = self._text(entry, text)
+        if not targets:
             return []
         with self.explorer.lock, opened(entry.model) as subject, torch.no_grad():
             outputs = subject.forward(self._inputs(entry, subject))
-            values = [float(subject.value(outputs, self._text(entry, text))[0]) for text in self.texts]
-        found = [
-            Prediction(t, None, v, float(torch.tensor(v).sigmoid())) for t, v in zip(self.texts, values, strict=True)
-        ]
+            values = {text: subject.value(outputs, target)[0] for text, target in targets.items()}
+        found = [Prediction(text, None, float(value), float(value.sigmoid())) for text, value in values.items()]
         return sorted(found, key=lambda p: -p.logit)[:count]
 
     def region(

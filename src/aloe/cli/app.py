@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -32,6 +33,7 @@ def app(
 ) -> None:
     """Open a page to explore explanations: images, classes, texts, post-hoc maps, and what deleting a region does."""
     quiet_libraries()
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
     from aloe.app.explorer import Explorer, load_models
     from aloe.app.server import is_loopback, listen, serve
     from aloe.errors import UserError
