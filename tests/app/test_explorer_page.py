@@ -11,6 +11,7 @@ from explorers import STUDENT, TEACHER, bomb, encoded, scene, scene_explorer, sc
 
 from aloe.app.explorer import Explorer
 from aloe.app.page import build_app
+from aloe.app.view import Aim, View
 from aloe.attribution.inherent import explain
 from aloe.models.convert import bcosify
 from aloe.models.teachers import load_teacher
@@ -39,14 +40,30 @@ def url(tmp_path_factory):
         yield url
 
 
-@pytest.fixture
-def page(browser, url, request):
-    with open_page(browser, **getattr(request, "param", {})) as page:
-        page.goto(url)
-        settled(page)
+@pytest.fixture(scope="module")
+def desktop(browser):
+    with open_page(browser) as page:
         yield page
-        assert page.asked == {"127.0.0.1"}
-        assert page.errors == []
+
+
+@pytest.fixture
+def page(desktop, url):
+    """The page as it is opened."""
+    yield from opened(desktop, url)
+
+
+@pytest.fixture
+def phone(browser, url):
+    with open_page(browser, phone=True) as page:
+        yield from opened(page, url)
+
+
+def opened(page, url):
+    page.goto(url)
+    settled(page)
+    yield page
+    assert page.asked == {"127.0.0.1"}
+    assert page.errors == []
 
 
 def settled(page, turn: int = 0) -> None:
@@ -165,8 +182,6 @@ def test_a_rectangle_changes_the_probability(page):
     drag(page, (0.2, 0.2, 0.7, 0.7))
     page.wait_for_function("document.querySelectorAll('.aloe-change').length === 2")
     page.wait_for_timeout(600)  # the last of the drag's questions
-    from aloe.app.view import Aim, View
-
     box = page.locator(".aloe-selection").evaluate(
         "s => ['left', 'top', 'width', 'height'].map(k => parseFloat(s.style[k]) / 100)"
     )
@@ -280,8 +295,8 @@ def test_everything_can_be_done_by_keyboard(page):
     assert page.locator("figure[data-method=random]").count() == 2
 
 
-@pytest.mark.parametrize("page", [{"phone": True}], indirect=True)
-def test_it_works_with_a_finger(page):
+def test_it_works_with_a_finger(phone):
+    page = phone
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.locator(f"{OWN} .aloe-stack").scroll_into_view_if_needed()
     page.touchscreen.tap(*centre(page, 20, 30))
