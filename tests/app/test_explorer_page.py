@@ -179,25 +179,29 @@ def test_the_overlay_goes_from_the_image_to_the_explanation(page):
 def test_a_rectangle_changes_the_probability(page):
     explorer = scene_explorer()
     label = target(page)
+    before = View(explorer, explorer.open(scene(0), "x")).predictions(TEACHER)[0].probability
     drag(page, (0.2, 0.2, 0.7, 0.7))
     page.wait_for_function("document.querySelectorAll('.aloe-change').length === 2")
-    page.wait_for_timeout(600)  # the last of the drag's questions
-    box = page.locator(".aloe-selection").evaluate(
-        "s => ['left', 'top', 'width', 'height'].map(k => parseFloat(s.style[k]) / 100)"
-    )
-    corners = (box[0], box[1], box[0] + box[2], box[1] + box[3])
+    read = "s => ['left', 'top', 'width', 'height'].map(k => parseFloat(s.style[k]) / 100)"
+    left, top, width, height = page.locator(".aloe-selection").evaluate(read)
+    corners = (left, top, left + width, top + height)
     assert corners == pytest.approx((0.2, 0.2, 0.7, 0.7), abs=0.01)
     view = View(explorer, explorer.open(scene(0), "x"), Aim(label=label))
     for keep in (False, True):
         if keep:
             page.locator(".aloe-region select").first.select_option("1")
-            page.wait_for_timeout(800)
-        expected = {c.title: c.after for c in view.region([STUDENT, TEACHER], corners, keep=keep)}
-        assert {t: after(page, t) for t in expected} == pytest.approx(expected, abs=1e-5)
-    before = after(page, TEACHER)
+        expected = [(c.title, c.after) for c in view.region([STUDENT, TEACHER], corners, keep=keep)]
+        assert expected[1][1] != pytest.approx(before, abs=1e-3)
+        page.wait_for_function(  # the last of the drag's questions comes last
+            "all => all.every(([title, after]) => [...document.querySelectorAll('.aloe-change')].some("
+            "c => c.dataset.model === title && Math.abs(c.dataset.after - after) < 1e-5))",
+            arg=expected,
+        )
+    kept = after(page, TEACHER)
     page.locator(".aloe-region select").nth(1).select_option("blur")
     page.wait_for_function(
-        f"document.querySelector('.aloe-change[data-model=\"{TEACHER}\"]').dataset.after !== '{before}'"
+        "([title, kept]) => document.querySelector(`.aloe-change[data-model='${title}']`).dataset.after !== String(kept)",
+        arg=[TEACHER, kept],
     )
 
 
