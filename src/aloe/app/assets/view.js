@@ -40,12 +40,12 @@ function draw() {
   const value = part.image ? part : { ...current, ...part, panels: [...current.panels.slice(0, part.at), ...part.panels] };
   shownPart = part;
   current = value;
-  const other = shownImage !== value.image.picture, before = other ? [] : maps;
+  const image = value.image.name + '\n' + value.image.picture, other = shownImage !== image, before = other ? [] : maps;
   if (other) {
     box = cursor = start = null;
     results.replaceChildren();
     panels.replaceChildren(drawInput(value.image));
-    shownImage = value.image.picture;
+    shownImage = image;
   }
   drawPredictions(value);
   // What is there already stays where it is: a drag or a focus outlives the answers that arrive meanwhile.
