@@ -10,6 +10,8 @@ PACKAGES = {
     "accelerate": "core",
     "datasets": "hf: data sets (pip install 'aloe-vit[data]')",
     "webdataset": "wds: shards (pip install 'aloe-vit[data]')",
+    "gradio": "aloe app (pip install 'aloe-vit[app]')",
+    "fastapi": "aloe study serve (pip install 'aloe-vit[study]')",
     "matplotlib": "the plots of aloe report (pip install 'aloe-vit[report]')",
     "tensorboard": "--set report_to=[tensorboard] (pip install 'aloe-vit[logging]')",
 }

@@ -19,7 +19,7 @@ from aloe.errors import UserError
 from aloe.grounding.model import TOWERS, VisionLanguage
 from aloe.grounding.view import view_of
 from aloe.models.hub import explain_hub_errors
-from aloe.models.text import _load_tokenizer
+from aloe.models.text import load_tokenizer
 
 LAYOUT = "llava_gemma"
 UNUSED = 7  # <unused0> of Gemma's vocabulary
@@ -55,7 +55,7 @@ def load_llava_more(name: str, *, tower: str | Path | None = None, dtype: Any = 
     check_layout(name, values)
     home = str(tower or values["mm_vision_tower"])
     config = translate_config(values, _tower_config(home))
-    tokenizer, view = _load_tokenizer(name), view_of(home, pad=values["image_aspect_ratio"] == "pad")
+    tokenizer, view = load_tokenizer(name), view_of(home, pad=values["image_aspect_ratio"] == "pad")
     tensors = translate_tensors(_tensors(Path(_folder(name))), config, name)
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(config)

@@ -12,7 +12,7 @@ from aloe.grounding.model import VisionLanguage
 from aloe.grounding.view import view_of
 from aloe.models.hub import explain_hub_errors, read_json
 from aloe.models.saving import load
-from aloe.models.text import _load_tokenizer
+from aloe.models.text import load_tokenizer
 
 
 def load_vision_language(
@@ -37,7 +37,7 @@ def load_vision_language(
             found = load_llava_more(name, tower=tower, dtype=dtype)
         else:
             check_config(name, values)
-            tokenizer, view = _load_tokenizer(name), view_of(name)
+            tokenizer, view = load_tokenizer(name), view_of(name)
             llava: Any = LlavaForConditionalGeneration
             options = {"use_safetensors": True, "output_loading_info": True}
             model, report = llava.from_pretrained(name, dtype=dtype or "auto", **options)

@@ -131,7 +131,7 @@ def load_text_tower(source: str | Path, *, dtype: torch.dtype = torch.float32) -
     if missing:
         raise UserError(f"{name} holds no whole text tower: {len(missing)} weights are missing, first {missing[0]!r}.")
     scale, bias = model.logit_scale.float().exp().item(), model.logit_bias.float().item()
-    return TextTower(model.text_model, _load_tokenizer(name), scale, bias, name)
+    return TextTower(model.text_model, load_tokenizer(name), scale, bias, name)
 
 
 def text_tower_for(
@@ -168,7 +168,7 @@ def _own_name(model: Teacher | nn.Module) -> str:
     return str((getattr(config, "teacher", None) or {}).get("name", ""))
 
 
-def _load_tokenizer(name: str) -> Any:
+def load_tokenizer(name: str) -> Any:
     from transformers import AutoTokenizer
 
     folder, missing = Path(name), f"{name} has no tokenizer; its folder needs a tokenizer.json."
