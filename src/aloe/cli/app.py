@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from aloe.cli.attribute import _options as method_options
-from aloe.cli.common import Device, choose_device, parse_settings, quiet_libraries
+from aloe.cli.common import Device, choose_device, method_options, quiet_libraries
 
 
 def app(
@@ -46,9 +45,7 @@ def app(
         raise UserError('The explorer needs gradio: pip install "aloe-vit[app]".') from error
     listening = listen(host, port)  # said before any work, where it cannot be
     found, towers = load_models(models or [], text_tower)
-    explorer = Explorer(
-        found, towers=towers, options=method_options(parse_settings(set_ or [])), device=choose_device(device)
-    )
+    explorer = Explorer(found, towers=towers, options=method_options(set_ or []), device=choose_device(device))
     explorer.warm_up()
     local = is_loopback(host)
     page = build_app(explorer, images[0] if images and len(images) == 1 else images, limit=limit, local=local)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from aloe.cli.common import Device, Json, OutputDir, choose_device, parse_settings, quiet_libraries, say, table
+from aloe.cli.common import Device, Json, OutputDir, choose_device, method_options, quiet_libraries, say, table
 
 
 def attribute(
@@ -53,7 +53,7 @@ def attribute(
             images[0] if len(images) == 1 else images,
             output_dir,
             methods=[m.strip() for m in methods.split(",") if m.strip()],
-            options=_options(parse_settings(set_ or [])),
+            options=method_options(set_ or []),
             target=target,
             resolution=resolution,
             limit=limit,
@@ -76,19 +76,6 @@ def attribute(
 def _line(cost: dict[str, Any]) -> tuple[Any, ...]:
     peak = [] if cost["peak_bytes"] is None else [round(cost["peak_bytes"] / 2**20, 1)]
     return cost["model"], cost["method"], round(cost["forward"], 1), round(cost["backward"], 1), cost["seconds"], *peak
-
-
-def _options(pairs: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """`method.option: value` as options by method."""
-    from aloe.errors import UserError
-
-    options: dict[str, dict[str, Any]] = {}
-    for key, value in pairs.items():
-        method, dot, name = key.partition(".")
-        if not (method and dot and name):
-            raise UserError(f"--set takes method.option=value, such as intgrad.steps=100, got {key!r}.")
-        options.setdefault(method, {})[name] = value
-    return options
 
 
 @contextmanager

@@ -65,6 +65,41 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
         raise UserError(f"--set takes key=value with a YAML value, got {' '.join(pairs)!r}.") from error
 
 
+def split_options(pairs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Settings, and a method's own: `method.option: value` as options by method.
+
+    Raises:
+        UserError: a name with an empty half.
+    """
+    from aloe.errors import UserError
+
+    settings: dict[str, Any] = {}
+    options: dict[str, dict[str, Any]] = {}
+    for key, value in pairs.items():
+        method, dot, name = key.partition(".")
+        if dot and not (method and name):
+            raise UserError(f"--set takes method.option=value, such as intgrad.steps=100, got {key!r}.")
+        if dot:
+            options.setdefault(method, {})[name] = value
+        else:
+            settings[key] = value
+    return settings, options
+
+
+def method_options(pairs: list[str]) -> dict[str, dict[str, Any]]:
+    """Options by method from `method.option=value` words, where nothing else can be set.
+
+    Raises:
+        UserError: anything else.
+    """
+    from aloe.errors import UserError
+
+    settings, options = split_options(parse_settings(pairs))
+    if settings:
+        raise UserError(f"--set takes method.option=value, such as intgrad.steps=100, got {next(iter(settings))!r}.")
+    return options
+
+
 def say(result: dict[str, Any], words: str, as_json: bool) -> None:
     """Print the result once, also when several processes run the same command."""
     if os.environ.get("RANK", "0") == "0":

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from aloe.cli.common import Device, Json, choose_device, parse_settings, quiet_libraries, say, table
+from aloe.cli.common import Device, Json, choose_device, parse_settings, quiet_libraries, say, split_options, table
 
 app = typer.Typer(help="Ask people which explanation helps them more.", no_args_is_help=True)
 
@@ -52,14 +52,8 @@ def build(
     from aloe.study.build import build_study
     from aloe.study.settings import StudySettings
 
-    options: dict[str, dict[str, Any]] = {}
-    values: dict[str, Any] = {"trials": trials, "practice": practice, "ties": ties, "seed": seed}
-    for key, value in parse_settings(set_ or []).items():
-        method, dot, name = key.partition(".")
-        if dot:
-            options.setdefault(method, {})[name] = value
-        else:
-            values[key] = value
+    changed, options = split_options(parse_settings(set_ or []))
+    values: dict[str, Any] = {"trials": trials, "practice": practice, "ties": ties, "seed": seed, **changed}
     texts = {"title": title, "contact": contact, "consent": consent and _text(consent)}
     values |= {name: text for name, text in texts.items() if text is not None}
     wanted = tuple(m.strip() for m in methods.split(",") if m.strip())
