@@ -1,16 +1,11 @@
-"""B-cos units as functions: one matrix product each, with the backward pass written by hand.
+"""B-cos units as functions, with the norms and gates around them.
 
 For an input x and a weight row w (no bias) a B-cos unit computes (METHOD.md section 2)
 
     y = |cos(x, w)|^(B-1) (w . x),        cos(x, w) = (w . x) / (||x|| ||w||).
 
-The product o = w . x is computed once; the gate g = |cos|^(B-1) is an element-wise function of o and two norms.
-With the incoming gradient G and a = G g the gradients are
-
-    dx = B a W   - (B-1) x rowsum(G y) / ||x||^2
-    dW = B a^T x - (B-1) W colsum(G y) / ||w||^2
-
-In explanation mode the gate is a constant: dx = a W and dW = a^T x, so that y is linear in x with W(x) = diag(g) W.
+The product w . x is computed once; the gate g = |cos|^(B-1) is an element-wise function of it and two norms (`units`). In
+explanation mode the gate is a constant, so that y is linear in x with W(x) = diag(g) W.
 `weight_norm=False` leaves ||w|| out of the gate, |w . x / ||x|| |^(B-1), and its term out of dW: the older form of the unit,
 which one family of the published checkpoints has.
 Norms are taken in at least float32. They are never zero by a floor of 1e-12: a zero input or weight row gives zero.
@@ -18,7 +13,6 @@ Norms are taken in at least float32. They are never zero by a floor of 1e-12: a 
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -26,7 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-NORM_FLOOR = 1e-12
+from aloe.bcos.units import NORM_FLOOR, BcosConv2dFunction, BcosLinearFunction, wide
+
+__all__ = ["NORM_FLOOR"]
 
 
 def encode(images: Tensor) -> Tensor:
@@ -66,8 +62,8 @@ def bcos_linear(x: Tensor, weight: Tensor, b: float = 2.0, *, detach: bool = Fal
     if b == 1:
         return F.linear(x, weight)
     if x.ndim == 1:
-        return _BcosLinear.apply(x[None], weight, b, detach, weight_norm)[0]
-    return _BcosLinear.apply(x, weight, b, detach, weight_norm)
+        return BcosLinearFunction.apply(x[None], weight, b, detach, weight_norm)[0]
+    return BcosLinearFunction.apply(x, weight, b, detach, weight_norm)
 
 
 def bcos_conv2d(
@@ -98,7 +94,7 @@ def bcos_conv2d(
     x, weight = _autocast(x, weight)
     if b == 1:
         return F.conv2d(x, weight, stride=stride, padding=padding)
-    return _BcosConv2d.apply(x, weight, b, stride, padding, detach, weight_norm, norm_eps)
+    return BcosConv2dFunction.apply(x, weight, b, stride, padding, detach, weight_norm, norm_eps)
 
 
 def layer_norm(x: Tensor, weight: Tensor, eps: float, *, detach: bool = False) -> Tensor:
@@ -107,12 +103,9 @@ def layer_norm(x: Tensor, weight: Tensor, eps: float, *, detach: bool = False) -
     In explanation mode the variance is a constant; subtracting the mean is linear and stays (METHOD.md section 2).
     Shapes: x (..., D), weight (D,).
     """
-    if not detach:
-        return F.layer_norm(x, x.shape[-1:], weight, None, eps)
-    wide = x.to(_wide(x.dtype))
-    centred = wide - wide.mean(dim=-1, keepdim=True)
-    inverse_std = (centred.detach().square().mean(dim=-1, keepdim=True) + eps).rsqrt()
-    return (centred * inverse_std).to(x.dtype) * weight
+    if detach:
+        return _FrozenLayerNorm.apply(x, weight, eps)
+    return F.layer_norm(x, x.shape[-1:], weight, None, eps)
 
 
 def scale_norm(x: Tensor, weight: Tensor, eps: float, *, centred: bool = False, detach: bool = False) -> Tensor:
@@ -121,12 +114,12 @@ def scale_norm(x: Tensor, weight: Tensor, eps: float, *, centred: bool = False, 
     `centred` takes the variance about the mean for the divisor (the numerator stays as it is). Shapes: x (B, C, H, W),
     weight (C,). In explanation mode the divisor is a constant.
     """
-    wide = x.to(_wide(x.dtype))
-    source = wide.detach() if detach else wide
+    full = x.to(wide(x.dtype))
+    source = full.detach() if detach else full
     if centred:
         source = source - source.mean(dim=(1, 2, 3), keepdim=True)
     power = source.square().mean(dim=(1, 2, 3), keepdim=True)
-    return (wide * (power + eps).rsqrt()).to(x.dtype) * weight[:, None, None]
+    return (full * (power + eps).rsqrt()).to(x.dtype) * weight[:, None, None]
 
 
 def gate(x: Tensor, activation: str) -> Tensor:
@@ -136,9 +129,48 @@ def gate(x: Tensor, activation: str) -> Tensor:
 
 def gated_activation(x: Tensor, activation: str, *, detach: bool = False) -> Tensor:
     """a(x) = x * gate(x) for `gelu`, `gelu_pytorch_tanh`, `quick_gelu`, `silu`, `relu`; explanation mode freezes the gate."""
-    if detach:
-        return x * gate(x.detach(), activation)
-    return _ACTIVATIONS[activation](x)
+    return _FrozenGate.apply(x, activation) if detach else _ACTIVATIONS[activation](x)
+
+
+class _FrozenLayerNorm(torch.autograd.Function):
+    """LayerNorm whose standard deviation is a constant of the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        y, mean, inverse_std = torch.native_layer_norm(x, x.shape[-1:], weight, None, eps)
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight, mean, inverse_std)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, inverse_std = ctx.saved_tensors
+        dx = dw = None
+        if ctx.needs_input_grad[0]:
+            dx = (grad * weight).to(inverse_std.dtype).mul_(inverse_std)
+            dx = dx.sub_(dx.mean(dim=-1, keepdim=True)).to(grad.dtype)
+        if x is not None:
+            dw = (grad * (x - mean) * inverse_std).flatten(0, -2).sum(0).to(weight.dtype)
+        return dx, dw, None
+
+
+class _FrozenGate(torch.autograd.Function):
+    """An activation x * gate(x) whose gate is a constant of the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, activation: str) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.activation = activation
+        return _ACTIVATIONS[activation](x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return gate(ctx.saved_tensors[0], ctx.activation).mul_(grad), None
+
+
+def _gelu_gate(x: Tensor) -> Tensor:
+    return torch.erf(x * 0.5**0.5).add_(1).mul_(0.5)  # as F.gelu has it; torch.special.ndtr is ten times slower
 
 
 def _gelu_tanh_gate(x: Tensor) -> Tensor:
@@ -146,7 +178,7 @@ def _gelu_tanh_gate(x: Tensor) -> Tensor:
 
 
 _GATES = {
-    "gelu": torch.special.ndtr,
+    "gelu": _gelu_gate,
     "gelu_pytorch_tanh": _gelu_tanh_gate,
     "quick_gelu": lambda x: torch.sigmoid(1.702 * x),
     "silu": torch.sigmoid,
@@ -162,113 +194,6 @@ _ACTIVATIONS = {
 ACTIVATIONS = tuple(_ACTIVATIONS)
 
 
-class _BcosLinear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, b: float, detach: bool, weight_norm: bool) -> Tensor:
-        out = F.linear(x, weight)
-        x_norm = _norm(x, dim=-1)
-        w_norm = _norm(weight, dim=-1) if weight_norm else None
-        y, factor = _epilogue(out, x_norm, None if w_norm is None else w_norm.squeeze(-1), b)
-        ctx.save_for_backward(x, weight, factor, None if detach else y, x_norm, w_norm)
-        ctx.b, ctx.detach = b, detach
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, factor, y, x_norm, w_norm = ctx.saved_tensors
-        b = ctx.b
-        need_x, need_w = ctx.needs_input_grad[:2]
-        a = grad * factor if ctx.detach else (grad * factor).mul_(b)
-        dx = a @ weight if need_x else None
-        dw = a.flatten(0, -2).T @ x.flatten(0, -2) if need_w else None
-        if not ctx.detach:
-            s = grad * y
-            if dx is not None:
-                dx -= x * _ratio(s.sum(-1, keepdim=True, dtype=x_norm.dtype), x_norm, b, x.dtype)
-            if dw is not None and w_norm is not None:
-                column = s.flatten(0, -2).sum(0, dtype=w_norm.dtype).unsqueeze(-1)
-                dw -= weight * _ratio(column, w_norm, b, weight.dtype)
-        return dx, dw, None, None, None
-
-
-class _BcosConv2d(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        b: float,
-        stride: int,
-        padding: int,
-        detach: bool,
-        weight_norm: bool,
-        norm_eps: float,
-    ) -> Tensor:
-        out = F.conv2d(x, weight, stride=stride, padding=padding)
-        power = x.to(_wide(x.dtype)).square().sum(dim=1, keepdim=True)
-        box = power.new_ones(1, 1, *weight.shape[2:])
-        with _without_autocast(x.device.type):  # norms stay in float32 whatever the products are in
-            total = F.conv2d(power, box, stride=stride, padding=padding).clamp_min_(0)
-        x_norm = total.add_(norm_eps).sqrt_().clamp_min_(NORM_FLOOR)
-        w_norm = _norm(weight.flatten(1), dim=-1) if weight_norm else None
-        y, factor = _epilogue(out, x_norm, None if w_norm is None else w_norm[:, :, None], b)
-        ctx.save_for_backward(x, weight, factor, None if detach else y, x_norm, w_norm, box)
-        ctx.settings = b, stride, padding, detach
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, factor, y, x_norm, w_norm, box = ctx.saved_tensors
-        b, stride, padding, detach = ctx.settings
-        need_x, need_w = ctx.needs_input_grad[:2]
-        a = grad * factor if detach else (grad * factor).mul_(b)
-        dx, dw, _ = torch.ops.aten.convolution_backward(
-            a, x, weight, None, (stride,) * 2, (padding,) * 2, (1, 1), False, (0, 0), 1, (need_x, need_w, False)
-        )
-        if not detach:
-            s = grad * y
-            if need_x:
-                patch = s.sum(1, keepdim=True, dtype=x_norm.dtype) * (b - 1) / x_norm.square()
-                spread = F.conv_transpose2d(
-                    patch, box, stride=stride, padding=padding, output_padding=_rest(x, patch, box, stride, padding)
-                )
-                dx -= x * spread.to(x.dtype)
-            if need_w and w_norm is not None:
-                column = s.sum((0, 2, 3), dtype=w_norm.dtype).unsqueeze(-1)
-                dw -= weight * _ratio(column, w_norm, b, weight.dtype)[:, :, None, None]
-        return dx, dw, None, None, None, None, None, None
-
-
-def _epilogue(out: Tensor, x_norm: Tensor, w_norm: Tensor | None, b: float) -> tuple[Tensor, Tensor]:
-    """(y, gate) from the product and the norms that broadcast against it; the product is not needed afterwards."""
-    factor = out.abs().mul_(x_norm.reciprocal())  # stays in the dtype of `out`
-    if w_norm is not None:
-        factor.mul_(w_norm.reciprocal())
-    if b != 2:
-        factor.pow_(b - 1)
-    return out * factor, factor
-
-
-def _norm(x: Tensor, dim: int) -> Tensor:
-    return torch.linalg.vector_norm(x, dim=dim, keepdim=True, dtype=_wide(x.dtype)).clamp_min_(NORM_FLOOR)
-
-
-def _ratio(total: Tensor, norm: Tensor, b: float, dtype: torch.dtype) -> Tensor:
-    """(B-1) total / norm^2, divided twice because norm^2 may underflow where the norm does not."""
-    return ((b - 1) * total / norm / norm).to(dtype)
-
-
-def _rest(x: Tensor, patch: Tensor, box: Tensor, stride: int, padding: int) -> list[int]:
-    """Rows and columns that a strided convolution leaves over, so that its adjoint has the size of its input."""
-    return [x.shape[d] - ((patch.shape[d] - 1) * stride - 2 * padding + box.shape[d]) for d in (2, 3)]
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
 def _autocast(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """What autocast does for F.linear, done before the autograd function so that its backward sees one dtype."""
     kind = x.device.type
@@ -276,10 +201,6 @@ def _autocast(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         dtype = torch.get_autocast_dtype(kind)
         return x.to(dtype), weight.to(dtype)
     return x, weight
-
-
-def _without_autocast(kind: str) -> AbstractContextManager[Any]:
-    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def _check_exponent(b: float) -> None:
