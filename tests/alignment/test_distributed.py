@@ -11,8 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alignment.test_run import losses, tiny
+from aloe.alignment.settings import AlignSettings
+from aloe.errors import UserError
 from aloe.training.progress import read_log
+from aloe.training.sharding import check_sharding
 from conftest import build_teacher
+from pictures import write_pictures
 
 pytestmark = pytest.mark.slow
 
@@ -92,54 +97,92 @@ def test_contrastive_objectives_see_the_images_of_every_process(tmp_path):
 
 
 SHARDED = """
-import torch, torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from aloe.alignment.points import teacher_features
-from aloe.alignment.settings import AlignSettings
-from aloe.alignment.trainer import AlignmentModel
-from aloe.models.convert import bcosify
-from conftest import build_teacher
+import sys, torch, torch.distributed as dist
+from pathlib import Path
+from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor
+from alignment.test_run import losses, tiny
+from aloe.alignment.trainer import AlignmentTrainer
+from aloe.training import trainer as training
+from aloe.training.checkpoints import checkpoints, is_sound
+from aloe.training.progress import JsonlLog
 
-dist.init_process_group("gloo")
-rank, mesh, teacher = dist.get_rank(), init_device_mesh("cpu", (2,)), build_teacher("dinov3")
-images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+images, home = Path(sys.argv[1]), Path(sys.argv[2])
+split, kept = {}, AlignmentTrainer.train
 
-def losses(shard):
-    model = AlignmentModel(bcosify(teacher), teacher, AlignSettings(), (1, 2, 3)).train()
-    if shard:
-        for layer in model.student.layers:
-            fully_shard(layer, mesh=mesh)
-        fully_shard(model, mesh=mesh)
-    optimizer, found = torch.optim.AdamW(model.parameters(), lr=1e-3), []
-    for _ in range(3):
-        batch = images[4 * rank : 4 * rank + 4] if shard else images
-        loss = sum(model(batch, teacher_features(teacher, batch, model.config, model.blocks)).values())
-        loss.backward(); optimizer.step(); optimizer.zero_grad()
-        total = loss.detach().clone()
-        if shard:
-            dist.all_reduce(total)
-            total /= 2
-        found.append(total)
-    return torch.stack(found)
+def train(self, **options):
+    split.update(student=list(self.model.parameters()), teacher=list(self.teach.source.parameters()))
+    return kept(self, **options)
 
-whole, sharded = losses(False), losses(True)
-assert whole[-1] < whole[0]
-torch.testing.assert_close(sharded, whole, rtol=1e-5, atol=0)
-dist.destroy_process_group()
+class Stops(JsonlLog):
+    def on_step_begin(self, args, state, control, **_):
+        if state.global_step == 3:
+            raise KeyboardInterrupt
+
+AlignmentTrainer.train = train
+
+def run(name, objective="cosine"):
+    settings = {"objective": objective, "steps": 4, "save_every": 2, "holdout": 2, "fsdp": True}
+    return tiny(images, home / name, "siglip", **settings)
+
+run("siglip-two", "siglip")  # which has weights of its own
+whole = run("cosine-two")
+for parts in split.values():
+    assert all(isinstance(part, DTensor) for part in parts)
+    assert sum(part.to_local().numel() for part in parts) < 0.6 * sum(part.numel() for part in parts)
+training.JsonlLog, usual = Stops, training.JsonlLog
+try:
+    run("cut")
+except KeyboardInterrupt:
+    pass
+training.JsonlLog = usual
+(checkpoint,) = checkpoints(home / "cut")
+assert checkpoint.name == "checkpoint-2" and is_sound(checkpoint)
+assert {file.suffix for file in checkpoint.iterdir()} == {".json", ".safetensors"}
+resumed = run("cut")
+dist.barrier()  # the first process writes it
+written = load_file(home / "cut" / "model.safetensors")
+for name, value in whole.state_dict().items():  # on every process
+    assert torch.equal(value, resumed.state_dict()[name]) and torch.equal(value, written[name])
+assert losses(home / "cut") == losses(home / "cosine-two")
 """
 
 
-def test_a_sharded_student_takes_the_same_steps(tmp_path):
-    """torch's own FSDP on two processes; accelerate's switch for it needs GPUs."""
-    _run(SHARDED, tmp_path / "sharded.py")
+def test_a_sharded_run_equals_one_process_and_resumes(tmp_path):
+    """Student, teacher and optimiser split over two processes: every loss as without, and a whole checkpoint of it."""
+    images = write_pictures(tmp_path / "images", 24)
+    _run(SHARDED, tmp_path / "sharded.py", str(images), str(tmp_path))
+    for objective in ("cosine", "siglip"):
+        one, two = tmp_path / objective, tmp_path / f"{objective}-two"
+        tiny(images, one, "siglip", objective=objective, steps=4, holdout=2, batch_size=8)
+        np.testing.assert_allclose(losses(two), losses(one), rtol=1e-5)
+        held_out = [[r["eval_cosine_pooled"] for r in read_log(f) if "eval_cosine_pooled" in r][-1] for f in (one, two)]
+        assert held_out[1] == pytest.approx(held_out[0], rel=1e-4)
 
 
-def _run(code: str, script: Path) -> None:
+@pytest.mark.parametrize(
+    ("settings", "environment", "words"),
+    [
+        ({"fsdp": True}, {}, "torchrun --nproc-per-node"),
+        ({"fsdp": True, "precision": "fp16"}, {"WORLD_SIZE": "2"}, "float32 or bf16"),
+        ({}, {"ACCELERATE_USE_FSDP": "true"}, "Leave out --use_fsdp"),
+        ({}, {"ACCELERATE_USE_DEEPSPEED": "true"}, "Leave out --use_deepspeed"),
+    ],
+)
+def test_what_cannot_be_sharded_is_refused(settings, environment, words, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    chosen = AlignSettings.resolve(overrides=settings)
+    with pytest.raises(UserError, match=words) as told:
+        check_sharding(chosen.fsdp, chosen.precision, int(environment.get("WORLD_SIZE", 1)))
+    assert "\n" not in str(told.value)
+
+
+def _run(code: str, script: Path, *words: str) -> None:
     """On two processes."""
     script.write_text(code)
     tests = Path(__file__).parents[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script), *words]
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from aloe.alignment import run as run_module
-from aloe.alignment import trainer as trainer_module_of_alignment
+from aloe.alignment import teaching as teaching_module
 from aloe.alignment.run import align
 from aloe.alignment.settings import AlignSettings
 from aloe.data.transforms import ResizeCenterCrop, to_tensor
@@ -100,13 +100,13 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(images, tmp_path,
 
 def test_every_step_has_one_of_the_resolutions(images, tmp_path, monkeypatch):
     sides = []
-    original = trainer_module_of_alignment.teacher_features
+    original = teaching_module.teacher_features
 
     def watch(source, batch, *rest):
         sides.append(batch.shape[-1])
         return original(source, batch, *rest)
 
-    monkeypatch.setattr(trainer_module_of_alignment, "teacher_features", watch)
+    monkeypatch.setattr(teaching_module, "teacher_features", watch)
     student = tiny(images, tmp_path / "run", resolutions=[16, 24, 40], steps=12, gradient_accumulation=2)
     pairs = [tuple(sides[i : i + 2]) for i in range(0, 24, 2)]
     assert all(a == b for a, b in pairs)  # of the two halves of a step

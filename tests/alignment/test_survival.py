@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import aloe.alignment.trainer as trainer_module
+import aloe.alignment.teaching as teaching_module
 from alignment.test_run import IN_CODE, losses, same_weights, tiny
 from aloe.errors import UserError
 from aloe.training import trainer as training
@@ -160,14 +160,14 @@ def test_no_pickle_is_kept_or_read(images, tmp_path, monkeypatch):
 
 def limited(monkeypatch, most, error):
     """The teacher runs out of memory with more than `most` images."""
-    original = trainer_module.teacher_features
+    original = teaching_module.teacher_features
 
     def features(source, images, *rest):
         if len(images) > most:
             raise error
         return original(source, images, *rest)
 
-    monkeypatch.setattr(trainer_module, "teacher_features", features)
+    monkeypatch.setattr(teaching_module, "teacher_features", features)
 
 
 @pytest.mark.parametrize(

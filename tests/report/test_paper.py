@@ -161,4 +161,22 @@ def test_a_row_is_found_by_teacher_and_stage():
     assert table.find("my-teacher", "aligned") is None
     tasks = [(t.name, t.task) for t in paper_tables().values()]
     dense = [("B4", "depth"), ("B5", "normals")]
-    assert tasks == [("B1", "linear"), ("B2", "knn"), ("B3", "zeroshot"), *dense, ("B6", "gridpg")]
+    sweeps = [("B8", ""), ("Figure B2", "linear")]
+    assert tasks == [("B1", "linear"), ("B2", "knn"), ("B3", "zeroshot"), *dense, ("B6", "gridpg"), *sweeps]
+
+
+def test_every_printed_cell_of_the_objectives():
+    header, *rows = printed_rows("B8")
+    table = paper_tables()["B8"]
+    assert ["Loss", *table.columns.values()] == header
+    assert [[row.name, *map(str, row.values.values())] for row in table.rows] == rows
+
+
+def test_the_numbers_of_figure_b2_are_those_of_its_caption():
+    if TEXT is None:
+        pytest.skip("the paper's text is not in ../shared/paper")
+    caption = next(line for line in TEXT.read_text().splitlines() if line.startswith("Figure B2."))
+    table = paper_tables()["Figure B2"]
+    for row in table.rows:
+        for value in row.values.values():
+            assert re.search(rf"(?<![\d.]){re.escape(str(value))}(?!\d)", caption), value

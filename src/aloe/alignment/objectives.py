@@ -40,8 +40,8 @@ class SiglipLoss(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
-        self.bias = nn.Parameter(torch.tensor(-10.0))
+        self.log_scale = nn.Parameter(torch.tensor([math.log(10.0)]))  # with an axis, which FSDP needs
+        self.bias = nn.Parameter(torch.tensor([-10.0]))
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         scores = _unit(student) @ _unit(teacher).T * self.log_scale.exp() + self.bias

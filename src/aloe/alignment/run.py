@@ -31,7 +31,7 @@ from aloe.training.runs import claim, hold_out, record, sample_images
 
 def align(
     teacher: Teacher | nn.Module | str | Path,
-    images: str | Path | Sequence[str | Path],
+    images: str | Path | Sequence[str | Path] | ImageSource,
     output_dir: str | Path,
     *,
     recipe: str = "short",
@@ -45,7 +45,8 @@ def align(
 
     Args:
         teacher: hub id, local folder, live transformers module, or a `Teacher`.
-        images: folder, archive, file list, glob, `hf:` data set, `wds:` shards or `scenes:` (see `aloe.data.sources`).
+        images: folder, archive, file list, glob, `hf:` data set, `wds:` shards or `scenes:` (see `aloe.data.sources`); or a
+            source that is open.
         output_dir: where the run lives; run again with the same arguments to resume.
         recipe: name of a recipe of the package; config: a YAML file over it; settings: single values over both
             (see `AlignSettings`).
@@ -61,7 +62,7 @@ def align(
     """
     resolved = AlignSettings.resolve(recipe, config, settings)
     teacher = teacher if isinstance(teacher, Teacher) else load_teacher(_module_or_name(teacher))
-    source = open_source(images)  # type: ignore[arg-type]
+    source = open_source(images) if isinstance(images, str | Path | Sequence) else images
     home = Path(output_dir)
     set_seed(resolved.seed)
     converted: Any = student if student is not None else bcosify(teacher, resolved.stem, resolved.b, seed=resolved.seed)

@@ -22,6 +22,7 @@ class AlignSettings(TrainSettings):
     objective: Literal["cosine", "mse", "siglip", "infonce"] = "cosine"
     after_block: Literal["default", "paper", "all"] | list[int] = "default"
     pooled: bool = True
+    compile_teacher: bool = Field(False, description="the teacher's blocks through torch.compile")
     resolutions: list[int] | None = Field(
         None, min_length=1, description="pixels, one of which is drawn for every step; default: always the resolution"
     )

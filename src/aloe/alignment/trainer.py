@@ -6,6 +6,7 @@ saved.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,12 +20,13 @@ from aloe.alignment.points import (
     match_tokens,
     point_name,
     student_features,
-    teacher_features,
 )
 from aloe.alignment.settings import AlignSettings
+from aloe.alignment.teaching import Teaching
 from aloe.models.modeling import BcosViTModel
 from aloe.models.teachers import Features, Teacher, resize
 from aloe.training.progress import EVAL_PREFIX, ProgressBar
+from aloe.training.sharding import shard
 from aloe.training.trainer import DrawTrainer
 
 LOSS_PREFIX, COSINE_PREFIX = "loss_", f"{EVAL_PREFIX}cosine_"
@@ -65,18 +67,28 @@ class AlignmentModel(nn.Module):
 
 
 class AlignmentTrainer(DrawTrainer):
-    """Trainer whose loss is the distance to a frozen teacher; the other arguments are `DrawTrainer`'s."""
+    """Trainer whose loss is the distance to a frozen teacher; the other arguments are `DrawTrainer`'s.
+
+    `teach` gives the teacher's features for a batch of images; it is asked once per batch. Under `fsdp` the teacher is split
+    as the student is, and stays so.
+    """
 
     def __init__(self, model: AlignmentModel, source: Teacher, *, settings: AlignSettings, **parts: Any) -> None:
         super().__init__(model, settings=settings, draw_side=max(settings.resolutions or [0]) or None, **parts)
-        self.source, self.alignment = source.to(self.args.device), settings
+        source, self.alignment = source.to(self.args.device), settings
+        if settings.fsdp:
+            shard(source, source.blocks)
+        compiled = settings.compile_teacher
+        self.teach: Callable[[Tensor], Features] = Teaching(
+            source, model.config, model.blocks, settings.precision, compiled=compiled
+        )
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         images = self.faults.take(inputs)["pixel_values"]
         images = resize(images, self.alignment.resolution_at(self.state.global_step, images.shape[-1]))
-        losses = model(images, self._theirs(model, images))
+        losses = model(images, self.teach(images))
         self.tally({f"{LOSS_PREFIX}{name}": loss for name, loss in losses.items()})
         total = torch.stack(list(losses.values())).sum()
         return (total, losses) if return_outputs else total
@@ -84,12 +96,8 @@ class AlignmentTrainer(DrawTrainer):
     def measure(self, model: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Cosine per alignment point, student against teacher."""
         images = batch["pixel_values"]
-        found = model(images, self._theirs(model, images), "cosine")
+        found = model(images, self.teach(images), "cosine")
         return {f"cosine_{name}": value for name, value in found.items()}
-
-    def _theirs(self, model: nn.Module, images: Tensor) -> Features:
-        core: AlignmentModel = self.accelerator.unwrap_model(model)
-        return teacher_features(self.source, images, core.config, core.blocks)
 
 
 def alignment_bar() -> ProgressBar:

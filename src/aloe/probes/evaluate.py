@@ -53,7 +53,7 @@ def evaluate(
         return evaluate_dense([model], [task], [_spec(data)], None, **options)[0]  # type: ignore[list-item]
     chosen = EvaluateSettings.of(**settings)
     _check_tasks([task])
-    case = _case(_name(model), model, _open(data), chosen, device, cache, progress)
+    case = _case(_name(model), model, open_data(data), chosen, device, cache, progress)
     if task in EXPLAINING:
         if len(find_methods(chosen.methods)) != 1:
             raise UserError(f"evaluate gives one row: name one of the methods for {task}, or use evaluate_all.")
@@ -195,7 +195,7 @@ def _row(case: Case, facts: dict[str, Any], outcome: Outcome, seconds: float, pa
 _METRICS = {"cosine": "cosine", "gridpg": "GridPG", "deletion": "area", "inside": "inside"}
 
 
-def _open(data: Data) -> Splits:
+def open_data(data: Data) -> Splits:
     if isinstance(data, Splits):
         return data
     if not isinstance(data, tuple):
@@ -211,7 +211,7 @@ def _open_all(data: Sequence[Data]) -> tuple[list[Splits], list[str]]:
     opened, problems = [], []
     for item in data:
         try:
-            opened.append(_open(item))
+            opened.append(open_data(item))
         except UserError as error:
             problems.append(str(error))
     return opened, problems

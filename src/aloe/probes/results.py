@@ -26,14 +26,14 @@ Row = dict[str, Any]
 
 
 class ResultLog:
-    """The rows of a results folder.
+    """The rows of a results folder, or of another file in it.
 
     Raises:
         UserError: the folder cannot be written, or holds a file of that name that is not result rows.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / RESULTS_NAME
+    def __init__(self, folder: Path, name: str = RESULTS_NAME) -> None:
+        self.path = folder / name
         self.rows: dict[str, Row] = {}
         there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
         if not there.is_dir() or not os.access(there, os.W_OK):

@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 import aloe
 from aloe.errors import UserError
+from aloe.probes.settings import RESULTS_NAME
 from aloe.report.correspondence_plots import correspondence_chart
 from aloe.report.dense_tables import DENSE_TITLES, collect_dense, dense_tables
 from aloe.report.explained import MEASURES, collect, measure_of
@@ -27,11 +28,16 @@ from aloe.report.paper import paper_tables
 from aloe.report.plots import bar_chart, k_chart
 from aloe.report.protocol import DENSE, EXPLANATIONS
 from aloe.report.rows import Result, read_results
+from aloe.report.sweep_plots import sweep_chart
+from aloe.report.sweep_rows import SweepRow, read_sweep
+from aloe.report.sweep_tables import sweep_table
+from aloe.report.sweeps import axes_of, curves_along
 from aloe.report.tables import TABLES, by_k, main_table, other_settings
 from aloe.viz.figures import write_whole
 from aloe.viz.tables import HTML_STYLE, LATEX_PACKAGES, Table, printable
 
-CHOICES = {**TABLES, **DENSE, **MEASURES}
+SWEEP = "sweep"
+CHOICES = {**TABLES, **DENSE, **MEASURES, SWEEP: "aloe sweep"}
 _DRAWN = (*TABLES, *MEASURES, "b2-by-k", "b6-accuracy", "correspondence")
 _PICTURES = [f"plots/{name}.{kind}" for name in _DRAWN for kind in ("svg", "png")]
 _NAMES = ["index.html", "tables.md", "tables.tex", *_PICTURES]
@@ -78,8 +84,8 @@ def write_report(
     with_paper: bool = True,
     all_columns: bool = False,
 ) -> Report:
-    """Tables B1 to B6 and those of correspondence and of other measures of explanations (or those of `tables`, keys of
-    `CHOICES`) from results files, or folders that hold one, written to `folder`.
+    """Tables B1 to B6, those of sweeps, of correspondence and of other measures of explanations (or those of `tables`, keys
+    of `CHOICES`) from results files, or folders that hold one, written to `folder`.
 
     A report that is there is written anew; other files stay as they are.
 
@@ -87,21 +93,29 @@ def write_report(
         UserError: unreadable results, an unknown table, no rows for any table, matplotlib missing, or a folder that cannot
             be written or in which a file of a report's name is not a report's.
     """
-    names = _known(tables)
-    rows, notes = read_results(results)
+    sweeps = {path: runs for path in results if (runs := read_sweep(path))}
+    only_sweeps = len(sweeps) == len(results)  # whose own results.jsonl holds the models beside the runs
+    names = _known([SWEEP] if only_sweeps and tables is None else tables)
+    rows, notes = read_results([path for path in results if path not in sweeps or (path / RESULTS_NAME).is_file()])
     _check_ours(folder)
-    sections, absent = [], []
-    for name in names:
+    sections, absent = _sweeps(sweeps, rows, with_paper) if SWEEP in names else [], []
+    for name in (name for name in names if name != SWEEP):
         make = _explained if name in MEASURES else _dense if name in DENSE else _section
         section = make(name, rows, with_paper, all_columns)
         sections += [section] if section else []
         absent += [] if section else [name]
+    if SWEEP in names and tables is not None and not sweeps:
+        raise UserError("None of these folders holds runs of a sweep; `aloe sweep` makes them.")
+    if not sections and only_sweeps:
+        raise UserError(
+            "The sweep has no two runs that differ in more than their seed yet; `aloe sweep` goes on with it."
+        )
     if not sections:
         raise UserError(
             f"The results have no rows for {' or '.join(map(_called, absent))}; `aloe evaluate` measures them."
         )
     notes += [f"The results have no rows for {_called(m)}." for m in absent if tables is not None or m in TABLES]
-    notes += _other_tasks(rows)
+    notes += [] if only_sweeps else _other_tasks(rows)
     report = Report(folder, sections, [], [printable(note) for note in notes])
     _write(report)
     return report
@@ -156,6 +170,27 @@ def _explained(name: str, rows: Sequence[Result], with_paper: bool, all_columns:
     return Section([t for t in found if t], pictures, [r for r in rows if measure_of(r) == name])
 
 
+def _sweeps(sweeps: dict[Path, list[SweepRow]], rows: Sequence[Result], with_paper: bool) -> list[Section]:
+    """A section for every setting that was varied in any of the sweeps, whose runs stand together."""
+    runs = [run for found in sweeps.values() for run in found]
+    sections = []
+    for axis in _axes(runs):
+        table, chart = sweep_table(axis, runs, rows, with_paper), sweep_chart(axis, runs, rows)
+        shown = [run for curve in curves_along(runs, axis, axes_of(runs)) for run in curve.runs]
+        results = [
+            row.model_copy(update={"settings": {**row.settings, "alignment": run.configuration}})
+            for run in shown
+            for row in run.results
+        ]
+        sections.append(Section([table], {table.name: chart} if chart else {}, results))
+    return sections
+
+
+def _axes(runs: Sequence[SweepRow]) -> list[str]:
+    axes = axes_of(runs)
+    return [axis for axis in axes if curves_along(runs, axis, axes)]
+
+
 def _called(name: str) -> str:
     titles = TITLES | DENSE_TITLES
     return f"{titles.get(name, f'Table {name.upper()}')} ({CHOICES[name]})"
@@ -193,7 +228,8 @@ def _write(report: Report) -> None:
             files |= {f"plots/{name}.{kind}": data for kind, data in formats.items()}
     for name, data in files.items():
         write_whole(report.folder / name, data)
-    for name in set(_PICTURES) - set(files):  # of an earlier report with other tables
+    of_sweeps = {f"plots/{path.name}" for path in (report.folder / "plots").glob(f"{SWEEP}-*.*")}
+    for name in {*_PICTURES, *of_sweeps} - set(files):  # of an earlier report with other tables
         (report.folder / name).unlink(missing_ok=True)
     report.files = list(files)
 

@@ -1,4 +1,4 @@
-"""The paper's own numbers (appendix, Tables B1 to B6), read from `paper.yaml`, to stand beside ours.
+"""The paper's own numbers (appendix, Tables B1 to B6 and B8, caption of Figure B2), from `paper.yaml`, to stand beside ours.
 
 Values are decimals with the digits that the paper prints. Further tables are further entries of the file: whatever their
 columns are called, a row is found by teacher identifier and stage.

@@ -11,6 +11,7 @@ from transformers import TrainingArguments, get_wsd_schedule
 
 from aloe.errors import UserError
 from aloe.training.settings import TrainSettings
+from aloe.training.sharding import check_sharding
 
 
 def training_arguments(
@@ -19,13 +20,14 @@ def training_arguments(
     """The settings in transformers' words; `verb` is the command that a mistake is explained with.
 
     Raises:
-        UserError: one of several GPUs by number, which is chosen from outside.
+        UserError: one of several GPUs by number, which is chosen from outside; sharding that cannot be.
     """
     _check_reporters(settings.report_to)
     if device is not None and device.startswith("cuda:"):
         raise UserError(
             f"Choose the GPU from outside: CUDA_VISIBLE_DEVICES={device[5:]} aloe {verb} ... --device cuda."
         )
+    pinned = torch.cuda.is_available() and device != "cpu"
     evaluate: Mapping[str, Any] = {"eval_strategy": "steps", "eval_steps": settings.evaluate_every} if evaluates else {}
     arguments = TrainingArguments(
         output_dir=str(output_dir),
@@ -46,7 +48,9 @@ def training_arguments(
         fp16=settings.precision == "fp16",
         dataloader_num_workers=settings.workers,
         dataloader_persistent_workers=settings.workers > 0,
-        dataloader_pin_memory=torch.cuda.is_available() and device != "cpu",
+        dataloader_prefetch_factor=settings.prefetch if settings.workers else None,
+        dataloader_pin_memory=pinned,
+        accelerator_config={"non_blocking": pinned},  # the next batch is copied while this one computes
         remove_unused_columns=False,
         label_names=[],
         use_cpu=device == "cpu",
@@ -56,6 +60,7 @@ def training_arguments(
         **others,
     )
     arguments._n_gpu = min(1, arguments.n_gpu)  # one process per GPU (torchrun), never DataParallel
+    check_sharding(settings.fsdp, settings.precision, arguments.world_size)
     return arguments
 
 

@@ -31,7 +31,7 @@ RUN_NAME, FAULTS_NAME = "run.json", "unreadable.txt"
 
 _TOLD = {"versions", "image_count"}  # recorded for people: they follow from the rest or may change
 # May change between the parts of one run: they do not enter the result.
-_FREE = {"workers", "keep_checkpoints", "report_to", "log_every", "save_every", "evaluate_every"}
+_FREE = {"workers", "prefetch", "keep_checkpoints", "report_to", "log_every", "save_every", "evaluate_every"}
 
 
 def record(settings: TrainSettings, source: Any, world_size: int, **facts: Any) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """`transformers.Trainer` with checkpoints that are whole or absent and hold no pickle (`aloe.training.checkpoints`).
 
-Sharded states (FSDP, DeepSpeed) are left to accelerate, which has formats of its own.
+What is split over the processes (`aloe.training.sharding`) is gathered on the first one, which writes it.
 """
 
 from __future__ import annotations
@@ -14,34 +14,63 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from aloe.errors import UserError
 from aloe.training.checkpoints import checkpoints, read_state, seal, write_state
+from aloe.training.sharding import (
+    all_finite,
+    set_whole_optimizer,
+    set_whole_weights,
+    whole_optimizer,
+    whole_weights,
+)
+from aloe.training.stopping import Diverged
 
 OPTIMIZER, SCALER, RANDOM = "optimizer.safetensors", "scaler.safetensors", "random-{}.safetensors"
 
 
 class SealedTrainer(Trainer):
-    """Writes and reads checkpoints; everything else is transformers'."""
+    """Writes and reads checkpoints; everything else is transformers'. `sharded`: whether the model is split."""
+
+    sharded = False
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        if not self.sharded:
+            super().save_model(output_dir, _internal_call)
+            return
+        weights = whole_weights(self._core())
+        if self.args.should_save:
+            self._save(output_dir, state_dict=weights)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.sharded:
+            set_whole_weights(self._core(), load_file(Path(resume_from_checkpoint) / SAFE_WEIGHTS_NAME))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """In safetensors; sharded states are accelerate's to write."""
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            super()._save_optimizer_and_scheduler(output_dir)
-        elif self.args.should_save:
-            parts: dict[str, Any] = {"optimizer": self.optimizer, "scheduler": self.lr_scheduler}
-            write_state(Path(output_dir) / OPTIMIZER, {name: part.state_dict() for name, part in parts.items()})
+        optimizer: Any = self.optimizer
+        schedule: Any = self.lr_scheduler
+        state = whole_optimizer(self._core(), optimizer.optimizer) if self.sharded else optimizer.state_dict()
+        if self.args.should_save:
+            write_state(Path(output_dir) / OPTIMIZER, {"optimizer": state, "scheduler": schedule.state_dict()})
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            super()._load_optimizer_and_scheduler(checkpoint)
-        elif checkpoint is not None:
-            parts: dict[str, Any] = {"optimizer": self.optimizer, "scheduler": self.lr_scheduler}
-            for name, state in read_state(Path(checkpoint) / OPTIMIZER).items():
-                parts[name].load_state_dict(state)
+        if checkpoint is None:
+            return
+        optimizer: Any = self.optimizer
+        schedule: Any = self.lr_scheduler
+        known = read_state(Path(checkpoint) / OPTIMIZER)
+        if self.sharded:
+            set_whole_optimizer(self._core(), optimizer.optimizer, known["optimizer"])
+        else:
+            optimizer.load_state_dict(known["optimizer"])
+        schedule.load_state_dict(known["scheduler"])
 
     def _save_scaler(self, output_dir: str) -> None:
         scaler = getattr(self.accelerator, "scaler", None)
@@ -66,8 +95,8 @@ class SealedTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Written into a folder aside and renamed, so that a checkpoint is whole or absent."""
-        if not all(bool(p.isfinite().all()) for p in model.parameters()):
-            raise UserError(
+        if not all_finite(model):
+            raise Diverged(
                 f"The weights are not finite at step {self.state.global_step}: lower learning_rate "
                 f"(now {self.args.learning_rate:g}) and run again; the last checkpoint is kept."
             )
@@ -96,6 +125,9 @@ class SealedTrainer(Trainer):
             shutil.rmtree(staging, ignore_errors=True)
             for old in checkpoints(home)[:-limit] if limit else []:
                 shutil.rmtree(old)
+
+    def _core(self) -> nn.Module:
+        return self.accelerator.unwrap_model(self.model)
 
     def _unwritten(self, staging: Path, error: Exception) -> UserError:
         shutil.rmtree(staging, ignore_errors=True)

@@ -53,7 +53,9 @@ class TrainSettings(BaseModel):
     seed: int = Field(0, ge=0)
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     gradient_checkpointing: bool = False
+    fsdp: bool = Field(False, description="split weights, gradients and optimiser over the processes")
     workers: int = Field(1, ge=0)
+    prefetch: int = Field(4, ge=1, description="batches that each worker reads ahead")
     log_every: int = Field(20, ge=1)
     evaluate_every: int = Field(500, ge=1)
     save_every: int = Field(500, ge=1)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from aloe.errors import UserError
+
 TERMINATED = 128 + signal.SIGTERM  # 143, the customary exit code
 _AGREED_EVERY = 10  # steps at which several processes ask each other
 
@@ -18,6 +20,10 @@ class Terminated(SystemExit):
 
     def __init__(self) -> None:
         super().__init__(TERMINATED)
+
+
+class Diverged(UserError):
+    """A run whose loss or weights are no longer finite numbers."""
 
 
 class StopOnTerm(TrainerCallback):

@@ -29,7 +29,8 @@ from aloe.training.progress import EVAL_PREFIX, JsonlLog, ProgressBar, Throughpu
 from aloe.training.runs import FAULTS_NAME, images_per_step, training_draws
 from aloe.training.sealed import SealedTrainer
 from aloe.training.settings import TrainSettings
-from aloe.training.stopping import StopOnTerm, Terminated, is_lost_worker, is_out_of_memory
+from aloe.training.sharding import layers_of, shard, whole_weights
+from aloe.training.stopping import Diverged, StopOnTerm, Terminated, is_lost_worker, is_out_of_memory
 
 
 class DrawTrainer(SealedTrainer):
@@ -71,6 +72,8 @@ class DrawTrainer(SealedTrainer):
         self.add_callback(self.stop)
         self.remove_callback(PrinterCallback)
         images = None if isinstance(train, ShardSource) else len(train)
+        if settings.fsdp:
+            self._shard()
         self.settings, self.bar = settings, bar
         self.faults = FaultLog(images, settings.max_bad_fraction, home / FAULTS_NAME)
         self._sums: dict[str, Tensor] = {}
@@ -175,7 +178,7 @@ class DrawTrainer(SealedTrainer):
             logs |= dict(zip(self._sums, means.tolist(), strict=True))
             self._sums, self._count = {}, 0
             if not all(map(_finite, (logs["loss"], *means.tolist()))):
-                raise UserError(
+                raise Diverged(
                     f"The loss became {logs['loss']} by step {self.state.global_step}: lower learning_rate "
                     f"(now {self.settings.learning_rate:g}) and run again; the last checkpoint is kept."
                 )
@@ -201,21 +204,26 @@ class DrawTrainer(SealedTrainer):
         return any(key.startswith(EVAL_PREFIX) for row in rows for key in row)
 
     def gathered(self, student: Any) -> Any:
-        """The student with its trained weights whole: itself, or under FSDP a copy made from the shards.
-
-        accelerate switches FSDP off on the CPU, so the second half has not been run yet.
-        """
-        if not self.is_fsdp_enabled:
+        """The student with its trained weights whole: itself, or a copy made from the shards, on every process."""
+        if not self.sharded:
             return student
-        state = self.accelerator.get_state_dict(self.model_wrapped)
+        found = whole_weights(self._core(), everywhere=True)
+        weights = {k.removeprefix("student."): v for k, v in found.items() if k.startswith("student.")}
         whole = type(student)(student.config)
-        if whole is not whole.base_model:
-            whole.classifier.weight.data.copy_(student.classifier.weight.data)
-        if self.is_world_process_zero():
-            weights = {k.removeprefix("student."): v for k, v in state.items() if k.startswith("student.")}
-            target: Any = whole if "classifier.weight" in weights else whole.base_model
-            target.load_state_dict(weights)
+        if whole is not whole.base_model and "classifier.weight" not in weights:  # only the backbone was trained
+            whole.classifier.load_state_dict(student.classifier.state_dict())
+            whole.base_model.load_state_dict(weights)
+        else:
+            whole.load_state_dict(weights)
         return whole
+
+    def _shard(self) -> None:
+        """Split the model over the processes. Autocast is still accelerate's to add, replication is not."""
+        model: Any = self.model
+        shard(model, layers_of(model))
+        self.accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)
+        model._is_accelerate_prepared = True
+        self.sharded = True
 
     def get_train_dataloader(self) -> DataLoader:
         """Draws in order, dealt out to the ranks by accelerate; shards split themselves by rank and worker."""
@@ -226,6 +234,7 @@ class DrawTrainer(SealedTrainer):
             data,
             batch_size=self.args.train_batch_size,
             num_workers=self.args.dataloader_num_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
             collate_fn=self.data_collator,
             pin_memory=self.args.dataloader_pin_memory,
         )

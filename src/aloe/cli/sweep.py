@@ -1,0 +1,120 @@
+"""`aloe sweep TEACHER IMAGES --vary ...`: a grid of alignments, each evaluated, one row per run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from aloe.cli.common import Device, Json, OutputDir, choose_device, parse_settings, quiet_libraries, say, table
+
+
+def sweep(
+    teacher: Annotated[str, typer.Argument(help="Hub id or local folder of a teacher.")],
+    images: Annotated[list[str], typer.Argument(help="Unlabelled images, as `aloe align` takes them.")],
+    output_dir: OutputDir,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An axis: objective=cosine,mse,siglip,infonce, fraction=0.01,1, after_block=[2,4,6],[6], stem=, b=,"
+            " resolution=, or any setting of an alignment. Repeatable: every combination is run."
+        ),
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="0 or 0,1,2: every run once with each.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="As `aloe evaluate` names them, with commas; default: knn.")] = None,
+    data: Annotated[
+        list[str] | None, typer.Option("--data", "-d", help="Labelled data to evaluate on, NAME=PATH. Repeatable.")
+    ] = None,
+    train: Annotated[str | None, typer.Option(help="Your own training images, class-per-folder.")] = None,
+    test: Annotated[str | None, typer.Option(help="Your own test images, class-per-folder.")] = None,
+    beside: Annotated[
+        list[str] | None, typer.Option(help="Another model to measure on the same data. Repeatable.")
+    ] = None,
+    train_images: Annotated[int | None, typer.Option(min=1, help="Evaluate on so many training images.")] = None,
+    test_images: Annotated[int | None, typer.Option(min=1, help="Evaluate on so many test images.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="short, paper or multires.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps of every alignment.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option("--learning-rate", "--lr")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Any setting of the alignments, key=value.")] = None,
+    evaluate: Annotated[
+        list[str] | None, typer.Option("--evaluate", help="Any setting of the evaluation, key=value.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of a sweep; flags win over it.")] = None,
+    list_: Annotated[bool, typer.Option("--list", help="Show the runs and what is done; run nothing.")] = False,
+    cache: Annotated[Path | None, typer.Option(help="Where features are kept; default: ~/.cache/aloe.")] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no features.")] = False,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Align TEACHER once for every point of a grid and evaluate each student. The same command again goes on."""
+    quiet_libraries()
+    from aloe.probes.cache import default_cache
+    from aloe.sweeps.plan import SweepPlan, read_plan
+    from aloe.sweeps.run import Sweep
+
+    known: dict[str, Any] = read_plan(config) if config else {}
+    flags = {
+        "vary": {**(known.get("vary") or {}), **_axes(vary or [])} or None,
+        "seeds": None if seeds is None else _list(seeds, "--seeds"),
+        "tasks": None if tasks is None else [t.strip() for t in tasks.split(",") if t.strip()],
+        "data": data or None,
+        "train": train,
+        "test": test,
+        "beside": beside or None,
+        "train_images": train_images,
+        "test_images": test_images,
+        "recipe": recipe,
+        "settings": {**(known.get("settings") or {}), **_given(steps, batch_size, learning_rate, set_)} or None,
+        "evaluate": {**(known.get("evaluate") or {}), **parse_settings(evaluate or [])} or None,
+    }
+    plan = SweepPlan.of(**{**known, **{key: value for key, value in flags.items() if value is not None}})
+    job = Sweep(teacher, images[0] if len(images) == 1 else images, output_dir, plan)
+    if list_:
+        lines = [(run.name, run.point.words, job.state(run)) for run in job.runs]
+        words = table(lines, ("run", "point", "state"))
+        say({"runs": [dict(zip(("run", "point", "state"), line, strict=True)) for line in lines]}, words, json)
+        return
+    chosen = None if no_cache else cache or default_cache()
+    rows = job.run(device=choose_device(device), cache=chosen, progress=not json)
+    points = {run.key: run.point.words for run in job.runs}
+    words = table([(points[row.key], _numbers(row)) for row in rows], ("point", "result"))
+    say(
+        {"sweep": str(output_dir), "rows": [row.model_dump(mode="json") for row in rows]},
+        f"{words}\nKept in {output_dir}; tables and plots: aloe report {output_dir}",
+        json,
+    )
+
+
+def _numbers(row: Any) -> str:
+    found = "  ".join(f"{r.task} {r.data} {r.value:.4g}" for r in row.results)
+    return "diverged" if row.status == "diverged" else found
+
+
+def _given(
+    steps: int | None, batch_size: int | None, learning_rate: float | None, pairs: list[str] | None
+) -> dict[str, Any]:
+    flags = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
+    return {**{k: v for k, v in flags.items() if v is not None}, **parse_settings(pairs or [])}
+
+
+def _axes(pairs: list[str]) -> dict[str, list[Any]]:
+    from aloe.errors import UserError
+
+    bad = [pair for pair in pairs if "=" not in pair]
+    if bad:
+        raise UserError(f"--vary takes axis=value,value, got {bad[0]!r}.")
+    return {axis: _list(values, "--vary") for axis, _, values in (pair.partition("=") for pair in pairs)}
+
+
+def _list(text: str, option: str) -> list[Any]:
+    """Values with commas, each read as YAML: 0.1,1 or [2,4,6],[6]."""
+    import yaml
+
+    from aloe.errors import UserError
+
+    try:
+        return list(yaml.safe_load(f"[{text}]"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{option} takes values with commas, got {text!r}.") from error
