@@ -8,7 +8,7 @@ import argparse
 import datetime
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from aloe.data.scenes import CLASSES, render, teacher_path
 
 TRAIN_SEED, TEST_SEED = 1000, 2000
 RESOLUTION, PATCH = 64, 8
+Row = tuple[np.ndarray, np.ndarray, int | np.ndarray]
 
 
 def main() -> None:
@@ -46,16 +47,23 @@ def main() -> None:
 
 def scenes(seed: int, count: int, processes: int, cache: Path | None) -> tuple[Tensor, Tensor, Tensor]:
     """Images (N,3,H,W) uint8, masks (N,1,H,W) uint8 and labels (N,) of `count` scenes, kept in `cache` if given."""
-    store = cache / f"scenes-{seed}-{count}.npz" if cache else None
+    return rendered("scenes", _scene, seed, count, processes, cache)
+
+
+def rendered(
+    kind: str, draw: Callable[[int, int], Row], seed: int, count: int, processes: int, cache: Path | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The rows (image, masks, labels) that `draw` makes of a seed and the indices below `count`, stacked."""
+    store = cache / f"{kind}-{seed}-{count}.npz" if cache else None
     if store and store.exists():
         held = np.load(store)
         images, masks, labels = held["images"], held["masks"], held["labels"]
     else:
         start = time.monotonic()
         with ProcessPoolExecutor(processes) as pool:
-            rows = list(pool.map(partial(_scene, seed), range(count), chunksize=50))
+            rows = list(pool.map(partial(draw, seed), range(count), chunksize=50))
         images, masks, labels = (np.stack([row[i] for row in rows]) for i in range(3))
-        print(f"rendered {count} scenes at {count / (time.monotonic() - start):.1f} scenes/s")
+        print(f"rendered {count} {kind} at {count / (time.monotonic() - start):.1f} a second", flush=True)
         if store:
             store.parent.mkdir(parents=True, exist_ok=True)
             np.savez(store, images=images, masks=masks, labels=labels)
@@ -171,6 +179,8 @@ class Muon(torch.optim.Optimizer):
         """Update every matrix that has a gradient."""
         for group in self.param_groups:
             for matrix in group["params"]:
+                if matrix.grad is None:
+                    continue
                 momentum = self.state[matrix].setdefault("momentum", torch.zeros_like(matrix))
                 momentum.lerp_(matrix.grad, 0.05)
                 update = orthogonal(matrix.grad.lerp(momentum, 0.95))
@@ -190,7 +200,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 
 def augment(images: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Normalised pixels (B,3,H,W) and masks (B,1,H,W) after flip, shift of up to 6 pixels, and colour jitter."""
+    """Normalised pixels (B,3,H,W) and masks (B,M,H,W) after flip, shift of up to 6 pixels, and colour jitter."""
     count, size = len(images), images.shape[-1]
     both = torch.cat([images, masks], 1).float()
     shift = torch.randint(-6, 7, (2, count, 1), generator=generator)
@@ -199,7 +209,7 @@ def augment(images: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[
     columns = torch.where(flip, columns.flip(1), columns)
     both = both[
         torch.arange(count)[:, None, None, None],
-        torch.arange(4)[:, None, None],
+        torch.arange(both.shape[1])[:, None, None],
         rows[:, None, :, None],
         columns[:, None, None, :],
     ]
@@ -261,11 +271,12 @@ A small supervised ViT for the rendered scenes of `aloe.data.scenes` (64 px, pat
 - Training: {epochs} epochs, {minutes:.0f} minutes on {threads} CPU threads, torch {torch}, {date}. Besides the class
   token, the patch tokens learned the class and the mask inside each patch (two linear heads that are not saved).
 - Command: `{command}`
+- Limits: it knows ten kinds of rendered objects, one in a picture, and no photographs.
 - Licence: Apache-2.0.
 """
 
 
-def _scene(seed: int, index: int) -> tuple[np.ndarray, np.ndarray, int]:
+def _scene(seed: int, index: int) -> Row:
     scene = render(seed, index, RESOLUTION)
     return scene.image.transpose(2, 0, 1), scene.mask[None].astype(np.uint8), scene.label
 

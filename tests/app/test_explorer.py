@@ -262,7 +262,7 @@ def test_uploads_of_every_format_are_read(kind):
 
 def test_the_default_needs_no_files_and_takes_the_demos_student(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert list(default_models()) == ["scenes teacher", "scenes (converted)"]
+    assert list(default_models()) == ["scenes teacher", "scenes (aligned student)"]
     save_student(scene_models()[STUDENT], tmp_path / "demo-out" / "student")
     weight = next(scene_models()[STUDENT].parameters())
     student = next(m for t, m in default_models().items() if t != "scenes teacher")

@@ -22,10 +22,8 @@ from torch import Tensor, nn
 from aloe.attribution.compare import STAGES
 from aloe.attribution.methods import METHODS, attribute, check_options, find_method, unsupported
 from aloe.data.decode import FORMATS, decode_image
-from aloe.data.scenes import teacher_path
 from aloe.data.transforms import ResizeCenterCrop, to_tensor
 from aloe.errors import UserError
-from aloe.models.convert import bcosify
 from aloe.models.saving import load
 from aloe.models.teachers import Teacher, load_teacher
 from aloe.models.text import TextTower, load_text_tower, text_tower_for
@@ -163,12 +161,10 @@ def load_models(
 
 
 def default_models() -> dict[str, nn.Module]:
-    """The teacher of rendered scenes that comes with the package, and its student: what `aloe demo` has left in `demo-out`,
-    else the converted one, whose explanations are those of a model that was not aligned."""
-    teacher = load_teacher(teacher_path())
-    aligned = Path("demo-out") / "student"
-    student = load(aligned) if (aligned / "model.safetensors").is_file() else bcosify(teacher)
-    return _titled({"scenes teacher": teacher, "scenes": student})
+    """The zoo's teacher of rendered scenes, and its student: what `aloe demo` has left in `demo-out`, else the zoo's."""
+    made = Path("demo-out") / "student"
+    student = load(made if (made / "model.safetensors").is_file() else "zoo:scenes-aloe")
+    return _titled({"scenes teacher": load_teacher("zoo:scenes-vit"), "scenes": student})
 
 
 def _titled(models: Mapping[str, nn.Module]) -> dict[str, nn.Module]:

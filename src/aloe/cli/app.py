@@ -13,7 +13,9 @@ from aloe.cli.common import Device, choose_device, method_options, quiet_librari
 def app(
     models: Annotated[
         list[str] | None,
-        typer.Argument(help="Teachers, students or saved probes; default: the scenes teacher and what aloe demo made."),
+        typer.Argument(
+            help="Teachers, students or saved probes; default: the zoo's of scenes, or what aloe demo made."
+        ),
     ] = None,
     images: Annotated[
         list[str] | None,

@@ -15,10 +15,11 @@ from aloe.models.hub import explain_hub_errors
 from aloe.models.modeling import BcosViTForImageClassification, BcosViTModel
 from aloe.models.published import is_published, load_published
 from aloe.models.teachers import is_weight_file
+from aloe.models.zoo_models import locate
 
 
 def load(source: str | Path, **options: Any) -> BcosViTModel | BcosViTForImageClassification:
-    """A saved student, in eval mode, from a folder or a hub id; `AutoModel.from_pretrained` works as well.
+    """A saved student, in eval mode, from a folder, a hub id or the zoo; of the first two, `AutoModel.from_pretrained` too.
 
     The authors' published checkpoints (`rmaser/aloe-...`) are translated on the way, see `published.load_published`.
 
@@ -27,7 +28,7 @@ def load(source: str | Path, **options: Any) -> BcosViTModel | BcosViTForImageCl
     """
     from transformers import PreTrainedConfig
 
-    name = str(source)
+    name = locate(source)
     with explain_hub_errors(name):
         values, _ = PreTrainedConfig.get_config_dict(name, revision=options.get("revision"))
         if is_published(values.get("model_type")):
@@ -47,17 +48,18 @@ def load(source: str | Path, **options: Any) -> BcosViTModel | BcosViTForImageCl
 
 
 def is_student(source: str | Path) -> bool:
-    """Whether a folder or hub id holds a student of ALOE rather than a teacher; a weight file alone never does.
+    """Whether a folder, hub id or name of the zoo holds a student of ALOE rather than a teacher; a weight file never does.
 
     Raises:
         UserError: nothing there, gated or unreachable.
     """
     from transformers import PreTrainedConfig
 
-    if is_weight_file(source):
+    name = locate(source)
+    if is_weight_file(name):
         return False
-    with explain_hub_errors(str(source)):
-        model_type = PreTrainedConfig.get_config_dict(str(source))[0].get("model_type")
+    with explain_hub_errors(name):
+        model_type = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
     return model_type == BcosViTConfig.model_type or is_published(model_type)
 
 

@@ -1,8 +1,8 @@
 """Teachers: a frozen foundation ViT behind one interface, whatever its family.
 
-`load_teacher` reads a local folder, a hub id, a file of timm's or a live module; `Teacher` takes images in [0, 1], applies
-the teacher's own normalisation and returns raw hidden states after named blocks plus the pooled output. Only safetensors
-are read.
+`load_teacher` reads a local folder, a hub id, a file of timm's, a model of the zoo or a live module; `Teacher` takes images
+in [0, 1], applies the teacher's own normalisation and returns raw hidden states after named blocks plus the pooled output.
+Only safetensors are read.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from aloe.errors import UserError
 from aloe.models.families import FAMILIES, Family
+from aloe.models.zoo_models import locate
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".tar")
 
@@ -179,7 +180,7 @@ def load_teacher(
     dtype: torch.dtype = torch.float32,
     architecture: str | None = None,
 ) -> Teacher:
-    """A teacher from a local folder or hub id of transformers or timm, a safetensors file of timm, or a live module.
+    """A teacher from a local folder or hub id of transformers or timm, a file of timm, the zoo, or a live module.
 
     Args:
         source: see `docs/teachers.md`.
@@ -199,7 +200,7 @@ def load_teacher(
     from aloe.models.published import is_published
     from aloe.models.timm import is_timm_config, load_timm
 
-    name = str(source)
+    name = locate(source)
     from_timm = is_weight_file(name)
     with nullcontext() if from_timm else explain_hub_errors(name):
         values = {} if from_timm else transformers.PreTrainedConfig.get_config_dict(name)[0]
@@ -227,7 +228,7 @@ def load_teacher(
     stated = _preprocessing(name)
     if stated.get("do_normalize") is False:
         stated |= {"image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}
-    label = Path(name).name if Path(name).exists() else name
+    label = Path(source).name if Path(source).exists() else str(source)
     teacher = Teacher(
         model,
         label,

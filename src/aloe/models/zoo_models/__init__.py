@@ -1,0 +1,75 @@
+"""The models that this project made and ships, by name: `zoo:scenes-aloe` wherever a model is named.
+
+Each lies in a folder of transformers' format with its card, README.md. The prefix keeps the names apart from hub ids, and a
+file or folder of that very name on disk comes first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from aloe.errors import UserError
+
+PREFIX = "zoo:"
+
+
+@dataclass(frozen=True)
+class ZooModel:
+    """One shipped model: its name, the folder under the package, the teacher of a student, and what it knows."""
+
+    name: str
+    place: str
+    teacher: str | None
+    about: str
+
+    @property
+    def id(self) -> str:
+        """What to type: `zoo:NAME`."""
+        return PREFIX + self.name
+
+    @property
+    def folder(self) -> Path:
+        """Where its files lie."""
+        return Path(str(resources.files("aloe"))) / self.place
+
+    @property
+    def card(self) -> Path:
+        """What it was made of and what was measured."""
+        return self.folder / "README.md"
+
+    @property
+    def megabytes(self) -> float:
+        """Size of its weights, in 10^6 bytes."""
+        return (self.folder / "model.safetensors").stat().st_size / 1e6
+
+
+ZOO = (
+    ZooModel("scenes-vit", "data/scenes/teacher", None, "ten kinds of rendered objects, 64 px"),
+    ZooModel("scenes-aloe", "models/zoo_models/scenes-aloe", "scenes-vit", "its student, aligned without labels"),
+)
+
+
+def locate(source: str | Path) -> str:
+    """The folder of a model that is named `zoo:NAME`; any other source, and whatever exists on disk, as it is.
+
+    Raises:
+        UserError: the zoo has no model of that name.
+    """
+    name = str(source)
+    if not name.startswith(PREFIX) or Path(name).exists():
+        return name
+    return str(zoo_model(name).folder)
+
+
+def zoo_model(name: str) -> ZooModel:
+    """A model by its name, with or without the prefix.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    found = next((m for m in ZOO if m.name == name.removeprefix(PREFIX)), None)
+    if found is None:
+        raise UserError(f"The zoo has no model {name!r}; it has {', '.join(m.id for m in ZOO)}.")
+    return found

@@ -1,0 +1,127 @@
+"""The shipped models: each loads by its name, says what it is, and does what its card claims."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+import yaml
+
+import aloe as package
+from aloe.data.scenes import SceneDataset
+from aloe.errors import UserError
+from aloe.models.convert import bcosify
+from aloe.models.saving import is_student, load, save_student
+from aloe.models.teachers import Teacher, load_teacher
+from aloe.models.zoo_models import ZOO, locate, zoo_model
+from aloe.probes.backbones import load_any
+
+STUDENTS = [m for m in ZOO if m.teacher]
+by_name = {"ids": lambda model: model.name}
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    """(images (10, 3, 64, 64) in [0, 1], labels (10,)) of a seed that no model was made with."""
+    found = list(SceneDataset(10, seed=77))
+    images = torch.stack([torch.from_numpy(s.image).permute(2, 0, 1) / 255 for s in found])
+    return images, torch.tensor([s.label for s in found])
+
+
+def test_names_and_teachers_are_known_and_unique():
+    names = [m.name for m in ZOO]
+    assert len(set(names)) == len(names)
+    assert {"scenes-vit", "scenes-aloe"} <= set(names)
+    assert {m.teacher for m in STUDENTS} <= {m.name for m in ZOO if m.teacher is None}
+
+
+@pytest.mark.parametrize("model", ZOO, **by_name)
+def test_a_model_is_loaded_by_its_name(model):
+    loaded = load_any(model.id)
+    assert is_student(model.id) == (model.teacher is not None) == (not isinstance(loaded, Teacher))
+    if isinstance(loaded, Teacher):
+        assert loaded.name == model.id
+        return
+    assert loaded.config.teacher["stage"] == "aligned"
+    assert loaded.config.teacher["name"] == zoo_model(model.teacher).id
+
+
+@pytest.mark.parametrize("model", ZOO, **by_name)
+def test_a_model_is_small_and_has_a_card(model):
+    assert model.megabytes <= 5
+    _, front, body = model.card.read_text(encoding="utf-8").split("---\n", 2)
+    assert yaml.safe_load(front)["license"] == "apache-2.0"
+    for field in ("data: ", "training: ", "steps|epochs", "command: ", "limits: ", "licence: apache-2.0", "%"):
+        assert any(words in body.lower() for words in field.split("|")), field
+    files = {path.name for path in model.folder.iterdir()}
+    assert files == {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
+
+
+@pytest.mark.parametrize("model", STUDENTS, **by_name)
+def test_a_student_explains_itself_completely(model):
+    student = load(model.id)
+    side = student.config.resolution
+    images = torch.rand(3, 3, side, side, generator=torch.Generator().manual_seed(0))
+    found = package.explain(student, images)
+    assert found.completeness_error().max() < 1e-5
+    assert torch.allclose(found.logit, student(images).logits.max(1).values, atol=1e-4)
+
+
+def test_the_scenes_student_has_the_features_of_its_teacher(scenes):
+    images, labels = scenes
+    teacher, student = load_teacher("zoo:scenes-vit"), load("zoo:scenes-aloe")
+    expected = teacher(images)
+    with torch.no_grad():
+        found = student(images)
+    converted = bcosify(teacher)(images)
+    cosine = torch.cosine_similarity(found.pooler_output, expected.pooled)
+    assert cosine.mean() > 0.9
+    assert cosine.mean() > torch.cosine_similarity(converted.pooler_output, expected.pooled).mean() + 0.5
+    assert (found.logits.argmax(1) == labels).sum() >= 8
+
+
+def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = bcosify(load_teacher("zoo:scenes-vit"))
+    save_student(own, "zoo:scenes-aloe")
+    assert locate("zoo:scenes-aloe") == "zoo:scenes-aloe"
+    assert load("zoo:scenes-aloe").config.teacher["stage"] == "converted"
+    shutil.rmtree("zoo:scenes-aloe")
+    assert load("zoo:scenes-aloe").config.teacher["stage"] == "aligned"
+
+
+@pytest.mark.parametrize("name", ["scenes-aloe", "aloe/scenes-aloe", "google/vit-base-patch16-224", "./zoo"])
+def test_names_without_the_prefix_are_not_the_zoos(name):
+    assert locate(name) == name
+
+
+@pytest.mark.parametrize("read", [load, load_teacher, is_student, load_any])
+def test_an_unknown_name_is_one_sentence_with_the_known_ones(read):
+    with pytest.raises(UserError, match=r"The zoo has no model 'zoo:nothing'; it has zoo:scenes-vit, zoo:scenes-aloe"):
+        read("zoo:nothing")
+
+
+def test_a_student_is_no_teacher_and_the_other_way_round():
+    with pytest.raises(UserError, match="not a teacher"):
+        load_teacher("zoo:scenes-aloe")
+    with pytest.raises(UserError, match="not a B-cos student"):
+        load("zoo:scenes-vit")
+
+
+def test_the_verb_lists_them(aloe):
+    code, out, _ = aloe("teachers", "--json")
+    assert code == 0
+    listed = json.loads(out)["zoo"]
+    assert [row["name"] for row in listed] == [m.id for m in ZOO]
+    assert aloe("teachers")[1].count("zoo:") == len(ZOO)
+
+
+def test_a_verb_takes_a_name(aloe, tmp_path):
+    code, out, err = aloe("explain", "zoo:scenes-aloe", "scenes:2@5", "-o", str(tmp_path / "why"))
+    assert code == 0, err
+    assert len(list((tmp_path / "why").glob("*.png"))) == 2, out
+    code, _, err = aloe("explain", "zoo:other", "scenes:2@5", "-o", str(tmp_path / "no"))
+    assert code == 2
+    assert "The zoo has no model 'zoo:other'" in err
