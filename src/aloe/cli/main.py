@@ -12,6 +12,7 @@ from aloe.cli import (
     align,
     attribute,
     bcosify,
+    bench,
     convert_checkpoint,
     demo,
     doctor,
@@ -23,6 +24,7 @@ from aloe.cli import (
     publish,
     report,
     study,
+    sweep,
     teachers,
 )
 from aloe.cli import (
@@ -45,12 +47,14 @@ app.command("attribute")(attribute.attribute)
 app.command("ground")(ground.ground)
 app.command("evaluate")(evaluate.evaluate)
 app.command("report")(report.report)
+app.command("sweep")(sweep.sweep)
 app.command("app")(explorer.app)
 app.command("export")(export.export)
 app.command("publish")(publish.publish)
 app.command("bcosify")(bcosify.bcosify)
 app.command("convert-checkpoint")(convert_checkpoint.convert_checkpoint)
 app.command("teachers")(teachers.teachers)
+app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
 app.add_typer(study.app, name="study")
 

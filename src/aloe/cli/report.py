@@ -1,4 +1,4 @@
-"""`aloe report RESULTS`: the paper's tables B1 to B6 and figures B1, B3 and B4 from result rows."""
+"""`aloe report RESULTS`: the paper's tables B1 to B6 and B8 and figures B1 to B4 from result rows and sweeps."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from aloe.cli.common import Json, say
 
 
 def report(
-    results: Annotated[list[Path], typer.Argument(help="Folders of `aloe evaluate`, or their results.jsonl.")],
+    results: Annotated[
+        list[Path], typer.Argument(help="Folders of `aloe evaluate` or `aloe sweep`, or a results.jsonl.")
+    ],
     output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Folder to write to.")] = Path("report"),
     tables: Annotated[
         str | None,
         typer.Option(
-            help="Of b1, b2, b3, b4, b5, correspondence, b6, deletion, insertion, inside, with commas;"
+            help="Of b1, b2, b3, b4, b5, correspondence, b6, deletion, insertion, inside, sweep, with commas;"
             " default: those with results."
         ),
     ] = None,
