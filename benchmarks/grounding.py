@@ -1,4 +1,4 @@
-"""Token grounding measured: whether words' maps lie on their objects, and what a 9B language model costs.
+"""Token grounding measured: whether words' maps lie on their own objects, and what a 9B language model costs.
 
 python benchmarks/grounding.py inside CAPTIONER --student STUDENT    # what scripts/train_scene_captioner.py wrote
 python benchmarks/grounding.py layer                                 # one and two decoder layers of Gemma-2-9B's size
@@ -18,17 +18,19 @@ import torch
 from PIL import Image
 
 from aloe.attribution.memory import peak_memory
-from aloe.data.scenes import CLASSES, SceneDataset
-from aloe.grounding.ground import ground
+from aloe.data.scenes import CLASSES
+from aloe.data.scenes.pairs import PairDataset
+from aloe.grounding.ground import WordGrounding, ground
 from aloe.grounding.language import Term, propagate
 from aloe.grounding.loading import load_vision_language
 from aloe.grounding.model import VisionLanguage
+from aloe.grounding.page import sentence
 from aloe.metrics.bootstrap import bootstrap_interval
-from aloe.metrics.pointing import inside_share, pointing_hits
+from aloe.metrics.pointing import inside_share
 from aloe.viz.gallery import save_png, stack
 
 QUESTION = "what is in the picture ?"
-SEED = 2000
+SEED = 3000
 
 
 def main() -> None:
@@ -37,7 +39,7 @@ def main() -> None:
     inside = verbs.add_parser("inside")
     inside.add_argument("model", type=Path)
     inside.add_argument("--student", type=Path, required=True)
-    inside.add_argument("--scenes", type=int, default=200)
+    inside.add_argument("--scenes", type=int, default=200, help=f"of two objects, of seed {SEED}")
     inside.add_argument("--picture", type=Path, help="PNG of the first scenes' words")
     layer = verbs.add_parser("layer")
     layer.add_argument("--tokens", type=int, default=729 + 64)
@@ -47,58 +49,69 @@ def main() -> None:
 
 
 def measure_inside(args: argparse.Namespace) -> dict[str, Any]:
-    """Of scenes whose object both models name: the share of positive relevance on it, for its word."""
-    plain = load_vision_language(args.model)
-    model = load_vision_language(args.model, vision=args.student)
-    paths = {
-        "student, W(x)x": (model, {}),
-        "student, W(x)x, cp": (model, {"variant": "cp"}),
-        "plain tower, AttnLRP": (plain, {}),
-        "plain tower, AttnLRP, cp": (plain, {"variant": "cp"}),
-    }
-    shares: dict[str, list[float]] = {name: [] for name in paths}
-    hits: dict[str, list[bool]] = {name: [] for name in paths}
-    others: dict[str, dict[str, list[float]]] = {"student, W(x)x": {}, "plain tower, AttnLRP": {}}
-    chance, lean = [], []
-    named = dict.fromkeys(("tower", "student", "both"), 0)
+    """Of scenes of two objects that both models name: where the positive relevance of each object's words lies."""
+    tower = load_vision_language(args.model)
+    student = load_vision_language(args.model, vision=args.student)
+    models = {"student, W(x)x": student, "tower, AttnLRP": tower}
+    found: dict[str, list[list[list[float]]]] = {}  # of every kind of map: scenes, left and right, own and other
+    named = dict.fromkeys((*models, "both"), 0)
     pictures: list[Image.Image] = []
-    for scene in SceneDataset(args.scenes, seed=SEED):
-        image, word = Image.fromarray(scene.image), CLASSES[scene.label]
-        says = {"tower": _says(plain, image), "student": _says(model, image)}
-        right = {who: word in answer.split() for who, answer in says.items()}
-        for who in right:
-            named[who] += right[who]
-        if not all(right.values()):
+    lean: list[float] = []
+    for pair in PairDataset(args.scenes, seed=SEED):
+        image, names = Image.fromarray(pair.image), [CLASSES[label] for label in pair.labels]
+        says = {name: _says(model, image) for name, model in models.items()}
+        right = [[w for w in answer.split() if w in CLASSES] == names for answer in says.values()]
+        for name, yes in zip(named, (*right, all(right)), strict=True):
+            named[name] += yes
+        if not all(right):
             continue
-        named["both"] += 1
-        mask = torch.from_numpy(scene.mask)[None]
-        chance.append(float(mask.float().mean()))
-        for name, (asked, options) in paths.items():
-            found = ground(asked, image, QUESTION, answer=says["student"], **options)
-            if name == "student, W(x)x" and len(pictures) < 6:
-                from aloe.grounding.page import sentence
-
-                pictures.append(sentence(found, across=8))
-            for w in found.words:
-                share = float(inside_share(w.map[None], mask)[0])
-                if w.span.text == word:
-                    shares[name].append(share)
-                    hits[name].append(bool(pointing_hits(w.map[None], mask)[0]))
-                    if name == "student, W(x)x":
-                        lean.append(w.image_share)
-                elif name in others:
-                    others[name].setdefault(_kind(w.span.text), []).append(share)
+        masks = torch.from_numpy(pair.masks)
+        areas = masks.float().mean((1, 2)).tolist()
+        found.setdefault("chance: the areas", []).append([areas, areas[::-1]])
+        answer = says["student, W(x)x"]
+        at = [answer.split().index(name) for name in names]  # the colour stands one word before
+        for name, model in models.items():
+            whole = ground(model, image, QUESTION, answer=answer)
+            cp = ground(model, image, QUESTION, answer=answer, words=names, variant="cp")
+            against = [
+                ground(model, image, QUESTION, answer=answer, words=[a], against=b).words[0]
+                for a, b in (names, names[::-1])
+            ]
+            kinds = {
+                "": [whole.words[k] for k in at],
+                ", cp": cp.words,
+                ", against the other's word": against,
+                ", colour": [whole.words[k - 1] for k in at],
+            }
+            for kind, words in kinds.items():
+                found.setdefault(name + kind, []).append([_shares(w, masks, k) for k, w in enumerate(words)])
+            if model is student:
+                lean.extend(w.image_share for w in kinds[""])
+                pictures += [sentence(whole, across=9)] * (len(pictures) < 6)
     if args.picture:
         save_png(stack(pictures), args.picture)
     return {
         "scenes": args.scenes,
-        "names the object": {who: count / args.scenes for who, count in named.items()},
-        "chance (area of the object)": float(np.mean(chance)),
-        "positive relevance of the object's word on the object": {name: _summary(s) for name, s in shares.items()},
-        "largest value on the object": {name: float(np.mean(h)) for name, h in hits.items()},
-        "other words": {n: {k: float(np.nanmean(v)) for k, v in kinds.items()} for n, kinds in others.items()},
-        "image's share of the word's relevance": float(np.mean(lean)),
+        "names both objects": {who: count / args.scenes for who, count in named.items()},
+        "positive relevance of a word on its own object and on the other": {k: _summary(v) for k, v in found.items()},
+        "image's share of an object's word": float(np.mean(lean)),
     }
+
+
+def _shares(word: WordGrounding, masks: torch.Tensor, own: int) -> list[float]:
+    """The share of a word's positive relevance on its own object's mask of (2, H, W), and on the other's."""
+    shares = inside_share(word.map.expand(2, -1, -1), masks).tolist()
+    return [shares[own], shares[1 - own]]
+
+
+def _summary(rows: list[list[list[float]]]) -> dict[str, Any]:
+    """Means over words with 95 % intervals over scenes, of (scenes, words, own and other)."""
+    values = torch.tensor(rows, dtype=torch.float64)
+    more = (values[..., 0] > values[..., 1]).double()
+    parts = {"own": values[..., 0], "other": values[..., 1], "words with own > other": more}
+    parts["scenes with both so"] = more.amin(1, keepdim=True)
+    ends = {name: bootstrap_interval(part, pool=True) for name, part in parts.items()}
+    return {n: [round(float(v), 3) for v in (part.nanmean(), *ends[n])] for n, part in parts.items()}
 
 
 def measure_layer(args: argparse.Namespace) -> dict[str, Any]:
@@ -159,16 +172,6 @@ def _says(model: VisionLanguage, image: Image.Image) -> str:
     ids = model.ids(QUESTION)
     seen, _ = model.see(model.picture(image))
     return model.tokenizer.decode(model.answer(ids, seen, 12))
-
-
-def _kind(word: str) -> str:
-    places = ("left", "middle", "right")
-    return "place" if word in places else "filler" if word in ("a", "on", "the", "in") else "colour"
-
-
-def _summary(shares: list[float]) -> dict[str, float]:
-    low, high = bootstrap_interval(torch.tensor(shares))
-    return {"mean": float(np.nanmean(shares)), "low": float(low), "high": float(high)}
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""Draws the content of one scene from its seed: an object, clutter around it, ground, walls or sky, sun, and a camera
-whose distance gives the object its share of the frame. Nothing here depends on resolution or view."""
+"""Draws the content of one scene from its seed: one object or two side by side, clutter around, ground, walls or sky, sun,
+and a camera whose distance gives the objects their share of the frame. Nothing here depends on resolution or view."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from .tracing import Tracer, World, pixel_rays
 
 VIEW_STEP = np.deg2rad(12.0)
 _PROBE = 24  # side of the coarse grid on which the object's share of the frame is measured
+_PAIR = 1.6  # of a pair, what a single object's size is for its surroundings
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,18 +42,55 @@ class Layout:
 def compose(name: str, rng: Rng) -> Layout:
     """Draw a scene that shows the labelled object `name`."""
     size = rng.uniform(0.8, 1.25)
-    parts = build(name, rng, size)
+    return _surround(build(name, rng, size), size, rng)
+
+
+def compose_pair(names: tuple[str, str], rng: Rng) -> tuple[Layout, tuple[int, int]]:
+    """Draw a scene that shows two objects, the first to the left of the second, of about equal width or height; and how many
+    of the world's first primitives are the first object's, and how many of those after them the second's."""
+    objects = []
+    for name, side in zip(names, (-1, 1), strict=True):
+        parts = build(name, rng, 1.0)
+        left, right, top = _extent(parts)
+        size = rng.uniform(0.85, 1.0) * min(1.0 / (right - left), 1.25 / top)
+        middle = side * (rng.uniform(0.02, 0.08) + 0.5 * size * (right - left))
+        place = np.array([middle - 0.5 * size * (left + right), rng.uniform(-0.15, 0.15), 0.0])
+        objects.append([part.moved(np.eye(3), size, place) for part in parts])
+    layout = _surround([*objects[0], *objects[1]], _PAIR, rng, share=(0.3, 0.5), widest=0.95, clutter=3)
+    return layout, (len(objects[0]), len(objects[1]))
+
+
+def _surround(
+    parts: list[Primitive],
+    size: float,
+    rng: Rng,
+    share: tuple[float, float] = (0.16, 0.34),
+    widest: float = 0.85,
+    clutter: int = 9,
+) -> Layout:
+    """A camera, at most `clutter` distractors, a backdrop and light for the labelled `parts`, which are about `size` wide."""
     focal, pitch = 0.5 / np.tan(rng.uniform(0.34, 0.5)), rng.uniform(0.14, 0.6)
-    camera = _frame_object(parts, focal, pitch, rng)
+    camera = _frame_object(parts, focal, pitch, rng, share, widest)
     arc = VIEW_STEP * rng.choice([-1.0, 1.0])
     backdrop = _backdrop(size, rng)
     world = World(
-        primitives=[*parts, *_clutter(parts, backdrop, size, camera, rng), *backdrop],
+        primitives=[*parts, *_clutter(parts, backdrop, size, camera, rng)[:clutter], *backdrop],
         suns=_suns(rng),
         ambient=float(rng.uniform(0.4, 0.6)),
         sky=np.stack([random_colour(rng, 0.6), random_colour(rng, 0.6)]),
     )
     return Layout(world, camera, focal, arc)
+
+
+def _extent(parts: list[Primitive]) -> tuple[float, float, float]:
+    """The least and largest x and the largest z that parts reach in a view from afar, in metres."""
+    towards = np.array([0.0, 50.0, 0.0])
+    grid = np.linspace(-1.2, 1.2, 2 * _PROBE)
+    x, z = (axis.ravel() for axis in np.meshgrid(grid, grid + 1.2))
+    world = World(parts, np.zeros((4, 3)), 1.0, np.zeros((2, 3)))
+    rays = np.stack([x, np.full_like(x, 50.0), z])
+    seen = Tracer(world, -towards).nearest(rays)[1] >= 0
+    return float(x[seen].min()), float(x[seen].max()), float(z[seen].max())
 
 
 def _look(eye: Array, target: Array) -> Array:
@@ -66,13 +104,16 @@ def _look(eye: Array, target: Array) -> Array:
     return pose
 
 
-def _frame_object(parts: list[Primitive], focal: float, pitch: float, rng: Rng) -> Array:
-    """A camera on the -y side that gives the object a random share of the frame and a random place in it."""
+def _frame_object(
+    parts: list[Primitive], focal: float, pitch: float, rng: Rng, shares: tuple[float, float], widest: float
+) -> Array:
+    """A camera on the -y side that gives the parts a random share of the frame, at most `widest` of its side, and a random
+    place in it."""
     spheres = [part.bounding_sphere() for part in parts]
     top = max(centre[2] + radius for centre, radius in spheres)
     middle = np.array([0.0, 0.0, 0.45 * min(top, 2.0)])
     towards = np.array([0.0, -np.cos(pitch), np.sin(pitch)])
-    share, shift = rng.uniform(0.16, 0.34), rng.uniform(-1, 1, size=2)
+    share, shift = rng.uniform(*shares), rng.uniform(-1, 1, size=2)
     world = World(parts, np.zeros((4, 3)), 1.0, np.zeros((2, 3)))
     grid = (np.arange(_PROBE) + 0.5) / _PROBE - 0.5
     x, y = (axis.ravel() for axis in np.meshgrid(grid, grid))
@@ -82,7 +123,7 @@ def _frame_object(parts: list[Primitive], focal: float, pitch: float, rng: Rng) 
     seen = _covered(world, pose, lens, x, y)
     width = np.array([np.ptp(x[seen]), np.ptp(y[seen])]) + 1 / _PROBE
     centre = np.array([x[seen].min() + x[seen].max(), y[seen].min() + y[seen].max()]) / 2
-    zoom = min(np.sqrt(share / seen.mean()), 0.85 / width.max())
+    zoom = min(np.sqrt(share / seen.mean()), widest / width.max())
     distance /= zoom
     room = np.clip(0.5 - 0.5 * zoom * width, 0, 0.22)
     offset = (zoom * centre - shift * room) * distance / focal

@@ -1,0 +1,73 @@
+"""Rendered scenes of two objects of different classes side by side, each with its mask: for questions about which of two
+things something belongs to. Made as the scenes of one object are, from the same parts, by draws of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aloe.data.scenes import CLASSES
+from aloe.errors import UserError
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """One rendered view of two objects, H = W = resolution; index 0 is the object on the left, 1 the one on the right."""
+
+    image: NDArray[np.uint8]
+    """(H,W,3) RGB."""
+    labels: NDArray[np.int64]
+    """(2,) indices into CLASSES, which differ."""
+    masks: NDArray[np.bool_]
+    """(2,H,W) visible pixels of each object; no pixel is in both."""
+
+
+def render_pair(seed: int, index: int, resolution: int = 64) -> Pair:
+    """Render scene `index` of the data set of pairs `seed`; the same arguments give bit-identical arrays.
+
+    Raises:
+        UserError: a negative argument, or a resolution under 8.
+    """
+    from .layout import compose_pair
+    from .tracing import Tracer, draw
+
+    if min(seed, index) < 0 or resolution < 8:
+        raise UserError(
+            f"Pairs need seed and index >= 0 and resolution >= 8, but got seed={seed}, index={index}, "
+            f"resolution={resolution}."
+        )
+    rng = np.random.default_rng([seed, index, len(CLASSES), 2])
+    labels = rng.choice(len(CLASSES), 2, replace=False)
+    layout, counts = compose_pair((CLASSES[labels[0]], CLASSES[labels[1]]), rng)
+    pose, intrinsics = layout.pose(0), layout.intrinsics(resolution)
+    image, hits = draw(Tracer(layout.world, pose[:3, 3]), intrinsics, pose[:3, :3], resolution)
+    owner = np.full(len(layout.world.primitives) + 1, -1)  # the last for rays that hit nothing, whose index is -1
+    owner[: sum(counts)] = np.repeat([0, 1], counts)
+    masks = owner[hits.which].reshape(resolution, resolution) == np.arange(2)[:, None, None]
+    return Pair(image, labels.astype(np.int64), masks)
+
+
+class PairDataset:
+    """`length` pairs of one seed, rendered when asked for.
+
+    Raises UserError for a negative length, IndexError out of range.
+    """
+
+    def __init__(self, length: int, seed: int = 0, resolution: int = 64) -> None:
+        if length < 0:
+            raise UserError(f"A data set of pairs needs a length of 0 or more, but got {length}.")
+        self.length, self.seed, self.resolution = length, seed, resolution
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Pair:
+        if not -self.length <= index < self.length:
+            raise IndexError(f"pair {index} of {self.length}")
+        return render_pair(self.seed, index % self.length, self.resolution)
+
+    def __iter__(self) -> Iterator[Pair]:
+        return (self[index] for index in range(len(self)))
