@@ -10,7 +10,7 @@ demo: $(STAMP)
 	$(BIN)/aloe demo --output-dir demo-out
 
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto -rs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto -rs --durations=30
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
