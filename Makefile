@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check clean
+.PHONY: demo test check docs clean
 
 demo: $(STAMP)
 	$(BIN)/aloe demo --output-dir demo-out
@@ -29,6 +29,9 @@ $(VENV)/.installed-dev: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m pip install --quiet --no-deps bcos lxt  # references for the tests; their own needs are not
 	touch $@
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) demo-out build dist

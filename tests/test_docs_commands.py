@@ -29,17 +29,18 @@ from docs_sandbox import BESIDE, NAMES, REPLACED, SHORT, Furniture
 
 ANSWER = "a man with a surfboard"  # what the pages' vision-language model says
 
-# Appended to a verb's words: the same work, less of it.
+# Appended to a verb's words, in general or where a word (or a part of it, between commas) or a page follows: less work.
 CUTS = {
-    "align": "--steps 2 --batch-size 2 --workers 0 --precision float32 --set holdout=2",
+    "align": "--steps 2 --batch-size 2 --workers 0 --precision float32 --set holdout=2 --set calibrate=false",
+    "align multires": "--set resolutions=[32,48]",
     "attribute": "--limit 1 --set intgrad.steps=2 --set lime.samples=8 --set lime.segments=2",
     "demo": "--steps 2",
     "evaluate linear": "--set epochs=1",
     "evaluate gridpg": "--grids 2 --images 2 --set 'options={intgrad: {steps: 2}, lime: {samples: 8}}'",
-    "evaluate inside": "--methods inherent,attnlrp",
-    "evaluate correspondence": "--set scale=0.1",
-    "evaluate depth": "--set epochs=1 --set target_side=48",
-    "evaluate normals": "--set epochs=1 --set target_side=48",
+    "evaluate gridpg docs/results.md": "--methods inherent,attnlrp --block 32",
+    "evaluate correspondence": "--set scale=0.1 --resolution 56",
+    "evaluate depth": "--set epochs=1 --set target_side=48 --resolution 56",
+    "evaluate normals": "--set epochs=1 --set target_side=48 --resolution 56",
     "explain": "--limit 2",
     "sweep": "--steps 2 --batch-size 2 --set workers=0 --train-images 40 --test-images 10",
     "finetune": "--steps 2 --batch-size 2 --workers 0 --set holdout=2",
@@ -125,8 +126,9 @@ class Sandbox:
         for word in (*BESIDE.get(block.page, ()), *words[1:]):
             if word not in made:
                 self.lay(word, block.page)
-        keys = [verb, *(f"{verb} {task}" for task in words[2].split(","))] if verb == "evaluate" else [verb]
-        cut = [w for key in keys for w in shlex.split(CUTS.get(key, ""))]
+        about = {block.page, *words, *(part for word in words for part in word.split(","))}
+        fits = [k for k in CUTS if k == verb or (k.startswith(f"{verb} ") and {*k.split()[1:]} <= about)]
+        cut = [word for key in fits for word in shlex.split(CUTS[key])]
         code, out, err = self.aloe(*map(less, words[1:]), *cut)
         assert code == 0, f"{block.where}: {line}\n{out}\n{err}"
         for name in made & REPLACED.get(block.page, set()):
