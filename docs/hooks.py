@@ -22,6 +22,6 @@ def _verbs() -> list[str]:
         inner = getattr(command, "commands", None)
         for words, verb in [((name,), command)] if inner is None else [((name, n), c) for n, c in inner.items()]:
             shown = " ".join(("aloe", *words))
-            context = verb.make_context(shown, [], resilient_parsing=True, terminal_width=110, max_content_width=110)
+            context = verb.make_context(shown, [], resilient_parsing=True, terminal_width=80, max_content_width=80)
             lines += [f"## {shown}", "", "```text", verb.get_help(context), "```", ""]
     return lines
