@@ -36,7 +36,7 @@ VISION = {**SIZE, "num_hidden_layers": BLOCKS, "image_size": SIDE, "patch_size":
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FOOD101 = tuple(f"dish {k:03}" for k in range(101))
 CLASSES = {"cifar10": CIFAR10, "food101": FOOD101, "pets": ("beagle", "tabby", "parrot")}
-SHORT = {"steps": 2, "batch_size": 2, "holdout": 2, "workers": 0}
+SHORT = {"steps": 1, "batch_size": 2, "holdout": 2, "workers": 0}
 
 
 class Furniture:
@@ -191,7 +191,7 @@ def _zoo(_: Furniture, path: Path, name: str) -> None:
 
 
 def _student(furniture: Furniture, path: Path, *teacher: str) -> None:
-    """Aligned to a teacher of this kind in two steps."""
+    """Aligned to a teacher of this kind in one step."""
     _align(load_teacher(furniture.get(":".join(teacher))), furniture, path)
 
 
@@ -324,7 +324,7 @@ NAMES: dict[str, dict[str, str]] = {
         "results/probes/cifar10-aligned-cifar10-...": "student-probe",
     },
 }
-# Two steps make no student that explanations can be measured on, and one of a local teacher forgets the teacher's hub id:
+# One step makes no student that explanations can be measured on, and one of a local teacher forgets the teacher's hub id:
 # here the furniture takes the place of what the page's command has made.
 REPLACED = {"docs/howto/align-siglip2.md": {"siglip2-student"}, "docs/results.md": {"grid-student"}}
 # What commands look for without naming it.
