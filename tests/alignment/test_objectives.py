@@ -1,4 +1,4 @@
-"""Every objective against a slow, literal twin of METHOD.md section 5, and where its gradients go."""
+"""Every objective against a slow, literal twin of docs/method.md section 5, and where its gradients go."""
 
 from __future__ import annotations
 

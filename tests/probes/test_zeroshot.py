@@ -56,7 +56,7 @@ def test_the_teachers_logits_are_transformers_own(pair, images):
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_student_that_computes_the_same_gives_the_same_logits(name, images, tmp_path):
-    """At B = 1, from a teacher without biases, the conversion is exact (METHOD.md section 4), and so is all that follows."""
+    """At B = 1, from a teacher without biases, the conversion is exact (method.md, 4), and so is all that follows."""
     pair = write_pair(tmp_path / name, name)
     both = hf.AutoModel.from_pretrained(pair)
     with torch.no_grad():

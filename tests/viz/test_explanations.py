@@ -1,4 +1,4 @@
-"""Pixels of the colour explanation and the signed map against a literal twin of METHOD.md section 3."""
+"""Pixels of the colour explanation and the signed map against a literal twin of docs/method.md section 3."""
 
 from __future__ import annotations
 

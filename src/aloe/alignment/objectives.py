@@ -1,4 +1,4 @@
-"""Alignment objectives (METHOD.md section 5; paper, Table B8): cosine, MSE, SigLIP and InfoNCE.
+"""Alignment objectives (docs/method.md section 5; paper, Table B8): cosine, MSE, SigLIP and InfoNCE.
 
 Cosine and MSE compare token by token, at every alignment point and at the pooled output. SigLIP and InfoNCE are
 image-level: they contrast the pooled outputs of a batch, over all processes, and use no other point.

@@ -1,4 +1,4 @@
-"""The configuration of an alignment (METHOD.md section 5), over what every training shares."""
+"""The configuration of an alignment (docs/method.md section 5), over what every training shares."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Methods that read attention weights: LeGrad, CheferCAM and attention rollout (PROTOCOLS.md sections 5 and 6).
+"""Methods that read attention weights: LeGrad, CheferCAM and attention rollout (docs/attribution.md).
 
 Their maps have token granularity. Prefix tokens (CLS, registers) take part as queries
 and keys; only the patch columns make the map.

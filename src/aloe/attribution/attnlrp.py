@@ -1,6 +1,6 @@
 """AttnLRP (Achtibat et al. 2024): relevance as input x gradient, with the backward rules of attention models.
 
-Rules, in their gradient form (PROTOCOLS.md section 7): a norm's divisor and an activation's gate f(x)/x are constants
+Rules, in their gradient form (docs/attribution.md): a norm's divisor and an activation's gate f(x)/x are constants
 (identity rule), and so are an RMSNorm's root and a soft cap's tanh(x)/x; a product of two paths halves the gradient
 (uniform rule), which in attention divides those of queries and keys by 4 and of values by 2, the softmax keeping its own;
 linear layers keep theirs (epsilon rule with epsilon -> 0) or take the generalised gamma rule. The `cp` variant detaches
@@ -33,7 +33,7 @@ VARIANTS = ("full", "cp")
 GAMMA, CONV_GAMMA = (
     0.05,
     0.25,
-)  # of teachers; in the middle of the grids of LXT's ViT example (PROTOCOLS.md section 7.2)
+)  # of teachers; in the middle of the grids of LXT's ViT example (docs/attribution.md)
 _PRODUCTS = (torch.mul, torch.multiply, Tensor.mul, Tensor.multiply, Tensor.__mul__, Tensor.__rmul__)
 _MATRIX_PRODUCTS = (torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__)
 

@@ -1,4 +1,4 @@
-"""The model's own explanation W(x)x: one forward and one backward pass in explanation mode (METHOD.md section 1).
+"""The model's own explanation W(x)x: one forward and one backward pass in explanation mode (docs/method.md section 1).
 
 `explain` returns, for every image of a batch, the explained value, the six-channel row W(x) that produced it, the
 contribution of each pixel, and the residual that the constants contributed, so that

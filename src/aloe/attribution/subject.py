@@ -50,7 +50,7 @@ class Subject:
 
     def read(self, tokens: Tensor, pool: str) -> Outputs:
         """The head on the raw tokens (B, N, D) of any block: attention-pooled as they are (no final norm), else the mean of
-        all tokens or the CLS token, then the final norm; then the classifier (LeGrad, `PROTOCOLS.md` section 5)."""
+        all tokens or the CLS token, then the final norm; then the classifier (LeGrad, docs/attribution.md)."""
         raise NotImplementedError
 
     def forward(self, inputs: Tensor) -> Outputs:

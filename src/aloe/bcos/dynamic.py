@@ -1,7 +1,7 @@
 """Explanation mode: freeze every input-dependent factor, so that the backward pass reads W(x) off the network.
 
 Layers ask `is_explaining()`; inside `with explanation_mode():` they detach gates, attention weights and variances
-(METHOD.md section 1). The mode belongs to the running thread, nests, and is restored when the block is left, also by an
+(docs/method.md section 1). The mode belongs to the running thread, nests, and is restored when the block is left, also by an
 exception; no module, parameter or hook is touched.
 """
 

@@ -1,6 +1,6 @@
 """B-cos units as functions, with the norms and gates around them.
 
-For an input x and a weight row w (no bias) a B-cos unit computes (METHOD.md section 2)
+For an input x and a weight row w (no bias) a B-cos unit computes (docs/method.md section 2)
 
     y = |cos(x, w)|^(B-1) (w . x),        cos(x, w) = (w . x) / (||x|| ||w||).
 
@@ -26,7 +26,7 @@ __all__ = ["NORM_FLOOR"]
 
 
 def encode(images: Tensor) -> Tensor:
-    """Append 1 - x to an RGB image, so that dark and bright pixels have comparable norm (METHOD.md section 3).
+    """Append 1 - x to an RGB image, so that dark and bright pixels have comparable norm (docs/method.md section 3).
 
     Args:
         images: (B, 3, H, W) or (3, H, W), values in [0, 1].
@@ -55,7 +55,7 @@ def bcos_linear(x: Tensor, weight: Tensor, b: float = 2.0, *, detach: bool = Fal
     Returns:
         (..., D_out), in the dtype of `x` (or the autocast dtype).
 
-    Source: B-cos Networks (Boehle et al., CVPR 2022), eq. 3; METHOD.md section 2.
+    Source: B-cos Networks (Boehle et al., CVPR 2022), eq. 3; docs/method.md section 2.
     """
     _check_exponent(b)
     x, weight = _autocast(x, weight)
@@ -100,7 +100,7 @@ def bcos_conv2d(
 def layer_norm(x: Tensor, weight: Tensor, eps: float, *, detach: bool = False) -> Tensor:
     """LayerNorm without bias over the last axis.
 
-    In explanation mode the variance is a constant; subtracting the mean is linear and stays (METHOD.md section 2).
+    In explanation mode the variance is a constant; subtracting the mean is linear and stays (docs/method.md section 2).
     Shapes: x (..., D), weight (D,).
     """
     if detach:

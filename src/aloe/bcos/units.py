@@ -1,6 +1,6 @@
 """B-cos units as autograd functions: one matrix product each, the backward pass by hand, one output-sized tensor kept.
 
-With the norms shared out between the operands, a unit is a power of a plain product (METHOD.md section 2):
+With the norms shared out between the operands, a unit is a power of a plain product (docs/method.md section 2):
 
     y = p |p|^(B-1),    p = x' . w',    x' = x ||x||^-e,    w' = w ||w||^-e,    e = (B-1) / B
 

@@ -1,4 +1,4 @@
-"""Multiview correspondence by nearest features (Probe3D, El Banani et al. 2024; PROTOCOLS.md section 3): no training.
+"""Multiview correspondence by nearest features (Probe3D, El Banani et al. 2024; docs/dense.md): no training.
 
 Points are every `1 / scale`-th pixel with depth. Every point of view 0 takes the nearest feature of view 1; the ratio of the
 two smallest cosine distances, score = 1 - d1 / d2, ranks these matches and the best `num_corr` are kept: one direction only,

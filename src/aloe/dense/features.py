@@ -1,6 +1,6 @@
 """Dense features of any backbone: the patch tokens of the raw residual stream after chosen blocks, as maps.
 
-Probe3D's protocol (El Banani et al. 2024; PROTOCOLS.md 1.3): no final norm is applied, CLS and register tokens are left out,
+Probe3D's protocol (El Banani et al. 2024; docs/dense.md): no final norm is applied, CLS and register tokens are left out,
 and with `cls` the CLS token is repeated over the grid and concatenated. Blocks count from 1, as everywhere in the package.
 """
 

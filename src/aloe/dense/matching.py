@@ -1,4 +1,4 @@
-"""Nearest neighbours by cosine with the ratio test (Probe3D, PROTOCOLS.md 3.1), in parts that bound the memory."""
+"""Nearest neighbours by cosine with the ratio test (Probe3D, docs/dense.md), in parts that bound the memory."""
 
 from __future__ import annotations
 

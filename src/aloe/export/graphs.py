@@ -1,4 +1,4 @@
-"""A student as a graph: its forward pass, or its explanation with the backward pass written out (METHOD.md section 1).
+"""A student as a graph: its forward pass, or its explanation with the backward pass written out (docs/method.md section 1).
 
 The explanation is traced through `explain`'s own pass: autograd runs on fake tensors and leaves plain operations, so the
 graph that comes out computes value, contributions, W(x) and residual by the formulas that PyTorch used, hand-written B-cos

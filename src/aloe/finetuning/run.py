@@ -1,6 +1,6 @@
 """`finetune`: from a teacher or a student and labelled images to a B-cos classifier in a folder, resumable.
 
-From a teacher it is vanilla B-cosification (METHOD.md section 4), the baseline of every table of the paper. What the folder
+From a teacher it is vanilla B-cosification (method.md, 4), the baseline of every table of the paper. What the folder
 holds, and who may write to it, is told in `aloe.training.runs`.
 """
 

@@ -1,4 +1,4 @@
-"""AttnLRP through a decoder: relevance of every input embedding for the logits of chosen tokens (PROTOCOLS.md section 7.4).
+"""AttnLRP through a decoder: relevance of every input embedding for the logits of chosen tokens (docs/grounding.md).
 
 The rules are those of `attribution.attnlrp`, which act on functions: an RMSNorm's root is a constant (with Gemma's 1 + scale,
 before and after its sublayers), a gated MLP halves, attention divides by 4, 4 and 2 whatever its mask, rotation or sharing of

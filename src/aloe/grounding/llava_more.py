@@ -1,6 +1,6 @@
 """LLaVA-MORE's published checkpoints with Gemma-2 (layout `llava_gemma`), as transformers' `LlavaForConditionalGeneration`.
 
-What differs there is made up for here (PROTOCOLS.md section 4): its Gemma multiplies image features by sqrt(D) as well, which
+What differs there is made up for here (docs/grounding.md): its Gemma multiplies image features by sqrt(D) as well, which
 goes into the projector's last layer, so that transformers' class computes the same; the image's placeholder is no word of the
 vocabulary, so an unused one stands for it; pictures are padded to a square. What cannot be mapped is refused by name.
 """

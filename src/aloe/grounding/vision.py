@@ -1,6 +1,6 @@
 """From visual tokens to pixels: the part of a grounding that is the vision encoder's.
 
-Through an aligned student it is the model's own: its tokens are W(x) x plus constants (METHOD.md section 1), so gradients
+Through an aligned student it is the model's own: its tokens are W(x) x plus constants (method.md, 1), so gradients
 that the language model hands to the tokens go on to the pixels in explanation mode, and what the constants contribute (CLS,
 registers, positions) is known exactly. Through a plain tower it is AttnLRP. Both read what LLaVA reads: hidden states by
 number, with or without the CLS token, or the pooled output as a single token.

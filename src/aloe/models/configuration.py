@@ -29,7 +29,7 @@ CONV_STEM_WIDTHS = (
     256,
     256,
     512,
-)  # stride 2 where the width grows: total stride 16 (METHOD.md section 4)
+)  # stride 2 where the width grows: total stride 16 (docs/method.md section 4)
 
 
 class BcosViTConfig(PreTrainedConfig):

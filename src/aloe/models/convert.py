@@ -1,4 +1,4 @@
-"""Teacher -> student ("B-cosification", METHOD.md section 4): one engine over the tables of `families.py`.
+"""Teacher -> student ("B-cosification", docs/method.md section 4): one engine over the tables of `families.py`.
 
 Every weight matrix is copied, biases of attention, MLP and norms are dropped, Q, K and V are fused, and the patch
 embedding absorbs the teacher's normalisation and its own bias. `bcosify` accounts for every tensor in a report.
@@ -133,7 +133,7 @@ def fold_normalization(weight: Tensor, bias: Tensor | None, mean: tuple[float, .
     """Patch embedding of normalised RGB -> bias-free patch embedding of (r, g, b, 1-r, 1-g, 1-b) in [0, 1].
 
     With u = w / std the result is [u/2 + c, -u/2 + c] and 3 P^2 c = b - sum(w mean / std) + sum(u) / 2, computed in
-    float64. Shapes: weight (D, 3, P, P), bias (D,) -> (D, 6, P, P). Source: METHOD.md section 3.
+    float64. Shapes: weight (D, 3, P, P), bias (D,) -> (D, 6, P, P). Source: docs/method.md section 3.
     """
     wide = weight.double()
     device = weight.device
@@ -234,7 +234,7 @@ def _activation(name: str) -> str:
 
 
 def _student_patch(patch: int, stem: str) -> int:
-    """A conv stem has total stride 16, 8, 4 or 2; patch 14 pairs with 16 on the same token grid (METHOD.md 4)."""
+    """A conv stem has total stride 16, 8, 4 or 2; patch 14 pairs with 16 on the same token grid (docs/method.md 4)."""
     return 16 if stem == "conv" and patch == 14 else patch
 
 

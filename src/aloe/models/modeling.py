@@ -64,7 +64,7 @@ class BcosPatchEmbedding(nn.Module):
 
 
 class BcosConvStem(nn.Sequential):
-    """3x3 B-cos convolutions, each with an uncentred norm and ReLU; stride 2 where the width grows (METHOD.md 4)."""
+    """3x3 B-cos convolutions, each with an uncentred norm and ReLU; stride 2 where the width grows (docs/method.md 4)."""
 
     def __init__(self, config: BcosViTConfig) -> None:
         layers: list[nn.Module] = []

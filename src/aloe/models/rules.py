@@ -37,7 +37,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Fold:
-    """The patch embedding with the teacher's normalisation and its bias, if any, folded into six channels (METHOD.md 3)."""
+    """The patch embedding with the teacher's normalisation and its bias, if any, folded into six channels (method.md, 3)."""
 
     weight: str
     bias: str | None

@@ -144,7 +144,7 @@ class Teacher(nn.Module):
 
     def pool_raw(self, tokens: Tensor, pool: str) -> Tensor:
         """Raw tokens (B, N, D) of any block to a pooled output (B, D): through an attention-pooling head as they are, else
-        their mean or CLS token (`pool`) through the final norm. What LeGrad scores (PROTOCOLS.md section 5)."""
+        their mean or CLS token (`pool`) through the final norm. What LeGrad scores (docs/attribution.md)."""
         if self.family.student["pooling"] == "attention":
             head: Any = self.tower.head
             return head(tokens)

@@ -1,4 +1,4 @@
-"""k-nearest-neighbour classification of frozen features (METHOD.md section 6), streamed and exact.
+"""k-nearest-neighbour classification of frozen features (docs/method.md section 6), streamed and exact.
 
 One pass over the training features, however many numbers of neighbours are asked for. Neighbours are ranked by squared
 distances computed in float64 from the raw vectors, cosine distance as half the squared distance of the unit vectors. A

@@ -1,4 +1,4 @@
-"""Linear probe on frozen features (METHOD.md section 6): AdamW, one cycle, a grid of learning rates, one validation split.
+"""Linear probe on frozen features (method.md, 6): AdamW, one cycle, a grid of learning rates, one validation split.
 
 The heads of the grid see the same batches and are trained together: their weights are stacked, so that a step costs one
 matrix product. Features are preconditioned only in ways that fold back exactly into the head that is kept: a plain head takes
@@ -32,7 +32,7 @@ class ProbeSettings:
         learning_rates: largest of the cycle; each trains one head. The paper's 1e-2, 3e-3, 1e-3 and two larger ones, which
             are best for a B-cos head on few images or on features with a large common part (converted, not aligned).
         batch_size: None: 8192, or what gives 128 steps per epoch if that is less (8192 gives 157 on ImageNet), at least 128.
-        loss: `cross-entropy`, or `bce` with off-targets 1/C and logit bias -log(C-1) (METHOD.md section 4).
+        loss: `cross-entropy`, or `bce` with off-targets 1/C and logit bias -log(C-1) (docs/method.md section 4).
         head: `bcos`, a B-cos unit of exponent `b` without bias, or `linear` with bias.
         validation_fraction: of every class's images, held out to choose the learning rate.
         refit: train the chosen rate again on all images, validation included.

@@ -17,7 +17,7 @@ LEARNING_RATES = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3)
 
 
 class EvaluateSettings(Checked):
-    """Settings of all tasks; the defaults are the paper's protocol (METHOD.md section 6)."""
+    """Settings of all tasks; the defaults are the paper's protocol (docs/method.md section 6)."""
 
     feature: Literal["pooled", "cls", "mean", "concat"] = "pooled"
     resolution: int | None = Field(None, ge=1, description="pixels; default: each model's own")

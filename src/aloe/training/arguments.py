@@ -67,7 +67,7 @@ def training_arguments(
 def make_schedule(
     optimizer: torch.optim.Optimizer, settings: TrainSettings, steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """One cycle, or linear warm-up, constant, cosine decay (METHOD.md section 5)."""
+    """One cycle, or linear warm-up, constant, cosine decay (docs/method.md section 5)."""
     if settings.schedule == "one-cycle":
         return torch.optim.lr_scheduler.OneCycleLR(
             optimizer,

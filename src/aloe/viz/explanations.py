@@ -1,4 +1,4 @@
-"""W(x) and contribution maps as pixels: the colour explanation and the signed map (METHOD.md section 3).
+"""W(x) and contribution maps as pixels: the colour explanation and the signed map (docs/method.md section 3).
 
 Everything here is a pure function of tensors; placing pictures beside one another is `gallery.py`.
 """

@@ -1,4 +1,4 @@
-"""NAVI v1 (Jampani et al. 2023) pairs as Probe3D draws and crops them (El Banani et al. 2024; PROTOCOLS.md 3.2).
+"""NAVI v1 (Jampani et al. 2023) pairs as Probe3D draws and crops them (El Banani et al. 2024; docs/dense.md).
 
     PATH/OBJECT/wild_set/annotations.json      [{filename, image_size (h, w), camera: {q (w, x, y, z), t (mm), focal_length}}]
     PATH/OBJECT/wild_set/images/*.jpg

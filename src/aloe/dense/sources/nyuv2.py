@@ -1,4 +1,4 @@
-"""NYUv2 (Silberman et al. 2012) as Probe3D uses it (El Banani et al. 2024; PROTOCOLS.md 1.1 and 1.2).
+"""NYUv2 (Silberman et al. 2012) as Probe3D uses it (El Banani et al. 2024; docs/dense.md).
 
 `nyuv2=PATH` is a folder with some of
 

@@ -1,4 +1,4 @@
-"""ScanNet's 1500 test pairs (of SuperGlue and LoFTR) as Probe3D uses them (El Banani et al. 2024; PROTOCOLS.md 3.3).
+"""ScanNet's 1500 test pairs (of SuperGlue and LoFTR) as Probe3D uses them (El Banani et al. 2024; docs/dense.md).
 
     PATH/scannet_test_1500/scene%04d_%02d/color/ID.jpg
     PATH/scannet_test_1500/scene%04d_%02d/depth/ID.png     16-bit, millimetres
