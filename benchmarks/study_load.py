@@ -85,8 +85,8 @@ async def participate(number: int, args: argparse.Namespace, port: int, methods:
     _, _, page = await client.ask("GET", f"{path}/trial")
     log["ready"].append(number)
     await log["start"].wait()
-    due = log["begin"] + number / args.rate
-    while due < log["begin"] + args.seconds:
+    for turn in range(number, round(args.rate * args.seconds), args.participants):
+        due = log["begin"] + turn / args.rate
         pictures = re.findall(r"/picture/(\w+)", page.decode())
         for identity in set(pictures) - seen:
             began = time.perf_counter()
@@ -107,7 +107,6 @@ async def participate(number: int, args: argparse.Namespace, port: int, methods:
         _, _, page = await client.ask("GET", f"{path}/trial")
         log["page"].append(time.perf_counter() - answered)
         log["answer"].append(answered - began)
-        due += args.participants / args.rate
         if b"Thank you" in page:
             return
 
