@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from train_scene_teacher import Muon
-from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+from train_scene_teacher import Muon, vit_config
+from transformers import ViTForImageClassification, ViTImageProcessor
 
 from aloe.data.sources import ImageSource
 from aloe.data.splits import in_order_of, open_parts
@@ -62,18 +62,7 @@ def build(width: int, blocks: int, heads: int, classes: list[str]) -> ViTForImag
     neighbour of its patch, the four beside it and the four at its corners in turn. Training is free to change all of it.
     Source: Zheng et al. 2024, "Convolutional initialization for data-efficient vision transformers", for the idea.
     """
-    config = ViTConfig(
-        image_size=RESOLUTION,
-        patch_size=PATCH,
-        hidden_size=width,
-        num_hidden_layers=blocks,
-        num_attention_heads=heads,
-        intermediate_size=4 * width,
-        initializer_range=0.06,
-        id2label=dict(enumerate(classes)),
-        label2id={name: i for i, name in enumerate(classes)},
-    )
-    model = ViTForImageClassification(config)
+    model = ViTForImageClassification(vit_config(RESOLUTION, PATCH, width, blocks, heads, classes))
     bands, size = width // 4, width // heads
     rates = math.pi * (torch.arange(bands) + 0.5) / bands
     angle = torch.arange(GRID)[:, None] * rates

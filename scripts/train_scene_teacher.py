@@ -8,7 +8,7 @@ import argparse
 import datetime
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -73,24 +73,28 @@ def rendered(
 def build(width: int, blocks: int, heads: int) -> ViTForImageClassification:
     """A freshly initialised ViT classifier for 64 px scenes; wider initial weights than the large models' and position
     embeddings that start as sines and cosines of row and column shorten the start of training several times over."""
-    config = ViTConfig(
-        image_size=RESOLUTION,
-        patch_size=PATCH,
-        hidden_size=width,
-        num_hidden_layers=blocks,
-        num_attention_heads=heads,
-        intermediate_size=4 * width,
-        initializer_range=0.06,
-        id2label=dict(enumerate(CLASSES)),
-        label2id={name: i for i, name in enumerate(CLASSES)},
-    )
-    model = ViTForImageClassification(config)
+    model = ViTForImageClassification(vit_config(RESOLUTION, PATCH, width, blocks, heads, CLASSES))
     grid, bands = RESOLUTION // PATCH, width // 4
     angle = torch.arange(grid)[:, None] * 30.0 ** -(torch.arange(bands) / bands)
     waves = torch.cat([angle.sin(), angle.cos()], 1)
     rows, columns = waves[:, None].expand(-1, grid, -1), waves[None].expand(grid, -1, -1)
     model.vit.embeddings.position_embeddings.data[0, 1:] = 0.3 * torch.cat([rows, columns], -1).flatten(0, 1)
     return model
+
+
+def vit_config(resolution: int, patch: int, width: int, blocks: int, heads: int, classes: Sequence[str]) -> ViTConfig:
+    """A small ViT classifier, its initial weights wider than the large models'."""
+    return ViTConfig(
+        image_size=resolution,
+        patch_size=patch,
+        hidden_size=width,
+        num_hidden_layers=blocks,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+        initializer_range=0.06,
+        id2label=dict(enumerate(classes)),
+        label2id={name: i for i, name in enumerate(classes)},
+    )
 
 
 class SideTasks(nn.Module):

@@ -277,3 +277,18 @@ def test_a_mistake_is_one_sentence_with_nothing_written(aloe, results, tmp_path,
     assert MISTAKES[words] in err
     assert err.count("\n") == 1
     assert written(tmp_path) == {"results/results.jsonl", "blank.jsonl"}
+
+
+def test_without_matplotlib_there_are_tables_and_a_sentence(tmp_path, results, monkeypatch):
+    out = tmp_path / "out"
+    write_report([results], out)
+    assert written(out) == NAMES
+    for name in ("matplotlib", "matplotlib.figure"):
+        monkeypatch.setitem(sys.modules, name, None)
+    report = write_report([results], out)
+    assert "58.56" in report.markdown
+    assert report.notes[-1] == 'The report has tables alone. The plots need matplotlib: pip install "aloe-vit[report]".'
+    assert written(out) == {"index.html", "tables.md", "tables.tex"}, (
+        "plots of the earlier report are not of these rows"
+    )
+    assert "58.56" in (out / "index.html").read_text()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from aloe.report.sweep_rows import SweepRow, read_sweep
 from aloe.report.sweep_tables import sweep_table
 from aloe.report.sweeps import axes_of, curves_along
 from aloe.report.tables import TABLES, by_k, main_table, other_settings
-from aloe.viz.figures import write_whole
+from aloe.viz.figures import load_matplotlib, write_whole
 from aloe.viz.tables import HTML_STYLE, LATEX_PACKAGES, Table, printable
 
 SWEEP = "sweep"
@@ -42,15 +43,19 @@ _DRAWN = (*TABLES, *MEASURES, "b2-by-k", "b6-accuracy", "correspondence")
 _PICTURES = [f"plots/{name}.{kind}" for name in _DRAWN for kind in ("svg", "png")]
 _NAMES = ["index.html", "tables.md", "tables.tex", *_PICTURES]
 _MARK = '<meta name="generator" content="aloe report'
+Picture = dict[str, bytes]  # by format
+Chart = Callable[[], Picture | None]
 
 
 @dataclass
 class Section:
-    """One table of the paper with what belongs to it; pictures by name (their table's or their own), then by format."""
+    """One table of the paper with what belongs to it; charts, and pictures once they are drawn, by name (their table's or
+    their own)."""
 
     tables: list[Table]
-    pictures: dict[str, dict[str, bytes]]
+    charts: dict[str, Chart]
     results: list[Result]
+    pictures: dict[str, Picture] = field(default_factory=dict)
 
 
 @dataclass
@@ -87,11 +92,11 @@ def write_report(
     """Tables B1 to B6, those of sweeps, of correspondence and of other measures of explanations (or those of `tables`, keys
     of `CHOICES`) from results files, or folders that hold one, written to `folder`.
 
-    A report that is there is written anew; other files stay as they are.
+    A report that is there is written anew; other files stay as they are. Without matplotlib there are tables alone.
 
     Raises:
-        UserError: unreadable results, an unknown table, no rows for any table, matplotlib missing, or a folder that cannot
-            be written or in which a file of a report's name is not a report's.
+        UserError: unreadable results, an unknown table, no rows for any table, or a folder that cannot be written or in which
+            a file of a report's name is not a report's.
     """
     sweeps = {path: runs for path in results if (runs := read_sweep(path))}
     only_sweeps = len(sweeps) == len(results)  # whose own results.jsonl holds the models beside the runs
@@ -116,6 +121,7 @@ def write_report(
         )
     notes += [f"The results have no rows for {_called(m)}." for m in absent if tables is not None or m in TABLES]
     notes += [] if only_sweeps else _other_tasks(rows)
+    notes += _draw(sections)
     report = Report(folder, sections, [], [printable(note) for note in notes])
     _write(report)
     return report
@@ -137,12 +143,11 @@ def _section(name: str, rows: Sequence[Result], with_paper: bool, all_columns: b
     if grid is None:
         return None
     found = [main_table(name, grid) if grid.groups else None, other_settings(name, grid)]
-    pictures = {name: bar_chart(grid)} if grid.groups else {}
+    charts: dict[str, Chart] = {name: partial(bar_chart, grid)} if grid.groups else {}
     if name == "b2":
         found.append(by_k(grid))
-        if chart := k_chart(grid):
-            pictures["b2-by-k"] = chart
-    return Section([t for t in found if t], pictures, [r for r in rows if r.task == grid.paper.task])
+        charts["b2-by-k"] = partial(k_chart, grid)
+    return Section([t for t in found if t], charts, [r for r in rows if r.task == grid.paper.task])
 
 
 def _dense(name: str, rows: Sequence[Result], with_paper: bool, all_columns: bool) -> Section | None:
@@ -151,8 +156,8 @@ def _dense(name: str, rows: Sequence[Result], with_paper: bool, all_columns: boo
     if measured is None:
         return None
     tables = dense_tables(measured, with_paper=with_paper)
-    chart = correspondence_chart(measured) if name == "correspondence" else None
-    return Section(tables, {name: chart} if chart else {}, [row for row in rows if row.task == DENSE[name]])
+    charts: dict[str, Chart] = {name: partial(correspondence_chart, measured)} if name == "correspondence" else {}
+    return Section(tables, charts, [row for row in rows if row.task == DENSE[name]])
 
 
 def _explained(name: str, rows: Sequence[Result], with_paper: bool, all_columns: bool) -> Section | None:
@@ -160,14 +165,14 @@ def _explained(name: str, rows: Sequence[Result], with_paper: bool, all_columns:
     measured = collect(name, rows)
     if measured is None:
         return None
-    found, pictures = [explained_others(measured)], {}
+    found: list[Table | None] = [explained_others(measured)]
+    charts: dict[str, Chart] = {}
     if measured.groups:
         first = [localization_table(measured, rows, with_paper)] if name == "b6" else []
         found = [*first, scores_table(measured), *found]
-        drawn = {name: (deletion_chart if name in ("deletion", "insertion") else method_bars)(measured)}
-        drawn |= {"b6-accuracy": accuracy_chart(measured, rows)} if name == "b6" else {}
-        pictures = {key: picture for key, picture in drawn.items() if picture}
-    return Section([t for t in found if t], pictures, [r for r in rows if measure_of(r) == name])
+        charts = {name: partial(deletion_chart if name in ("deletion", "insertion") else method_bars, measured)}
+        charts |= {"b6-accuracy": partial(accuracy_chart, measured, rows)} if name == "b6" else {}
+    return Section([t for t in found if t], charts, [r for r in rows if measure_of(r) == name])
 
 
 def _sweeps(sweeps: dict[Path, list[SweepRow]], rows: Sequence[Result], with_paper: bool) -> list[Section]:
@@ -175,15 +180,26 @@ def _sweeps(sweeps: dict[Path, list[SweepRow]], rows: Sequence[Result], with_pap
     runs = [run for found in sweeps.values() for run in found]
     sections = []
     for axis in _axes(runs):
-        table, chart = sweep_table(axis, runs, rows, with_paper), sweep_chart(axis, runs, rows)
+        table = sweep_table(axis, runs, rows, with_paper)
         shown = [run for curve in curves_along(runs, axis, axes_of(runs)) for run in curve.runs]
         results = [
             row.model_copy(update={"settings": {**row.settings, "alignment": run.configuration}})
             for run in shown
             for row in run.results
         ]
-        sections.append(Section([table], {table.name: chart} if chart else {}, results))
+        sections.append(Section([table], {table.name: partial(sweep_chart, axis, runs, rows)}, results))
     return sections
+
+
+def _draw(sections: Sequence[Section]) -> list[str]:
+    """Draw every section's charts; without matplotlib none, and a sentence that says so."""
+    try:
+        load_matplotlib()
+    except UserError as missing:
+        return [f"The report has tables alone. {missing}"]
+    for section in sections:
+        section.pictures = {name: picture for name, chart in section.charts.items() if (picture := chart())}
+    return []
 
 
 def _axes(runs: Sequence[SweepRow]) -> list[str]:
