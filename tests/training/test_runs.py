@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from aloe.alignment.settings import AlignSettings
 from aloe.data.sources import open_images
 from aloe.errors import UserError
-from aloe.training.runs import check_resolution, claim, hold_out, record
+from aloe.training.runs import LOCK_NAME, check_resolution, claim, hold_out, record
 from pictures import write_pictures
 
 
@@ -72,25 +74,58 @@ def test_the_held_out_sample_is_seeded_also_by_class():
     assert draws[0] == draws[1] != draws[2]
 
 
+def claimed(home, found) -> str:
+    with claim(home, found) as state:
+        return state
+
+
 def test_claims(tmp_path):
     source = open_images(write_pictures(tmp_path / "images", 2))
     settings = AlignSettings()
     first = record(settings, source, 1, resolution=32)
     home = tmp_path / "run"
-    assert claim(home, first) == "new"
+    assert claimed(home, first) == "new"
     assert json.loads((home / "run.json").read_text()) == first
-    assert claim(home, record(settings, source, 1, resolution=32)) == "resume"
-    assert claim(home, {**first, "versions": {}}) == "resume"
+    assert claimed(home, record(settings, source, 1, resolution=32)) == "resume"
+    assert claimed(home, {**first, "versions": {}}) == "resume"
     (home / "log.jsonl").touch()
-    assert claim(home, record(settings, source, 1, resolution=64)) == "new", "nothing was trained yet"
-    assert claim(home, first) == "new"
+    assert claimed(home, record(settings, source, 1, resolution=64)) == "new", "nothing was trained yet"
+    assert claimed(home, first) == "new"
     (home / "log.jsonl").write_text('{"step": 1}\n')
     with pytest.raises(UserError, match="resolution was 32, now 64"):
-        claim(home, record(settings, source, 1, resolution=64))
+        claimed(home, record(settings, source, 1, resolution=64))
     with pytest.raises(UserError, match="processes was 1, now 2"):
-        claim(home, record(settings, source, 2, resolution=32))
+        claimed(home, record(settings, source, 2, resolution=32))
     (home / "model.safetensors").touch()
-    assert claim(home, first) == "finished"
+    assert claimed(home, first) == "finished"
+    assert sorted(path.name for path in home.iterdir()) == ["log.jsonl", "model.safetensors", "run.json"]
+
+
+def test_one_process_at_a_time_works_in_a_folder(tmp_path, monkeypatch):
+    source = open_images(write_pictures(tmp_path / "images", 2))
+    first = record(AlignSettings(), source, 1, resolution=32)
+    other = record(AlignSettings(), source, 1, resolution=64)
+    home = tmp_path / "run"
+    with claim(home, first):
+        for found in (first, other):
+            with pytest.raises(UserError, match="Another process works in"):
+                claimed(home, found)
+        assert json.loads((home / "run.json").read_text()) == first, "who waits changes nothing"
+        monkeypatch.setenv("RANK", "1")
+        assert claimed(home, first) == "resume", "the ranks of one run share its folder"
+        monkeypatch.delenv("RANK")
+    assert claimed(home, first) == "resume"
+
+
+def test_a_lock_goes_with_the_process_that_was_killed(tmp_path):
+    source = open_images(write_pictures(tmp_path / "images", 2))
+    first, home = record(AlignSettings(), source, 1, resolution=32), tmp_path / "run"
+    home.mkdir()
+    lock = f"lock = filelock.FileLock({str(home / LOCK_NAME)!r})"
+    code = f"import filelock, os; {lock}; lock.acquire(); os.kill(os.getpid(), 9)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    assert (home / LOCK_NAME).exists()
+    assert claimed(home, first) == "new"
 
 
 def test_a_fact_replaces_the_setting_of_its_name(tmp_path):

@@ -91,22 +91,22 @@ def align(
         "resolution": resolution,
         "blocks": list(blocks),
     }
-    if claim(home, record(resolved, source, arguments.world_size, **facts)) == "finished":
-        return load(home)
-
-    if sample is not None:
-        calibrate(converted, sample)
-    trainer = AlignmentTrainer(
-        AlignmentModel(converted.base_model, teacher, resolved, blocks),
-        teacher,
-        settings=resolved,
-        args=arguments,
-        train=train,
-        held_out=held_out,
-        resolution=resolution,
-        bar=alignment_bar() if progress else None,
-    )
-    return trainer.run(converted, stage="aligned")
+    with claim(home, record(resolved, source, arguments.world_size, **facts)) as state:
+        if state == "finished":
+            return load(home)
+        if sample is not None:
+            calibrate(converted, sample)
+        trainer = AlignmentTrainer(
+            AlignmentModel(converted.base_model, teacher, resolved, blocks),
+            teacher,
+            settings=resolved,
+            args=arguments,
+            train=train,
+            held_out=held_out,
+            resolution=resolution,
+            bar=alignment_bar() if progress else None,
+        )
+        return trainer.run(converted, stage="aligned")
 
 
 def _split(source: Any, settings: AlignSettings) -> tuple[Any, ImageSource | None]:

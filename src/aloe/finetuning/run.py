@@ -94,20 +94,20 @@ def finetune(
         "stem": student.config.stem,
         "b": student.config.b,
     }
-    if claim(home, record(resolved, source, arguments.world_size, **facts)) == "finished":
-        return load(home)  # type: ignore[return-value]
-
-    if sample is not None:
-        calibrate(student, sample)
-    student.requires_grad_(True)
-    student.vit.requires_grad_(resolved.freeze == "none")
-    trainer = FinetuneTrainer(
-        LabelledModel(student, resolved.loss),
-        settings=resolved,
-        args=arguments,
-        train=train,
-        held_out=held_out,
-        resolution=resolution,
-        bar=finetuning_bar() if progress else None,
-    )
-    return trainer.run(student, stage=stage).requires_grad_(True)
+    with claim(home, record(resolved, source, arguments.world_size, **facts)) as state:
+        if state == "finished":
+            return load(home)  # type: ignore[return-value]
+        if sample is not None:
+            calibrate(student, sample)
+        student.requires_grad_(True)
+        student.vit.requires_grad_(resolved.freeze == "none")
+        trainer = FinetuneTrainer(
+            LabelledModel(student, resolved.loss),
+            settings=resolved,
+            args=arguments,
+            train=train,
+            held_out=held_out,
+            resolution=resolution,
+            bar=finetuning_bar() if progress else None,
+        )
+        return trainer.run(student, stage=stage).requires_grad_(True)

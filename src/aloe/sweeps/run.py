@@ -31,7 +31,7 @@ from aloe.sweeps.folder import RUNS, claim
 from aloe.sweeps.plan import FRACTION, Point, SweepPlan
 from aloe.sweeps.subset import nested, thinned
 from aloe.training.checkpoints import checkpoints
-from aloe.training.runs import record
+from aloe.training.runs import record, sole
 from aloe.training.stopping import Diverged
 
 
@@ -100,17 +100,18 @@ class Sweep:
         sets = self._data()
         evaluation = {**plan.evaluate, "train_images": plan.train_images, "test_images": plan.test_images}
         claim(self.home, [run.configuration for run in self.runs], {*plan.vary, "seed"}, evaluation)
-        for model in (self.teacher_name, *plan.beside):
-            if tasks := [t for t in plan.tasks if t != "cosine" or not isinstance(load_any(model), Teacher)]:
-                evaluate_all([model], tasks, sets, self.home, **options)
-        todo = [run for run in self.runs if self.state(run) not in ("finished", "diverged")]
-        clock = _Clock(len(self.runs), len(todo), progress)
-        for run in todo:
-            clock.begin(run)
-            self.log.add(self._row(run, sets, options).model_dump(mode="json"))
-            if self.state(run) == "finished":  # a diverged run's last checkpoint is kept
-                for path in checkpoints(self._folder(run)):
-                    shutil.rmtree(path)
+        with sole(self.home):
+            for model in (self.teacher_name, *plan.beside):
+                if tasks := [t for t in plan.tasks if t != "cosine" or not isinstance(load_any(model), Teacher)]:
+                    evaluate_all([model], tasks, sets, self.home, **options)
+            todo = [run for run in self.runs if self.state(run) not in ("finished", "diverged")]
+            clock = _Clock(len(self.runs), len(todo), progress)
+            for run in todo:
+                clock.begin(run)
+                self.log.add(self._row(run, sets, options).model_dump(mode="json"))
+                if self.state(run) == "finished":  # a diverged run's last checkpoint is kept
+                    for path in checkpoints(self._folder(run)):
+                        shutil.rmtree(path)
         return [SweepRow.model_validate(self.log.rows[run.key]) for run in self.runs]
 
     def _row(self, run: Run, sets: list[Data], options: dict[str, Any]) -> SweepRow:

@@ -11,12 +11,15 @@ import itertools
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 
 from aloe.data.draws import AlignmentDraws, ShardDraws
 from aloe.data.shards import ShardSource
@@ -28,6 +31,7 @@ from aloe.training.progress import LOG_NAME
 from aloe.training.settings import TrainSettings
 
 RUN_NAME, FAULTS_NAME = "run.json", "unreadable.txt"
+LOCK_NAME = f".{RUN_NAME}.lock"
 
 _TOLD = {"versions", "image_count"}  # recorded for people: they follow from the rest or may change
 # May change between the parts of one run: they do not enter the result.
@@ -48,14 +52,65 @@ def record(settings: TrainSettings, source: Any, world_size: int, **facts: Any) 
     }
 
 
-def claim(home: Path, record: dict[str, Any]) -> str:
-    """Make the folder this run's, or find that it is: `new`, `resume` or `finished`.
+@contextmanager
+def claim(home: Path, record: dict[str, Any]) -> Iterator[str]:
+    """Make the folder this run's, or find that it is, and keep other processes out for as long as the context lasts: `new`,
+    `resume` or `finished`.
 
     A run that never took a step leaves nothing to protect: other settings take its place.
 
     Raises:
-        UserError: it holds something else, and what differs.
+        UserError: it holds something else, and what differs; or another process works in it.
     """
+    if _known(home, record) == "finished":
+        yield "finished"
+        return
+    made = not home.exists()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with sole(home):
+            state = _known(home, record)  # again: somebody may have been here before the lock
+            if state == "new":
+                temporary = home / f".{RUN_NAME}.{os.getpid()}"  # several ranks may claim at once
+                temporary.write_text(json.dumps(record, indent=2) + "\n")
+                os.replace(temporary, home / RUN_NAME)
+            made = False
+            yield state
+    except OSError as error:
+        if not made:
+            raise
+        shutil.rmtree(home, ignore_errors=True)
+        raise UserError(f"{home} cannot be written: {error.strerror or error}.") from error
+
+
+@contextmanager
+def sole(home: Path) -> Iterator[None]:
+    """Keep other processes out of a folder; the ranks of one run share it. The lock goes with the process, however it ends.
+
+    Raises:
+        UserError: another process works in it.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    lock = FileLock(home / LOCK_NAME, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(f"Another process works in {home}; wait for it, or give another --output-dir.") from error
+    except NotImplementedError:  # a file system without locks
+        yield
+        return
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows removes no open file
+            (home / LOCK_NAME).unlink()
+        lock.release()
+
+
+def _known(home: Path, record: dict[str, Any]) -> str:
+    """What the folder is to this run, as `claim` says it; nothing is written."""
     path = home / RUN_NAME
     if path.is_file():
         try:
@@ -68,22 +123,8 @@ def claim(home: Path, record: dict[str, Any]) -> str:
             raise UserError(f"{home} holds another run ({differs}); give another --output-dir or the same settings.")
         if not keys:
             return "finished" if (home / "model.safetensors").is_file() else "resume"
-    temporary = home / f".{RUN_NAME}.{os.getpid()}"  # several ranks may claim at once
-    if (
-        home.exists()
-        and not path.is_file()
-        and not (home.is_dir() and all(p.name.startswith(f".{RUN_NAME}") for p in home.iterdir()))
-    ):
+    elif home.exists() and not (home.is_dir() and all(p.name.startswith(f".{RUN_NAME}") for p in home.iterdir())):
         raise UserError(f"{home} is not empty and holds no run of aloe; give another --output-dir.")
-    made = not home.exists()
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(record, indent=2) + "\n")
-        os.replace(temporary, path)
-    except OSError as error:
-        if made:
-            shutil.rmtree(home, ignore_errors=True)
-        raise UserError(f"{home} cannot be written: {error.strerror or error}.") from error
     return "new"
 
 
