@@ -15,6 +15,7 @@ from aloe.cli import doctor
 from aloe.models.convert import bcosify
 from aloe.models.saving import save_student
 from conftest import build_teacher
+from docs_pages import extras
 from pictures import picture, write_pictures
 
 
@@ -43,6 +44,8 @@ MISTAKES = {
     "align {}/teacher {}/empty -o out": "No images found",
     "align {}/teacher {}/none -o out": "does not exist",
     "align ./missing {}/images -o out": "missing",
+    "align my-vit {}/images -o out": "There is no folder my-vit here, and a hub id is OWNER/NAME",
+    "align some/vit {}/none -o out": "none does not exist",  # before the hub is asked
     "align {}/images {}/images -o out": "config.json",
     "align {}/bert {}/images -o out": "'bert' cannot be converted",
     "align {}/student {}/images -o out": "is a B-cos student, not a teacher",
@@ -57,11 +60,13 @@ MISTAKES = {
     "bcosify {}/teacher -o {}/foreign": "not empty",
     "bcosify {}/teacher -o out --stem tree": "stem must be one of",
     "explain {}/teacher {}/images -o out": "not a B-cos student",
+    "explain my-student {}/images -o out": "There is no folder my-student here",
+    "explain zoo:scenes-vit {}/images -o out": "`aloe align zoo:scenes-vit IMAGES -o STUDENT`",
     "explain {}/student {}/images -o out --target zebra": "no class 'zebra'",
     "explain {}/student {}/images -o out --target 5": "out of range",
     "explain {}/student {}/broken.png -o out": "broken.png",
     "explain {}/student {}/empty -o out": "No images found",
-    "explain {}/student {}/images -o out --resolution 33": "whole number of 8-pixel patches",
+    "explain {}/student {}/images -o out --resolution 33": "whole number of 8-pixel patches; 32 is",
     "explain {}/student {}/images -o {}/foreign/thesis.tex": "is a file",
     "explain {}/student {}/images -o {}/images": "overwrite",
     "explain {}/student {}/images/*.png -o {}/images": "overwrite",
@@ -184,6 +189,12 @@ def test_doctor(aloe):
     assert {"aloe", "python", "torch", "cuda device"} <= set(json.loads(out))
 
 
+def test_doctor_knows_what_every_extra_is_for():
+    purposes = " ".join(doctor.PACKAGES.values())
+    unnamed = [extra for extra in extras() if f"'aloe-vit[{extra}]'" not in purposes]
+    assert sorted(unnamed) == ["dev", "docs", "examples", "grounding"]  # nothing that a verb would need
+
+
 def test_bcosify(aloe, home):
     code, out, _ = aloe("bcosify", home / "teacher", "-o", "out")
     assert code == 0
@@ -230,6 +241,7 @@ def test_align_twice_then_explain(aloe, home):
     assert code == 0
     (row,) = json.loads(out)["explanations"]
     assert row["prediction"].startswith("class ")
+    assert row["target"] == "Class 3", "the logit is of this class, whatever was predicted"
     assert Path(row["picture"]).is_file()
 
 

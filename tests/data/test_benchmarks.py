@@ -243,7 +243,7 @@ def test_hub_that_cannot_be_reached(name: str, monkeypatch: pytest.MonkeyPatch) 
 
 def test_datasets_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    refused("cifar10", r"needs the package datasets; install aloe-vit\[data\]")
+    refused("cifar10", r"needs the package datasets; pip install 'aloe-vit\[data\]'")
 
 
 def test_wrong_number_of_classes(tmp_path: Path) -> None:

@@ -142,5 +142,5 @@ def test_rows_that_are_paths_are_told_apart(tmp_path: Path) -> None:
 def test_missing_packages_are_named(spec: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setitem(sys.modules, "webdataset.shardlists", None)
-    with pytest.raises(UserError, match=rf"needs the package {package}; install aloe-vit\[data\]"):
+    with pytest.raises(UserError, match=rf"needs the package {package}; pip install 'aloe-vit\[data\]'"):
         open_source(spec)

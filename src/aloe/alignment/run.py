@@ -61,8 +61,8 @@ def align(
         UserError: anything in the arguments, data or files that the user can mend; nothing half-written is left.
     """
     resolved = AlignSettings.resolve(recipe, config, settings)
+    source = open_source(images) if isinstance(images, str | Path | Sequence) else images  # before weights are fetched
     teacher = teacher if isinstance(teacher, Teacher) else load_teacher(_module_or_name(teacher))
-    source = open_source(images) if isinstance(images, str | Path | Sequence) else images
     home = Path(output_dir)
     set_seed(resolved.seed)
     converted: Any = student if student is not None else bcosify(teacher, resolved.stem, resolved.b, seed=resolved.seed)

@@ -29,7 +29,8 @@ from aloe.viz.gallery import row, save_png, stack
 
 @dataclass
 class Explained:
-    """What was written: one row per image (file, picture, prediction, logit, residual), and what could not be read."""
+    """What was written: one row per image (file, picture, the target if one was given, prediction, logit, residual), and
+    what could not be read."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
@@ -66,8 +67,10 @@ def explain_files(
     if limit is not None:
         source = SubsetImages(source, np.arange(min(limit, len(source))))
     side = resolution or student.config.resolution
-    if side % student.config.patch_size:
-        raise UserError(f"--resolution {side} is not a whole number of {student.config.patch_size}-pixel patches.")
+    if side % (patch := student.config.patch_size):
+        raise UserError(
+            f"--resolution {side} is not a whole number of {patch}-pixel patches; {max(side // patch, 1) * patch} is."
+        )
     check_output(images, output_dir)
     dataset = ImageDataset(source, ResizeCenterCrop(side))
     loader = torch.utils.data.DataLoader(dataset, batch_size=batch_size, collate_fn=collate_images)
@@ -89,7 +92,8 @@ def explain_files(
         for name, picture, values in zip(names, sheets, numbers, strict=True):
             path = output_dir / free_name(name, taken)
             save_png(picture, path)
-            done.rows.append({"file": name, "picture": str(path), **values})
+            asked = {} if target is None else {"target": target}  # what logit and residual are of
+            done.rows.append({"file": name, "picture": str(path), **asked, **values})
     if not done.rows:
         raise UserError(f"None of the {len(source)} images could be read: {'; '.join(done.unreadable[:3])}.")
     return done

@@ -10,9 +10,13 @@ PACKAGES = {
     "accelerate": "core",
     "datasets": "hf: data sets (pip install 'aloe-vit[data]')",
     "webdataset": "wds: shards (pip install 'aloe-vit[data]')",
+    "captum": "Integrated Gradients and LIME (pip install 'aloe-vit[attribution]')",
     "gradio": "aloe app (pip install 'aloe-vit[app]')",
     "fastapi": "aloe study serve (pip install 'aloe-vit[study]')",
     "matplotlib": "the plots of aloe report (pip install 'aloe-vit[report]')",
+    "choix": "aloe study fit (pip install 'aloe-vit[study]')",
+    "h5py": "the data set NYUv2 (pip install 'aloe-vit[probe3d]')",
+    "onnxscript": "aloe export to ONNX (pip install 'aloe-vit[export]')",
     "tensorboard": "--set report_to=[tensorboard] (pip install 'aloe-vit[logging]')",
 }
 

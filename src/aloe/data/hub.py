@@ -130,7 +130,7 @@ def load_splits(name: str, config: str | None = None, advice: str | None = None)
     try:
         import datasets
     except ImportError as error:
-        raise UserError(f"{name} needs the package datasets; install aloe-vit[data].") from error
+        raise UserError(f"{name} needs the package datasets; pip install 'aloe-vit[data]'.") from error
 
     def told(load: Callable[[], Any]) -> Any:
         try:

@@ -45,7 +45,7 @@ class ShardSource:
         try:
             from webdataset.shardlists import expand_urls
         except ImportError as error:
-            raise UserError("wds:... needs the package webdataset; install aloe-vit[data].") from error
+            raise UserError("wds:... needs the package webdataset; pip install 'aloe-vit[data]'.") from error
         self.buffer, self.retries, self.pause, self.timeout = buffer, retries, pause, timeout
         self.urls: list[str] = []
         for url in expand_urls(pattern):

@@ -24,6 +24,8 @@ def explain_hub_errors(name: str) -> Iterator[None]:
 
     path = Path(name)
     local = path.exists() or name.startswith((".", "/", "~"))
+    if not local and "/" not in name:  # asked without a connection, the hub answers after half a minute of retries
+        raise UserError(f"There is no folder {name} here, and a hub id is OWNER/NAME; check the name or give its path.")
     if local and not path.is_dir():
         raise UserError(f"{name} is not a folder; give a folder with config.json and model.safetensors, or a hub id.")
     if local and not (path / "config.json").is_file():

@@ -33,7 +33,7 @@ def load(source: str | Path, **options: Any) -> BcosViTModel | BcosViTForImageCl
         values, _ = PreTrainedConfig.get_config_dict(name, revision=options.get("revision"))
         if is_published(values.get("model_type")):
             return load_published(name, **options)
-        config = _config(name, values)
+        config = _config(source, values)
         classifier = "BcosViTForImageClassification" in (config.architectures or [])
         model_class: Any = BcosViTForImageClassification if classifier else BcosViTModel
         model, report = model_class.from_pretrained(
@@ -112,9 +112,10 @@ def image_processor(config: Any) -> dict[str, Any]:
     }
 
 
-def _config(name: str, values: dict[str, Any]) -> BcosViTConfig:
+def _config(source: str | Path, values: dict[str, Any]) -> BcosViTConfig:
     if values.get("model_type") != BcosViTConfig.model_type:
         raise UserError(
-            f"{name} is a {values.get('model_type')} model, not a B-cos student; align it first: aloe align {name} IMAGES."
+            f"{source} is a {values.get('model_type')} model, not a B-cos student; align it first, "
+            f"`aloe align {source} IMAGES -o STUDENT` (other explanations of it as it is: `aloe attribute`)."
         )
     return BcosViTConfig.from_dict(values)

@@ -205,7 +205,7 @@ def load_teacher(
     with nullcontext() if from_timm else explain_hub_errors(name):
         values = {} if from_timm else transformers.PreTrainedConfig.get_config_dict(name)[0]
         if is_published(values.get("model_type")) or values.get("model_type") == "bcos_vit":
-            raise UserError(f"{name} is a B-cos student, not a teacher; aloe.load reads it.")
+            raise UserError(f"{source} is a B-cos student, not a teacher; aloe.load reads it.")
         if from_timm or is_timm_config(values):
             return load_timm(name, mean=mean, std=std, resolution=resolution, dtype=dtype, architecture=architecture)
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)

@@ -149,7 +149,7 @@ def text_tower_for(
         if "/" not in source and not here:  # of a teacher that was a folder, a student knows the last name only
             raise UserError(
                 f"The text tower of {source or 'an unnamed teacher'} is not here; name the teacher's folder or hub id with"
-                " --text-tower."
+                " --text-tower (SigLIP and SigLIP2 have one)."
             )
     tower = load_text_tower(source, dtype=dtype)
     if tower.width != config.hidden_size:
