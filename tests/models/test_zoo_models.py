@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
 import aloe as package
 from aloe.data.scenes import SceneDataset
+from aloe.data.sources import open_images
 from aloe.errors import UserError
 from aloe.models.convert import bcosify
 from aloe.models.saving import is_student, load, save_student
@@ -18,6 +21,7 @@ from aloe.models.teachers import Teacher, load_teacher
 from aloe.models.zoo_models import ZOO, locate, zoo_model
 from aloe.probes.backbones import load_any
 
+SHARED = Path(__file__).parents[3] / "shared" / "data"
 STUDENTS = [m for m in ZOO if m.teacher]
 by_name = {"ids": lambda model: model.name}
 
@@ -33,7 +37,7 @@ def scenes():
 def test_names_and_teachers_are_known_and_unique():
     names = [m.name for m in ZOO]
     assert len(set(names)) == len(names)
-    assert {"scenes-vit", "scenes-aloe"} <= set(names)
+    assert {"scenes-vit", "scenes-aloe", "cifar10-vit", "cifar10-aloe"} <= set(names)
     assert {m.teacher for m in STUDENTS} <= {m.name for m in ZOO if m.teacher is None}
 
 
@@ -80,6 +84,25 @@ def test_the_scenes_student_has_the_features_of_its_teacher(scenes):
     assert cosine.mean() > 0.9
     assert cosine.mean() > torch.cosine_similarity(converted.pooler_output, expected.pooled).mean() + 0.5
     assert (found.logits.argmax(1) == labels).sum() >= 8
+
+
+@pytest.mark.slow
+def test_the_cifar_models_know_real_images():
+    archive = SHARED / "cifar10.tar.xz"
+    if not archive.is_file():
+        pytest.skip("../shared/data/cifar10.tar.xz is not beside this checkout")
+    source = open_images(f"{archive}::cifar10/test")
+    picked = np.arange(0, len(source), 10)
+    images = torch.stack([torch.from_numpy(np.array(source.load(int(i)))).permute(2, 0, 1) / 255 for i in picked])
+    labels = torch.as_tensor(source.labels)[picked]
+    teacher, student = load_teacher("zoo:cifar10-vit"), load("zoo:cifar10-aloe")
+    assert [student.config.id2label[i] for i in range(10)] == source.classes
+    expected = teacher(images)
+    with torch.no_grad():
+        found = student(images)
+    assert torch.cosine_similarity(found.pooler_output, expected.pooled).mean() > 0.9
+    right = (found.logits.argmax(1) == labels).double().mean()
+    assert right > 0.6, "the card says 68 %; the standard error over 500 images is 2"
 
 
 def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch):
