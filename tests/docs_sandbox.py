@@ -320,8 +320,8 @@ NAMES: dict[str, dict[str, str]] = {
         "scene-siglip": "siglip",
         "grids": "photos",
         "grid-student": "zoo:scenes-aloe",
-        "results/probes/vit-cifar10-cifar10-...": "teacher-probe",
-        "results/probes/cifar10-aligned-cifar10-...": "student-probe",
+        "zoo:cifar10-vit": "teacher-probe",  # that are right about the pictures here
+        "zoo:cifar10-aloe": "student-probe",
     },
 }
 # One step makes no student that explanations can be measured on, and one of a local teacher forgets the teacher's hub id:
