@@ -312,7 +312,6 @@ NAMES: dict[str, dict[str, str]] = {
     },
     "docs/app.md": {"dinov2-small": "dinov2", "student": "student:siglip"},
     "docs/grounding.md": {"student": "llava-student", "captioner/tower": "siglip", "pairs": "photos"},
-    "docs/zoo.md": {"cifar10-vit": "vit"},
     "docs/howto/explain.md": {"my-student": "student:vit:pets"},
     "docs/publishing.md": {"my-student": "student-of:facebook/dinov2-small:dinov2"},
     "docs/results.md": {

@@ -85,7 +85,18 @@ def test_metadata(wheel):
     assert {"app", "study", "probe3d", "grounding", "dev", "docs"} <= set(facts.get_all("Provides-Extra"))
     core = [r for r in facts.get_all("Requires-Dist") if "extra ==" not in r]
     assert {re.split(r"[<>=!~ ]", r)[0] for r in core} == {
-        *("torch", "transformers", "accelerate", "jinja2", "safetensors", "numpy", "pillow", "pydantic", "pyyaml"),
+        *(
+            "torch",
+            "transformers",
+            "accelerate",
+            "filelock",
+            "jinja2",
+            "safetensors",
+            "numpy",
+            "pillow",
+            "pydantic",
+            "pyyaml",
+        ),
         *("rich", "typer"),
     }
     entry = wheel.read(next(n for n in wheel.namelist() if n.endswith("entry_points.txt"))).decode()
