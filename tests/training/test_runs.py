@@ -117,6 +117,17 @@ def test_one_process_at_a_time_works_in_a_folder(tmp_path, monkeypatch):
     assert claimed(home, first) == "resume"
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch, there):
+    home = tmp_path / "run"
+    if there:
+        home.mkdir()
+    monkeypatch.setattr("os.replace", lambda *paths: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    with pytest.raises(UserError, match="run cannot be written: Permission denied"):
+        claimed(home, {"steps": 1})
+    assert home.exists() == there
+
+
 def test_a_lock_goes_with_the_process_that_was_killed(tmp_path):
     source = open_images(write_pictures(tmp_path / "images", 2))
     first, home = record(AlignSettings(), source, 1, resolution=32), tmp_path / "run"

@@ -65,7 +65,7 @@ def claim(home: Path, record: dict[str, Any]) -> Iterator[str]:
     if _known(home, record) == "finished":
         yield "finished"
         return
-    made = not home.exists()
+    made, held = not home.exists(), False
     try:
         home.mkdir(parents=True, exist_ok=True)
         with sole(home):
@@ -74,12 +74,13 @@ def claim(home: Path, record: dict[str, Any]) -> Iterator[str]:
                 temporary = home / f".{RUN_NAME}.{os.getpid()}"  # several ranks may claim at once
                 temporary.write_text(json.dumps(record, indent=2) + "\n")
                 os.replace(temporary, home / RUN_NAME)
-            made = False
+            held = True
             yield state
     except OSError as error:
-        if not made:
+        if held:  # of the run itself
             raise
-        shutil.rmtree(home, ignore_errors=True)
+        if made:
+            shutil.rmtree(home, ignore_errors=True)
         raise UserError(f"{home} cannot be written: {error.strerror or error}.") from error
 
 
