@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,12 +21,13 @@ from alignment.test_run import IN_CODE, losses, same_weights, tiny
 from aloe.errors import UserError
 from aloe.training import trainer as training
 from aloe.training.checkpoints import checkpoints
-from aloe.training.progress import JsonlLog
+from aloe.training.progress import JsonlLog, read_log
 from pictures import write_pictures
 
 KILLS = 25
 NURSERY = f"""
 import json, os, random, signal, sys, time
+from contextlib import suppress
 from pathlib import Path
 sys.path.insert(0, {IN_CODE!r})
 import torch; torch.set_num_threads(1)
@@ -143,6 +147,107 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(images, tmp_pa
     whole = tiny(images, tmp_path / "whole", steps=6, save_every=2)
     assert same_weights(resumed, whole)
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+
+
+def stopped_at(images, out, step, monkeypatch, settings=None, run=tiny, **others):
+    class Log(JsonlLog):
+        def on_step_end(self, args, state, control, **_):
+            if state.global_step == step:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "JsonlLog", Log)
+        with pytest.raises(KeyboardInterrupt):
+            run(images, out, **(settings or {}), **others)
+
+
+def rows(folder):
+    """The log without what differs from run to run."""
+    free = (
+        "time",
+        "images_per_second",
+        "data_wait",
+        "train_runtime",
+        "train_samples_per_second",
+        "train_steps_per_second",
+    )
+    return [{k: v for k, v in row.items() if k not in (*free, "train_loss")} for row in read_log(folder)]
+
+
+@pytest.mark.parametrize("stem", ["patch", "conv"])
+def test_all_checkpoints_damaged_is_the_run_from_its_beginning(images, tmp_path, capsys, monkeypatch, stem):
+    """Calibration included: bit-equal to a run that never had a checkpoint."""
+    settings = {"steps": 6, "save_every": 2, "stem": stem}
+    stopped_at(images, tmp_path / "run", 5, monkeypatch, settings)
+    for path in checkpoints(tmp_path / "run"):
+        (path / "model.safetensors").write_bytes(b"")
+    resumed = tiny(images, tmp_path / "run", **settings)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "checkpoint-4, checkpoint-2 are damaged and not used; going on from the beginning." in said
+    whole = tiny(images, tmp_path / "whole", steps=6, save_every=6, stem=stem)
+    assert same_weights(resumed, whole)
+    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("change", [{"seed": 5}, {"batch_size": 2}, {"images": "others"}, {"family": "clip"}], ids=str)
+def test_a_checkpoint_of_another_run_is_refused_by_name(images, tmp_path, monkeypatch, change):
+    settings = {"steps": 6, "save_every": 2}
+    change = dict(change)
+    theirs = write_pictures(tmp_path / change.pop("images"), 9) if "images" in change else images
+    stopped_at(images, tmp_path / "run", 3, monkeypatch, settings)
+    tiny(theirs, tmp_path / "other", **settings, **change)
+    shutil.copytree(tmp_path / "other" / "checkpoint-6", tmp_path / "run" / "checkpoint-6")
+    with pytest.raises(UserError, match=r"run/checkpoint-6 is a checkpoint of another run \("):
+        tiny(images, tmp_path / "run", **settings)
+    shutil.rmtree(tmp_path / "run" / "checkpoint-6")
+    assert same_weights(tiny(images, tmp_path / "run", **settings), tiny(images, tmp_path / "whole", **settings))
+
+
+def test_copies_of_checkpoints_and_a_damaged_log_do_not_disturb_a_run(images, tmp_path, monkeypatch):
+    settings = {"steps": 6, "save_every": 2}
+    stopped_at(images, tmp_path / "run", 5, monkeypatch, settings)
+    for name in ("checkpoint-4.bak", "checkpoint-best"):
+        shutil.copytree(tmp_path / "run" / "checkpoint-4", tmp_path / "run" / name)
+    with (tmp_path / "run" / "log.jsonl").open("ab") as log:
+        log.write(b'\x80\xff\n{"loss": 1}\n[]\n')
+    resumed = tiny(images, tmp_path / "run", **settings)
+    assert same_weights(resumed, tiny(images, tmp_path / "whole", **settings))
+    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+    assert (tmp_path / "run" / "checkpoint-best" / "model.safetensors").is_file()
+    assert (tmp_path / "run" / "checkpoint-4.bak" / "model.safetensors").is_file()
+
+
+PLACES = [
+    ("aloe.training.sealed", "seal"),
+    ("aloe.training.sealed", "rotate"),
+    ("aloe.training.trainer", "save_student"),
+]
+
+
+@pytest.mark.parametrize("last", [1, 2, 3])
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: place[1])
+def test_the_log_has_the_rows_of_a_whole_run_wherever_it_was_stopped(images, tmp_path, monkeypatch, place, last):
+    """Stopped as a checkpoint is sealed, just after it is there, and as the student is written."""
+    settings = {"steps": 5, "save_every": 2, "evaluate_every": 2, "holdout": 2}
+    whole = tiny(images, tmp_path / "whole", **settings)
+    calls = []
+    module = importlib.import_module(place[0])
+    original = getattr(module, place[1])
+
+    def stop(*arguments):
+        calls.append(1)
+        if len(calls) >= min(last, 1 if place[1] == "save_student" else 3):
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, place[1], stop)
+        with pytest.raises(KeyboardInterrupt):
+            tiny(images, tmp_path / "cut", **settings)
+        with suppress(KeyboardInterrupt):  # once more where it has resumed, if it comes there again
+            tiny(images, tmp_path / "cut", **settings)
+    assert same_weights(whole, tiny(images, tmp_path / "cut", **settings))
+    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
 
 
 def test_no_pickle_is_kept_or_read(images, tmp_path, monkeypatch):

@@ -416,3 +416,13 @@ def test_two_processes_equal_one_with_the_same_global_batch(images, tmp_path):
     one, two = rows(1, 8), rows(2, 4)
     assert len(one) == 3
     torch.testing.assert_close(torch.tensor(two), torch.tensor(one), rtol=1e-5, atol=1e-6)
+
+
+def test_all_checkpoints_damaged_is_the_run_from_its_beginning_with_calibration(images, tmp_path):
+    settings = {"steps": 4, "save_every": 2, "stem": "conv"}
+    whole = tiny(images, tmp_path / "whole", **settings)
+    tiny(images, tmp_path / "run", **settings)
+    (tmp_path / "run" / "model.safetensors").unlink()
+    for path in checkpoints(tmp_path / "run"):
+        (path / "model.safetensors").write_bytes(b"")
+    assert same_weights(tiny(images, tmp_path / "run", **settings), whole)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
-from aloe.training.checkpoints import SEAL, checkpoints, is_sound, last_sound, read_state, seal, write_state
+from aloe.errors import UserError
+from aloe.training.checkpoints import SEAL, checkpoints, is_sound, last_sound, read_state, rotate, seal, write_state
 
 
 def same(a, b) -> bool:
@@ -107,3 +110,65 @@ def test_damage_is_noticed_and_the_one_before_is_used(tmp_path, damage):
     for path in (paths[0], paths[2]):
         flipped(path / "state.safetensors")
     assert last_sound(tmp_path) == (None, [paths[1], paths[2], paths[0]])
+
+
+OTHERS = (
+    "checkpoint-8.bak",
+    "checkpoint-best",
+    "checkpoint-08",
+    "checkpoint-",
+    "checkpoint-8 (copy)",
+    "checkpoint-8-old",
+)
+
+
+@pytest.mark.parametrize("name", [*OTHERS, "checkpoint--8", "checkpoint-٨"])
+def test_what_we_did_not_name_is_left_alone(tmp_path, name):
+    path = sealed(tmp_path, 2)
+    shutil.copytree(path, tmp_path / name)
+    assert checkpoints(tmp_path) == [path]
+    assert last_sound(tmp_path) == (path, [])
+    rotate(tmp_path, 1, 9)
+    assert (tmp_path / name / SEAL).is_file()
+
+
+def of_run(home, number, step=None, **record):
+    path = home / f"checkpoint-{number}"
+    path.mkdir(parents=True)
+    (path / "run.json").write_text(json.dumps({"seed": 1, "data_fingerprint": "a", "versions": {}, **record}))
+    (path / "trainer_state.json").write_text(json.dumps({"global_step": number if step is None else step}))
+    seal(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seed": 2}, r"checkpoint-9 is a checkpoint of another run \(seed 2, here 1\); move it out of run"),
+        ({"data_fingerprint": "b"}, "of another run \\(data_fingerprint 'b', here 'a'"),
+        ({"more": 1}, "of another run \\(more 1, here None"),
+        ({"step": 5}, "checkpoint-9 is a copy of the checkpoint at step 5 under another number"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused_by_name_and_never_removed(tmp_path, change, words):
+    home = tmp_path / "run"
+    ours = [of_run(home, number) for number in (2, 4)]
+    shutil.copyfile(ours[0] / "run.json", home / "run.json")
+    assert last_sound(home) == (ours[1], [])
+    other = of_run(home, 9, **change)
+    with pytest.raises(UserError, match=words):
+        last_sound(home)
+    rotate(home, 1, 9)
+    assert checkpoints(home) == [other]
+    shutil.rmtree(other)
+    told = of_run(home, 9, versions={"torch": "2"})  # another version of a library is the same run
+    assert last_sound(home) == (told, [])
+
+
+def test_damaged_checkpoints_ahead_do_not_push_out_sound_ones(tmp_path):
+    paths = [sealed(tmp_path, number) for number in (2, 4, 8)]
+    flipped(paths[2] / "state.safetensors")
+    rotate(tmp_path, 2, 4)
+    assert checkpoints(tmp_path) == paths
+    rotate(tmp_path, 1, 4)
+    assert checkpoints(tmp_path) == paths[1:]

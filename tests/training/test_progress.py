@@ -13,8 +13,10 @@ from aloe.training.progress import JsonlLog, Throughput, read_log
 SPEED = {"images_per_second": 21.4, "data_wait": 0.25}
 
 
-def state(step: int) -> SimpleNamespace:
-    return SimpleNamespace(is_world_process_zero=True, global_step=step, max_steps=9)
+def state(step: int, history: tuple[int, ...] = ()) -> SimpleNamespace:
+    return SimpleNamespace(
+        is_world_process_zero=True, global_step=step, max_steps=9, log_history=[{"step": k} for k in history]
+    )
 
 
 def test_a_resumed_log_goes_on_after_its_checkpoint(tmp_path):
@@ -24,11 +26,44 @@ def test_a_resumed_log_goes_on_after_its_checkpoint(tmp_path):
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"step": 4, "lo')  # cut short
     assert [row["step"] for row in read_log(tmp_path)] == [1, 2, 3]
-    JsonlLog(tmp_path).on_train_begin(None, state(2), None)
+    JsonlLog(tmp_path).on_train_begin(None, state(2, (1, 2)), None)
     log.on_log(None, state(3), None, {"loss": 7})
     assert [row["loss"] for row in read_log(tmp_path)] == [1, 2, 7]
     JsonlLog(tmp_path).on_train_begin(None, state(0), None)
     assert read_log(tmp_path) == []
+
+
+def test_rows_that_came_after_the_checkpoint_of_their_step_are_cut(tmp_path):
+    log = JsonlLog(tmp_path)
+    for step, name in ((1, "loss"), (2, "loss"), (2, "eval_loss"), (2, "train_runtime")):
+        log.on_log(None, state(step), None, {name: 1.0})
+    log.on_train_begin(None, state(2, (1, 2, 2)), None)
+    assert [list(row)[-1] for row in read_log(tmp_path)] == ["loss", "loss", "eval_loss"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"\x00\xff\xfe\x80",
+        b"[1, 2]",
+        b'{"loss": 1}',
+        b'{"step": "2"}',
+        b'{"step": null}',
+        b'{"step": true}',
+        b"7",
+        b'"a"',
+    ]
+    + [b"[" * 100_000, b'{"step": -1}', b'{"step": 1e400}', b'{"step": 1'],
+    ids=lambda line: line[:12].decode(errors="replace"),
+)
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_a_damaged_line_is_left_out_and_said(tmp_path, capsys, line, place):
+    good = [b'{"step": %d, "loss": %d}' % (k, k) for k in (1, 2, 3)]
+    (tmp_path / "log.jsonl").write_bytes(b"\n".join([*good[:place], line, *good[place:]]) + b"\n")
+    assert [row["loss"] for row in read_log(tmp_path)] == [1, 2, 3]
+    JsonlLog(tmp_path).on_train_begin(None, state(3, (1, 2, 3)), None)
+    assert "1 damaged line of" in " ".join(capsys.readouterr().err.split())
+    assert (tmp_path / "log.jsonl").read_bytes() == b"\n".join(good) + b"\n"
 
 
 def test_no_log_is_no_rows(tmp_path):

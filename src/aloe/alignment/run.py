@@ -26,7 +26,7 @@ from aloe.models.saving import load
 from aloe.models.teachers import Teacher, load_teacher
 from aloe.training.arguments import training_arguments
 from aloe.training.checkpoints import checkpoints
-from aloe.training.runs import claim, hold_out, record, sample_images
+from aloe.training.runs import claim, hold_out, record, sample_images, starting_point
 
 
 def align(
@@ -82,8 +82,9 @@ def align(
         verb="align",
         ddp_find_unused_parameters=not resolved.pooled,  # then the final norm gets no gradient
     )
-    calibrates = resolved.calibrate and student is None and not checkpoints(home)
-    sample = sample_images(train, resolution, resolved.seed) if calibrates else None
+    calibrates = resolved.calibrate and student is None
+    early = calibrates and not checkpoints(home)  # so that bad data are met before anything is written
+    sample = sample_images(train, resolution, resolved.seed) if early else None
     facts = {
         "teacher": teacher.name,
         "teacher_fingerprint": fingerprint(teacher.model, teacher.mean, teacher.std),
@@ -94,8 +95,9 @@ def align(
     with claim(home, record(resolved, source, arguments.world_size, **facts)) as state:
         if state == "finished":
             return load(home)
-        if sample is not None:
-            calibrate(converted, sample)
+        start = starting_point(home)
+        if calibrates and start is None:
+            calibrate(converted, sample_images(train, resolution, resolved.seed) if sample is None else sample)
         trainer = AlignmentTrainer(
             AlignmentModel(converted.base_model, teacher, resolved, blocks),
             teacher,
@@ -106,7 +108,7 @@ def align(
             resolution=resolution,
             bar=alignment_bar() if progress else None,
         )
-        return trainer.run(converted, stage="aligned")
+        return trainer.run(converted, stage="aligned", start=start)
 
 
 def _split(source: Any, settings: AlignSettings) -> tuple[Any, ImageSource | None]:

@@ -25,7 +25,7 @@ from aloe.models.saving import load
 from aloe.models.teachers import Teacher
 from aloe.training.arguments import training_arguments
 from aloe.training.checkpoints import checkpoints
-from aloe.training.runs import check_resolution, claim, hold_out, record, sample_images
+from aloe.training.runs import check_resolution, claim, hold_out, record, sample_images, starting_point
 
 
 def finetune(
@@ -79,8 +79,8 @@ def finetune(
     check_readable_classes(train)
     check_source(train, max_bad_fraction=resolved.max_bad_fraction)
     arguments = training_arguments(resolved, home, device, evaluates=held_out is not None, verb="finetune")
-    calibrates = resolved.calibrate and not checkpoints(home)
-    sample = sample_images(train, resolution, resolved.seed) if calibrates else None
+    early = resolved.calibrate and not checkpoints(home)  # so that bad data are met before anything is written
+    sample = sample_images(train, resolution, resolved.seed) if early else None
     facts = {
         "task": "finetune",
         "model": name,
@@ -97,8 +97,9 @@ def finetune(
     with claim(home, record(resolved, source, arguments.world_size, **facts)) as state:
         if state == "finished":
             return load(home)  # type: ignore[return-value]
-        if sample is not None:
-            calibrate(student, sample)
+        point = starting_point(home)
+        if resolved.calibrate and point is None:
+            calibrate(student, sample_images(train, resolution, resolved.seed) if sample is None else sample)
         student.requires_grad_(True)
         student.vit.requires_grad_(resolved.freeze == "none")
         trainer = FinetuneTrainer(
@@ -110,4 +111,4 @@ def finetune(
             resolution=resolution,
             bar=finetuning_bar() if progress else None,
         )
-        return trainer.run(student, stage=stage).requires_grad_(True)
+        return trainer.run(student, stage=stage, start=point).requires_grad_(True)

@@ -11,7 +11,7 @@ from aloe.errors import UserError
 from aloe.models.convert import Student
 from aloe.models.saving import load
 from aloe.publish.names import is_hub_id, public_name
-from aloe.training.progress import EVAL_PREFIX, LOG_NAME
+from aloe.training.progress import EVAL_PREFIX, read_log
 from aloe.training.runs import RUN_NAME
 
 TRAINED = ("aligned", "finetuned", "b-cosified")
@@ -70,7 +70,7 @@ def read_student(folder: Path, base_model: str | None = None) -> Published:
     known_as = str(config.teacher.get("name") or "")
     cleaned = {key: public_name(value) if isinstance(value, str) else value for key, value in config.teacher.items()}
     config.teacher = cleaned | ({"name": base_model} if base_model else {})
-    return Published(model, known_as, _record(folder / RUN_NAME), _last_evaluation(folder / LOG_NAME))
+    return Published(model, known_as, _record(folder / RUN_NAME), _last_evaluation(folder))
 
 
 def _record(path: Path) -> dict[str, Any]:
@@ -82,14 +82,10 @@ def _record(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged; move it away to publish without the settings of the run.") from error
 
 
-def _last_evaluation(path: Path) -> dict[str, float]:
-    """Held-out numbers by name; lines that a crash has cut off are left out."""
+def _last_evaluation(folder: Path) -> dict[str, float]:
+    """Held-out numbers by name, of the last evaluation in the log."""
     found: dict[str, float] = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
+    for row in read_log(folder):
         evaluated = {k.removeprefix(EVAL_PREFIX): v for k, v in row.items() if k.startswith(EVAL_PREFIX)}
         found = evaluated or found
     return found

@@ -2,6 +2,7 @@
 
 No pickle is written or read. `seal` is the last thing written into a folder that is then renamed to `checkpoint-N`, so a
 run that is killed leaves whole checkpoints; one that was damaged later no longer has its hashes, and the one before is used.
+With the run's `run.json` in it a checkpoint knows whose it is; folders of other names (`checkpoint-8.bak`) are left alone.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +20,71 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from aloe.errors import UserError
+
 SEAL = "checksums.json"
+RUN_NAME = "run.json"  # of the run's folder, and a copy of it in every checkpoint
+TOLD = {"versions", "image_count"}  # in the record for people: they follow from the rest or may change
+_FOLDER = re.compile(r"checkpoint-(0|[1-9]\d*)")
 _STATE = "state"
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """Sealed checkpoints of a run, oldest first; what they hold is not read."""
-    found = [p for p in folder.glob("checkpoint-*") if (p / SEAL).is_file()]
-    return sorted(found, key=lambda p: int(p.name.rsplit("-", 1)[1]))
+    found = [p for p in folder.glob("checkpoint-*") if _FOLDER.fullmatch(p.name) and (p / SEAL).is_file()]
+    return sorted(found, key=step_of)
+
+
+def step_of(path: Path) -> int:
+    """The step after which a checkpoint was written, as its name says it."""
+    return int(path.name.rpartition("-")[2])
 
 
 def last_sound(folder: Path) -> tuple[Path | None, list[Path]]:
-    """The newest checkpoint whose files are as they were written, and the newer ones that are damaged."""
+    """The newest checkpoint whose files are as they were written, and the newer ones that are damaged.
+
+    Raises:
+        UserError: it was written by another run, or at another step than its name says.
+    """
     damaged: list[Path] = []
     for path in reversed(checkpoints(folder)):
-        if is_sound(path):
-            return path, damaged
-        damaged.append(path)
+        if not is_sound(path):
+            damaged.append(path)
+            continue
+        strange = stranger(path, folder)
+        if strange:
+            raise UserError(f"{path} is {strange}; move it out of {folder.name} and run again.")
+        return path, damaged
     return None, damaged
+
+
+def stranger(path: Path, home: Path) -> str:
+    """What is wrong with a sound checkpoint that a run did not write itself, in a few words; "" for its own."""
+    ours, its = _record(home), _record(path)
+    keys = [k for k in {**ours, **its} if k not in TOLD and ours.get(k) != its.get(k)] if ours and its else []
+    if keys:
+        differs = ", ".join(f"{k} {its.get(k)!r}, here {ours.get(k)!r}" for k in keys[:2])
+        return f"a checkpoint of another run ({differs})"
+    try:
+        step = json.loads((path / "trainer_state.json").read_text())["global_step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""  # its hashes are right: it has none
+    return "" if step == step_of(path) else f"a copy of the checkpoint at step {step} under another number"
+
+
+def rotate(home: Path, keep: int, step: int) -> None:
+    """Remove all but the `keep` newest checkpoints that the run in `home` wrote up to `step`."""
+    known = [path for path in checkpoints(home) if step_of(path) <= step]
+    for old in known[:-keep]:
+        if not stranger(old, home):
+            shutil.rmtree(old)
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((folder / RUN_NAME).read_text()))
+    except (OSError, ValueError, TypeError):  # of before checkpoints had one
+        return {}
 
 
 def seal(folder: Path) -> None:

@@ -16,16 +16,23 @@ EVAL_PREFIX = "eval_"
 
 
 class JsonlLog(TrainerCallback):
-    """Appends one line per log and evaluation; a resumed run first drops the lines after its checkpoint."""
+    """Appends one line per log and evaluation; a resumed run first cuts the file back to its checkpoint."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / LOG_NAME
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
-            kept = [row for row in read_log(self.path.parent) if row["step"] <= state.global_step]
+            rows, damaged = _rows(self.path)
+            if damaged:
+                say(f"{damaged} damaged line{'s' * (damaged > 1)} of {self.path} left out.")
+            now = state.global_step
+            # Rows of the checkpoint's own step may have come after it: it knows how many came before.
+            known = sum(row.get("step") == now for row in state.log_history)
+            at = [row for row in rows if row["step"] == now][:known]
+            kept = [*(row for row in rows if row["step"] < now), *at] if now else []
             temporary = self.path.with_name(f".{LOG_NAME}")
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in kept if state.global_step))
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
             os.replace(temporary, self.path)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
@@ -36,15 +43,31 @@ class JsonlLog(TrainerCallback):
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a run's log; a last line cut short by a crash is left out."""
-    path = folder / LOG_NAME
-    rows = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
+    """The rows of a run's log, each with its `step`; lines that are damaged (cut short by a crash) are left out."""
+    return _rows(folder / LOG_NAME)[0]
+
+
+def say(words: str) -> None:
+    """A line on standard error, for a person who watches a run."""
+    from rich.console import Console
+
+    Console(stderr=True).print(words, highlight=False, markup=False)
+
+
+def _rows(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The rows of a log, and the number of its damaged lines."""
+    rows, damaged = [], 0
+    for line in path.read_bytes().split(b"\n") if path.is_file() else []:
+        if not line.strip():
             continue
-    return rows
+        try:
+            row = json.loads(line)
+            if type(row["step"]) is not int or row["step"] < 0:
+                raise ValueError("no step")
+            rows.append(row)
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError):  # bytes that are no text are a ValueError
+            damaged += 1
+    return rows, damaged
 
 
 class Throughput(TrainerCallback):

@@ -27,13 +27,13 @@ from aloe.data.sources import ImageSource
 from aloe.data.subset import SubsetImages
 from aloe.data.transforms import Compose, RandomHorizontalFlip, RandomResizedCrop, ResizeCenterCrop
 from aloe.errors import UserError
-from aloe.training.progress import LOG_NAME
+from aloe.training.checkpoints import RUN_NAME, TOLD, last_sound
+from aloe.training.progress import LOG_NAME, say
 from aloe.training.settings import TrainSettings
 
-RUN_NAME, FAULTS_NAME = "run.json", "unreadable.txt"
+FAULTS_NAME = "unreadable.txt"
 LOCK_NAME = f".{RUN_NAME}.lock"
 
-_TOLD = {"versions", "image_count"}  # recorded for people: they follow from the rest or may change
 # May change between the parts of one run: they do not enter the result.
 _FREE = {"workers", "prefetch", "keep_checkpoints", "report_to", "log_every", "save_every", "evaluate_every"}
 
@@ -110,6 +110,20 @@ def sole(home: Path) -> Iterator[None]:
         lock.release()
 
 
+def starting_point(home: Path) -> Path | None:
+    """The checkpoint that a run goes on from, None for the beginning; damaged ones are named on standard error.
+
+    Raises:
+        UserError: the newest one is another run's.
+    """
+    done, damaged = last_sound(home)
+    if damaged and os.environ.get("RANK", "0") == "0":
+        names = ", ".join(path.name for path in damaged)
+        verb = "is" if len(damaged) == 1 else "are"
+        say(f"{names} {verb} damaged and not used; going on from {done.name if done else 'the beginning'}.")
+    return done
+
+
 def _known(home: Path, record: dict[str, Any]) -> str:
     """What the folder is to this run, as `claim` says it; nothing is written."""
     path = home / RUN_NAME
@@ -118,7 +132,7 @@ def _known(home: Path, record: dict[str, Any]) -> str:
             known = dict(json.loads(path.read_text()))
         except (ValueError, TypeError) as error:
             raise UserError(f"{path} is damaged; give another --output-dir.") from error
-        keys = [k for k in record if k not in _TOLD and known.get(k) != record[k]]
+        keys = [k for k in record if k not in TOLD and known.get(k) != record[k]]
         if keys and _begun(home):
             differs = ", ".join(f"{k} was {known.get(k)!r}, now {record[k]!r}" for k in keys[:4])
             raise UserError(f"{home} holds another run ({differs}); give another --output-dir or the same settings.")

@@ -21,7 +21,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from aloe.errors import UserError
-from aloe.training.checkpoints import checkpoints, read_state, seal, write_state
+from aloe.training.checkpoints import RUN_NAME, read_state, rotate, seal, write_state
 from aloe.training.sharding import (
     all_finite,
     set_whole_optimizer,
@@ -117,14 +117,16 @@ class SealedTrainer(Trainer):
         if self.args.should_save:
             name = f"checkpoint-{self.state.global_step}"
             try:
+                if (home / RUN_NAME).is_file():
+                    shutil.copyfile(home / RUN_NAME, staging / name / RUN_NAME)
                 seal(staging / name)
             except OSError as error:
                 raise self._unwritten(staging, error) from error
             shutil.rmtree(home / name, ignore_errors=True)
             os.replace(staging / name, home / name)
             shutil.rmtree(staging, ignore_errors=True)
-            for old in checkpoints(home)[:-limit] if limit else []:
-                shutil.rmtree(old)
+            if limit:
+                rotate(home, limit, self.state.global_step)
 
     def _core(self) -> nn.Module:
         return self.accelerator.unwrap_model(self.model)

@@ -24,8 +24,7 @@ from aloe.errors import UserError
 from aloe.models.saving import save_student
 from aloe.training.arguments import make_schedule
 from aloe.training.averages import mean_over_images
-from aloe.training.checkpoints import last_sound
-from aloe.training.progress import EVAL_PREFIX, JsonlLog, ProgressBar, Throughput
+from aloe.training.progress import EVAL_PREFIX, JsonlLog, ProgressBar, Throughput, say
 from aloe.training.runs import FAULTS_NAME, images_per_step, training_draws
 from aloe.training.sealed import SealedTrainer
 from aloe.training.settings import TrainSettings
@@ -83,24 +82,18 @@ class DrawTrainer(SealedTrainer):
         """Means over a held-out batch, by name; logged with `eval_` before the name."""
         raise NotImplementedError
 
-    def run(self, student: Any, stage: str) -> Any:
-        """Train from the last checkpoint to the end; evaluate, write and return the student, on the CPU in eval mode.
+    def run(self, student: Any, stage: str, start: Path | None) -> Any:
+        """Train from the checkpoint `start` to the end; evaluate, write and return the student, on the CPU in eval mode.
 
-        `stage` is what the student has become, kept as `config.teacher["stage"]`.
+        `stage` is what the student has become, kept as `config.teacher["stage"]`; `start` is None for the beginning.
         """
         home, backbone = Path(str(self.args.output_dir)), student.base_model
         if self.settings.gradient_checkpointing:
             backbone.gradient_checkpointing_enable()
-        done, damaged = last_sound(home)
-        if damaged and self.is_world_process_zero():
-            names = ", ".join(path.name for path in damaged)
-            _say(f"{names} is damaged and not used; going on from {done.name if done else 'the beginning'}.")
         try:
-            self.train(resume_from_checkpoint=str(done) if done else None)
+            self.train(resume_from_checkpoint=str(start) if start else None)
             if self.stop.asked:
-                _say(
-                    f"Stopped at step {self.state.global_step} with a checkpoint; the same command goes on from there."
-                )
+                say(f"Stopped at step {self.state.global_step} with a checkpoint; the same command goes on from there.")
                 raise Terminated
             if self.eval_dataset is not None and not self.evaluated_at(self.settings.steps):
                 self.evaluate()
@@ -122,7 +115,7 @@ class DrawTrainer(SealedTrainer):
         if self.is_world_process_zero():
             save_student(trained, home)
             if self.bar and (summary := self.faults.summary()):
-                _say(summary)
+                say(summary)
         return trained
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *rest: Any, **others: Any) -> Tensor:
@@ -261,9 +254,3 @@ class DrawTrainer(SealedTrainer):
 
 def _finite(value: float) -> bool:
     return value == value and abs(value) != float("inf")
-
-
-def _say(words: str) -> None:
-    from rich.console import Console
-
-    Console(stderr=True).print(words, highlight=False)
