@@ -17,9 +17,9 @@ from pathlib import Path
 
 import torch
 
-from aloe.app.explorer import Explorer, load_models
-from aloe.app.payload import panel_payload, view_payload
-from aloe.app.view import View
+from aloe.apps.explorer.explorer import Explorer, load_models
+from aloe.apps.explorer.payload import panel_payload, view_payload
+from aloe.apps.explorer.view import View
 from aloe.data.decode import is_image_name
 
 DRAWN = (
@@ -47,7 +47,7 @@ def in_the_page(explorer: Explorer, folder: Path, files: list[Path]) -> list[flo
     import uvicorn
     from playwright.sync_api import sync_playwright
 
-    from aloe.app.page import build_app
+    from aloe.apps.explorer.page import build_app
 
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))

@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 
-from aloe.alignment.points import default_blocks
-from aloe.alignment.teaching import Teaching
+from aloe.apps.bench.sizes import Size, vit_teacher
+from aloe.apps.bench.timing import median_seconds
 from aloe.attribution.inherent import explain
 from aloe.attribution.memory import peak_memory
-from aloe.bench.sizes import Size, vit_teacher
-from aloe.bench.timing import median_seconds
+from aloe.draw.figures import STYLE, drawn, load_matplotlib, write_whole
 from aloe.models.convert import bcosify
-from aloe.viz.figures import STYLE, drawn, load_matplotlib, write_whole
+from aloe.train.align.points import default_blocks
+from aloe.train.align.teaching import Teaching
 
 BASE = {"width": 192, "depth": 12, "resolution": 224, "batch": 1}
 AXES = {

@@ -21,9 +21,9 @@ import onnxruntime
 import torch
 from torch import Tensor
 
+from aloe.apps.export.formats import run_onnx
+from aloe.apps.export.run import export_student
 from aloe.attribution.inherent import explain
-from aloe.export.formats import run_onnx
-from aloe.export.run import export_student
 from aloe.models.configuration import BcosViTConfig
 from aloe.models.modeling import BcosViTForImageClassification
 

@@ -10,12 +10,12 @@ import time
 
 import torch
 
-from aloe.alignment.calibrate import calibrate
-from aloe.alignment.points import check_pair, cosines, default_blocks, student_features, teacher_features
 from aloe.attribution.inherent import explain
 from aloe.models.convert import bcosify
 from aloe.models.teachers import Teacher
 from aloe.models.zoo import TEACHERS, build_random
+from aloe.train.align.calibrate import calibrate
+from aloe.train.align.points import check_pair, cosines, default_blocks, student_features, teacher_features
 
 
 def main() -> None:

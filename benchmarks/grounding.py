@@ -17,17 +17,17 @@ import numpy as np
 import torch
 from PIL import Image
 
+from aloe.apps.grounding.ground import WordGrounding, ground
+from aloe.apps.grounding.language import Term, propagate
+from aloe.apps.grounding.loading import load_vision_language
+from aloe.apps.grounding.model import VisionLanguage
+from aloe.apps.grounding.page import sentence
 from aloe.attribution.memory import peak_memory
 from aloe.data.scenes import CLASSES
 from aloe.data.scenes.pairs import PairDataset
-from aloe.grounding.ground import WordGrounding, ground
-from aloe.grounding.language import Term, propagate
-from aloe.grounding.loading import load_vision_language
-from aloe.grounding.model import VisionLanguage
-from aloe.grounding.page import sentence
+from aloe.draw.gallery import save_png, stack
 from aloe.metrics.bootstrap import bootstrap_interval
 from aloe.metrics.pointing import inside_share
-from aloe.viz.gallery import save_png, stack
 
 QUESTION = "what is in the picture ?"
 SEED = 3000

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from aloe.probes.knn import METRICS, WEIGHTS, knn_predict
+from aloe.evaluation.knn import METRICS, WEIGHTS, knn_predict
 
 
 class Generated:

@@ -28,13 +28,13 @@ from urllib.parse import urlencode
 import numpy as np
 import torch
 
-from aloe.study.answers import stored_answers
-from aloe.study.fit import fit
-from aloe.study.pictures import image_png, map_png
-from aloe.study.settings import RANDOM, StudySettings
-from aloe.study.simulate import Preferences
-from aloe.study.store import Material, create_study, hashed
-from aloe.study.tables import PAPER
+from aloe.apps.study.answers import stored_answers
+from aloe.apps.study.fit import fit
+from aloe.apps.study.pictures import image_png, map_png
+from aloe.apps.study.settings import RANDOM, StudySettings
+from aloe.apps.study.simulate import Preferences
+from aloe.apps.study.store import Material, create_study, hashed
+from aloe.apps.study.tables import PAPER
 
 SCORES = {method: score for method, (score, _) in PAPER.items()}
 HOST = "127.0.0.1"

@@ -12,11 +12,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from aloe.data.benchmarks import open_benchmark
-from aloe.probes.backbones import load_any
-from aloe.probes.cache import default_cache
-from aloe.probes.features import extract
-from aloe.probes.linear import ProbeSettings, fit_probe
-from aloe.probes.tasks import score
+from aloe.evaluation.backbones import load_any
+from aloe.evaluation.cache import default_cache
+from aloe.evaluation.features import extract
+from aloe.evaluation.linear import ProbeSettings, fit_probe
+from aloe.evaluation.tasks import score
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from aloe.viz.gallery import GAP, PAPER, stack
+from aloe.draw.gallery import GAP, PAPER, stack
 
 
 def main() -> None:

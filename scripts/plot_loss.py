@@ -13,8 +13,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from aloe.alignment.trainer import COSINE_PREFIX, LOSS_PREFIX
-from aloe.training.progress import read_log
+from aloe.train.align.trainer import COSINE_PREFIX, LOSS_PREFIX
+from aloe.train.progress import read_log
 
 
 def main() -> None:

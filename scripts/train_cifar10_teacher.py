@@ -22,7 +22,7 @@ from transformers import ViTForImageClassification, ViTImageProcessor
 
 from aloe.data.sources import ImageSource
 from aloe.data.splits import in_order_of, open_parts
-from aloe.training.checkpoints import last_sound, read_state, seal, write_state
+from aloe.train.checkpoints import last_sound, read_state, seal, write_state
 
 RESOLUTION, PATCH = 32, 4
 GRID = RESOLUTION // PATCH

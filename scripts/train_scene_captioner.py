@@ -33,11 +33,11 @@ from transformers import (
     SiglipVisionModel,
 )
 
+from aloe.apps.grounding.language import cap
+from aloe.apps.grounding.loading import load_vision_language
+from aloe.apps.grounding.model import VisionLanguage
 from aloe.data.scenes import CLASSES
 from aloe.data.scenes.pairs import render_pair
-from aloe.grounding.language import cap
-from aloe.grounding.loading import load_vision_language
-from aloe.grounding.model import VisionLanguage
 
 WHOLE, LEFT, RIGHT = "what is in the picture ?", "what is on the left ?", "what is on the right ?"  # of equal length
 RELATION = "left of"

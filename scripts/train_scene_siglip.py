@@ -29,11 +29,11 @@ from transformers import (
 )
 
 from aloe.data.scenes import CLASSES, teacher_path
+from aloe.evaluation.features import FeatureSet
+from aloe.evaluation.templates import TEMPLATES
+from aloe.evaluation.zeroshot import class_embeddings, zeroshot_top1
 from aloe.models.teachers import Teacher, load_teacher
 from aloe.models.text import load_text_tower
-from aloe.probes.features import FeatureSet
-from aloe.probes.templates import TEMPLATES
-from aloe.probes.zeroshot import class_embeddings, zeroshot_top1
 
 CONTEXT = 16
 HUES = {"red": 15, "orange": 45, "yellow": 70, "green": 165, "turquoise": 195, "blue": 260, "purple": 310, "pink": 345}

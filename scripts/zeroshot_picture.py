@@ -13,10 +13,10 @@ from train_scene_teacher import RESOLUTION, TEST_SEED
 
 import aloe
 from aloe.data.scenes import CLASSES, render
+from aloe.draw.explanations import over_white, signed_map
+from aloe.draw.gallery import row, save_png, stack
+from aloe.evaluation.zeroshot import text_targets
 from aloe.models.text import text_tower_for
-from aloe.probes.zeroshot import text_targets
-from aloe.viz.explanations import over_white, signed_map
-from aloe.viz.gallery import row, save_png, stack
 
 
 def main() -> None:

@@ -94,7 +94,7 @@ def aloe(monkeypatch, capsys, tmp_path):
 def db(tmp_path):
     """A small preference study in its file (`study/studies.py`)."""
     pytest.importorskip("fastapi", reason="the extra `study` is not installed")
-    from study.studies import write_study
+    from apps.study.studies import write_study
 
     return write_study(tmp_path / "study.sqlite")
 
@@ -102,7 +102,7 @@ def db(tmp_path):
 @pytest.fixture
 def client(db):
     """A client of that study's server."""
-    from study.studies import serving
+    from apps.study.studies import serving
 
     with serving(db) as client:
         yield client

@@ -20,13 +20,13 @@ from safetensors.torch import save_file
 
 import published
 import timm_models
-from aloe.alignment.run import align
 from aloe.data.benchmarks import open_benchmark
 from aloe.data.scenes import teacher_path
+from aloe.evaluation.features import extract
 from aloe.models.modeling import BcosViTForImageClassification
 from aloe.models.saving import load, save_student
 from aloe.models.teachers import Teacher, load_teacher
-from aloe.probes.features import extract
+from aloe.train.align.run import align
 from pairs import write_tokenizer
 from pictures import picture
 
@@ -104,13 +104,13 @@ def _food101(furniture: Furniture, path: Path) -> None:
 
 
 def _capture(_: Furniture, path: Path) -> None:
-    from dense.captures import write_capture
+    from captures import write_capture
 
     write_capture(path, range(6))
 
 
 def _nyuv2(_: Furniture, path: Path) -> None:
-    from dense.captures import nyu_arrays, write_labelled
+    from captures import nyu_arrays, write_labelled
 
     path.mkdir()
     write_labelled(path, *nyu_arrays(2))
@@ -164,7 +164,7 @@ def _published(_: Furniture, path: Path, kind: str, labels: str = "0") -> None:
 
 
 def _llava(_: Furniture, path: Path) -> None:
-    from grounding import vlms
+    from apps.grounding import vlms
 
     known = {"cup": "man", "tree": "surfboard", "house": "with"}
     with pytest.MonkeyPatch.context() as patch:
@@ -177,7 +177,7 @@ def _llava(_: Furniture, path: Path) -> None:
 
 
 def _llava_student(_: Furniture, path: Path) -> None:
-    from grounding.vlms import build, student_of
+    from apps.grounding.vlms import build, student_of
 
     save_student(student_of(build("gemma2")), path)
 

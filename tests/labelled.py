@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from aloe.core.errors import UserError
 from aloe.data.benchmarks import open_benchmark
 from aloe.data.splits import Splits
-from aloe.errors import UserError
 
 ANIMALS = {"cat": 10, "dog": 20, "eel": 30}  # the red of a class; image k has it plus k
 

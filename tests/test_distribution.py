@@ -55,9 +55,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     assert {Path(n).suffix for n in inside} <= SUFFIXES
     assert {
         "aloe/py.typed",
-        "aloe/alignment/recipes/paper.yaml",
+        "aloe/train/align/recipes/paper.yaml",
         "aloe/report/page.html.j2",
-        "aloe/study/schema.sql",
+        "aloe/apps/study/schema.sql",
     } <= inside
     assert "aloe/data/scenes/teacher/model.safetensors" in inside
     assert any(n.endswith("licenses/LICENSE") for n in wheel.namelist())

@@ -21,8 +21,8 @@ from PIL import Image
 from typer.main import get_command
 
 import aloe as package
+from aloe.apps.grounding.ground import ground
 from aloe.cli.main import app
-from aloe.grounding.ground import ground
 from aloe.models.saving import load
 from docs_pages import PAGES, ROOT, Block, blocks, commands, extras, mentions
 from docs_sandbox import BESIDE, NAMES, REPLACED, SHORT, Furniture
@@ -82,12 +82,12 @@ def furniture(tmp_path_factory) -> Furniture:
 def sandbox(furniture, aloe, monkeypatch, tmp_path) -> Sandbox:
     monkeypatch.setenv("ALOE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("aloe.demo.TRAIN_SCENES", 130)
-    monkeypatch.setattr("aloe.demo.TEST_SCENES", 20)
-    monkeypatch.setattr("aloe.app.server.listen", lambda *_: None)
-    monkeypatch.setattr("aloe.app.server.serve", lambda *_, **__: None)
-    monkeypatch.setattr("aloe.study.serving.serve_study", take_part)
-    monkeypatch.setattr("aloe.grounding.ground.ground", partial(ground, answer=ANSWER))
+    monkeypatch.setattr("aloe.apps.demo.TRAIN_SCENES", 130)
+    monkeypatch.setattr("aloe.apps.demo.TEST_SCENES", 20)
+    monkeypatch.setattr("aloe.apps.explorer.server.listen", lambda *_: None)
+    monkeypatch.setattr("aloe.apps.explorer.server.serve", lambda *_, **__: None)
+    monkeypatch.setattr("aloe.apps.study.serving.serve_study", take_part)
+    monkeypatch.setattr("aloe.apps.grounding.ground.ground", partial(ground, answer=ANSWER))
     monkeypatch.setattr(package, "align", partial(package.align, **SHORT, progress=False), raising=False)
     return Sandbox(furniture, aloe)
 
@@ -178,7 +178,7 @@ def elsewhere(block: Block) -> None:
 
 def take_part(db: Path, secret: str, **_: object) -> None:
     """Instead of serving a study for days: three people answer all of it at once."""
-    from study.studies import answer, serving, start
+    from apps.study.studies import answer, serving, start
 
     with serving(db) as client:
         for _person in range(3):

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import aloe
+from places import ROOT
 
-ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 # What a browser fetches by itself when it opens a page; links that people follow may lead anywhere.
 FETCHED = re.compile(

@@ -8,26 +8,28 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from aloe.core import moved
+
 if TYPE_CHECKING:
-    from aloe.alignment.run import align
     from aloe.attribution.inherent import Explanation, explain
     from aloe.attribution.methods import Attribution, attribute
     from aloe.attribution.targets import TextTarget
     from aloe.bcos.dynamic import explanation_mode
     from aloe.bcos.functional import encode
-    from aloe.errors import UserError
-    from aloe.finetuning.run import finetune
+    from aloe.core.errors import UserError
+    from aloe.evaluation.evaluate import evaluate
     from aloe.models.configuration import BcosViTConfig
     from aloe.models.convert import bcosify
     from aloe.models.modeling import BcosViTForImageClassification, BcosViTModel
     from aloe.models.saving import load
     from aloe.models.teachers import Teacher, load_teacher
-    from aloe.probes.evaluate import evaluate
+    from aloe.train.align.run import align
+    from aloe.train.finetune.run import finetune
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "align": "aloe.alignment.run",
+    "align": "aloe.train.align.run",
     "attribute": "aloe.attribution.methods",
     "Attribution": "aloe.attribution.methods",
     "bcosify": "aloe.models.convert",
@@ -35,18 +37,19 @@ _HOMES = {
     "BcosViTForImageClassification": "aloe.models.modeling",
     "BcosViTModel": "aloe.models.modeling",
     "encode": "aloe.bcos.functional",
-    "evaluate": "aloe.probes.evaluate",
+    "evaluate": "aloe.evaluation.evaluate",
     "explain": "aloe.attribution.inherent",
     "Explanation": "aloe.attribution.inherent",
     "explanation_mode": "aloe.bcos.dynamic",
-    "finetune": "aloe.finetuning.run",
+    "finetune": "aloe.train.finetune.run",
     "load": "aloe.models.saving",
     "load_teacher": "aloe.models.teachers",
     "Teacher": "aloe.models.teachers",
     "TextTarget": "aloe.attribution.targets",
-    "UserError": "aloe.errors",
+    "UserError": "aloe.core.errors",
 }
 __all__ = list(_HOMES)
+moved.install()
 
 
 def __getattr__(name: str) -> Any:

@@ -17,12 +17,12 @@ from aloe.attribution.files import explain_files, text_pictures, text_rows
 from aloe.attribution.inherent import Explanation
 from aloe.cli import main
 from aloe.data.transforms import ResizeCenterCrop, to_tensor
+from aloe.draw.explanations import NEGATIVE, POSITIVE
+from aloe.evaluation.zeroshot import class_embeddings, text_targets, zeroshot_logits
 from aloe.models.convert import bcosify
 from aloe.models.saving import save_student
 from aloe.models.teachers import load_teacher
 from aloe.models.text import load_text_tower
-from aloe.probes.zeroshot import class_embeddings, text_targets, zeroshot_logits
-from aloe.viz.explanations import NEGATIVE, POSITIVE
 from conftest import build_teacher
 from pairs import SIDE, write_pair
 from pictures import write_pictures

@@ -10,7 +10,7 @@ import torch
 from aloe.attribution.inherent import explain
 from aloe.attribution.targets import TextTarget
 from aloe.bcos.dynamic import is_explaining
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 from aloe.models.configuration import BcosViTConfig
 from aloe.models.convert import bcosify
 from aloe.models.modeling import BcosViTForImageClassification

@@ -12,7 +12,7 @@ from torch import nn
 
 from aloe.attribution.methods import METHODS
 from aloe.bcos.dynamic import freezes_products, is_explaining
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 from aloe.models.convert import bcosify
 from conftest import build_teacher
 

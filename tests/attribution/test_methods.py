@@ -13,7 +13,7 @@ from torch import nn
 
 from aloe.attribution.methods import METHODS, attribute, find_method, find_methods, unsupported
 from aloe.attribution.targets import TextTarget
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 from aloe.models.convert import bcosify
 from aloe.models.teachers import Teacher
 from conftest import FAMILIES, VISION, build_teacher

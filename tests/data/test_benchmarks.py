@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aloe.core.errors import UserError
 from aloe.data.benchmarks import BENCHMARKS, open_benchmark
-from aloe.errors import UserError
 from labelled import ANIMALS, archive, check, hub, picture, refused, tree
-
-SHARED = Path(__file__).parents[3] / "shared" / "data"
+from places import DATA, ROOT
 
 
 def test_the_ten_data_sets_in_the_order_of_the_papers_tables() -> None:
@@ -44,7 +43,7 @@ def test_every_entry_is_complete(name: str) -> None:
     assert entry.source
     assert f"hf download {entry.hub} --repo-type dataset --local-dir {name}" in entry.how_to_get
     assert f"{name}={name}" in entry.how_to_get
-    table = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text(encoding="utf-8")
+    table = (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
     row = next(line for line in table.splitlines() if line.startswith(f"| `{name}` | {entry.title} |"))
     sizes = [f"{size:,}".replace(",", " ") for size in entry.sizes.values()]
     for fact in (*sizes, str(entry.classes), f"`{entry.hub}`", entry.metric, entry.terms):
@@ -194,17 +193,17 @@ def test_caltech_with_parts_of_its_own_is_not_drawn(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.skipif(
-    not (SHARED / "cifar10.tar.xz").is_file(), reason="no ../shared/data/cifar10.tar.xz beside this checkout"
+    not (DATA / "cifar10.tar.xz").is_file(), reason="no ../shared/data/cifar10.tar.xz beside this checkout"
 )
 @pytest.mark.slow
 def test_real_cifar10() -> None:
-    splits = open_benchmark(f"cifar10={SHARED / 'cifar10.tar.xz'}")
+    splits = open_benchmark(f"cifar10={DATA / 'cifar10.tar.xz'}")
     assert splits.sizes == {"train": 50_000, "test": 5_000}
     assert (splits.official, splits.notes) == (False, ("5000 test images instead of 10000",))
     assert splits.classes == ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
     np.testing.assert_array_equal(np.bincount(splits.test.labels), [500] * 10)
     assert splits.test.load(4_999).size == (32, 32)
-    same = open_benchmark(f"cifar10={SHARED / 'cifar10.tar.xz'}::cifar10")
+    same = open_benchmark(f"cifar10={DATA / 'cifar10.tar.xz'}::cifar10")
     assert same.test.state() == splits.test.state() != splits.train.state()
 
 

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from aloe.core.errors import UserError
 from aloe.data import decode
 from aloe.data.decode import DataError, UnreadableImage, decode_image, is_image_name
-from aloe.errors import UserError
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from aloe.core.errors import UserError
 from aloe.data.decode import UnreadableImage
 from aloe.data.hub import HubImages
 from aloe.data.sources import ImageSource, open_images, open_source
-from aloe.errors import UserError
 
 
 def png(value: int) -> bytes:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from aloe.core.errors import UserError
 from aloe.data.scenes import CLASSES, render
 from aloe.data.scenes.pairs import PairDataset, render_pair
-from aloe.errors import UserError
 
 
 def test_same_arguments_give_the_same_bits_and_other_arguments_do_not() -> None:

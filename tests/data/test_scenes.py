@@ -9,10 +9,10 @@ import sys
 import numpy as np
 import pytest
 
+from aloe.core.errors import UserError
 from aloe.data.scenes import CLASSES, Scene, SceneDataset, render, teacher_path
 from aloe.data.scenes.geometry import Primitive, fin_planes, intersect, local_normal
 from aloe.data.scenes.materials import Material
-from aloe.errors import UserError
 
 FIELDS = ("image", "mask", "depth", "normals", "camera_to_world", "intrinsics")
 PAINT = Material("plain", (np.ones(3), np.ones(3)), 1.0, np.eye(6, 3), np.zeros(6))

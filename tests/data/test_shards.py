@@ -15,13 +15,13 @@ import pytest
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from aloe.core.errors import UserError
 from aloe.data import shards
 from aloe.data.decode import DataError
 from aloe.data.draws import ShardDraws, collate_draws
 from aloe.data.shards import ShardSource
 from aloe.data.sources import open_source
 from aloe.data.transforms import ResizeCenterCrop
-from aloe.errors import UserError
 
 
 def png(value: int) -> bytes:

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from aloe.core.errors import UserError
 from aloe.data.decode import UnreadableImage
 from aloe.data.shards import ShardSource
 from aloe.data.sources import ImageSource, open_images, open_source
-from aloe.errors import UserError
+from places import DATA
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 CLASSES = {"cat": 2, "dog": 3}
 
 
@@ -315,9 +315,9 @@ def test_scenes() -> None:
     assert source.state() == open_images("scenes:3@1@32").state() != open_images("scenes:3@2@32").state()
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/data beside this checkout")
+@pytest.mark.skipif(not DATA.is_dir(), reason="no ../shared/data beside this checkout")
 def test_real_tar() -> None:
-    source = open_images(SHARED / "imagenet-sample-images.tar")
+    source = open_images(DATA / "imagenet-sample-images.tar")
     assert len(source) == 1000
     assert source.labels is None
     assert min(source.load(0).size) == 256
@@ -325,9 +325,9 @@ def test_real_tar() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/data beside this checkout")
+@pytest.mark.skipif(not DATA.is_dir(), reason="no ../shared/data beside this checkout")
 def test_real_compressed_tar() -> None:
-    source = open_images(f"{SHARED / 'cifar10.tar.xz'}::cifar10/test")
+    source = open_images(f"{DATA / 'cifar10.tar.xz'}::cifar10/test")
     assert len(source) == 5000
     assert len(source.classes) == 10
     np.testing.assert_array_equal(np.bincount(source.labels), [500] * 10)

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from aloe.core.errors import UserError
 from aloe.data.benchmarks import open_benchmark, pair
 from aloe.data.sources import open_images
 from aloe.data.splits import Relabelled, check_classes, open_parts
-from aloe.errors import UserError
 from labelled import ANIMALS, archive, check, hub, picture, refused, tree
 
 

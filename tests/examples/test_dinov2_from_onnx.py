@@ -17,7 +17,9 @@ from types import ModuleType
 import pytest
 import torch
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "dinov2_small_from_onnx.py"
+from places import ROOT
+
+SCRIPT = ROOT / "examples" / "dinov2_small_from_onnx.py"
 
 for needed in ("onnx", "onnxruntime"):
     pytest.importorskip(needed, reason=f"the example needs {needed}")

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from aloe.training.checkpoints import checkpoints
-from aloe.training.progress import read_log
+from aloe.train.checkpoints import checkpoints
+from aloe.train.progress import read_log
 from conftest import build_teacher
 from pictures import write_pictures
+from places import ROOT
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "slurm" / "align.sbatch"
+SCRIPT = ROOT / "examples" / "slurm" / "align.sbatch"
 
 # Starts the tasks, hands on a SIGTERM as slurmd would, and returns the highest exit code as srun does.
 SRUN = """#!/bin/bash

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 from aloe.metrics import bootstrap
 from aloe.metrics.bootstrap import bootstrap_interval
 

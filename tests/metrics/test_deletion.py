@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from aloe.bcos.functional import encode
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 from aloe.metrics.bootstrap import bootstrap_interval
 from aloe.metrics.deletion import FILLS, FRACTIONS, MODES, block_ranks, deletion_curves, fill_image
 

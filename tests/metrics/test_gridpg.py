@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 from aloe.metrics.bootstrap import bootstrap_interval
 from aloe.metrics.gridpg import cell_scores, grid_pointing
 from aloe.metrics.grids import GridList

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 import torch
 
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 from aloe.metrics.grids import GridList, choose_grids, compose, confident
 
 NAMES = ["ant", "bee", "cat", "dog", "elk"]

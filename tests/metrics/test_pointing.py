@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 from aloe.metrics.pointing import inside_share, pointing_hits
 
 MASK = torch.tensor([[1, 0, 0], [1, 1, 0]], dtype=torch.bool)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers as hf
 
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 from aloe.models.convert import bcosify
 from aloe.models.families import OPENAI_MEAN, OPENAI_STD
 from aloe.models.saving import load, save_student

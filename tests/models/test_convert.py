@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 from aloe.models.convert import bcosify, fold_normalization
 from aloe.models.modeling import BcosViTForImageClassification
 from aloe.models.teachers import Teacher

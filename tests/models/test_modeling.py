@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
 import aloe
 from aloe.bcos.layers import rotate
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 from aloe.models.configuration import BcosViTConfig
 from aloe.models.convert import bcosify
 from aloe.models.modeling import BcosViTForImageClassification, BcosViTModel

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from aloe.attribution.inherent import explain
 from aloe.attribution.methods import attribute
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 from aloe.models.published import load_published
 from aloe.models.published_layout import REPOSITORIES
 from aloe.models.saving import is_student, load, save_student

@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers as hf
 
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 from aloe.models import convert
 from aloe.models.convert import bcosify
 from aloe.models.hub import explain_hub_errors

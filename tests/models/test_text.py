@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers as hf
 
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 from aloe.models.convert import bcosify
 from aloe.models.teachers import load_teacher
 from aloe.models.text import TextTower, load_text_tower, text_tower_for

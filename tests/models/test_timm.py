@@ -13,13 +13,13 @@ import transformers as hf
 from safetensors.torch import load_file, save_file
 
 from aloe.attribution.methods import attribute
-from aloe.errors import UserError
+from aloe.core.errors import UserError
+from aloe.evaluation.backbones import load_any
 from aloe.models.convert import bcosify
 from aloe.models.families import HALF, IMAGENET_MEAN, OPENAI_MEAN
 from aloe.models.saving import is_student
 from aloe.models.teachers import load_teacher
 from aloe.models.timm_layouts import HEADS, LAYOUTS, layout_of
-from aloe.probes.backbones import load_any
 from timm_models import ARCHITECTURES, DEPTH, HEADS_, PATCH, SIDE, D, build, literal
 
 MEAN, STD = [0.1, 0.2, 0.3], [0.4, 0.5, 0.6]

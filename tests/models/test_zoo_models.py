@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,16 +11,16 @@ import torch
 import yaml
 
 import aloe as package
+from aloe.core.errors import UserError
 from aloe.data.scenes import SceneDataset
 from aloe.data.sources import open_images
-from aloe.errors import UserError
+from aloe.evaluation.backbones import load_any
 from aloe.models.convert import bcosify
 from aloe.models.saving import is_student, load, save_student
 from aloe.models.teachers import Teacher, load_teacher
 from aloe.models.zoo_models import ZOO, locate, zoo_model
-from aloe.probes.backbones import load_any
+from places import DATA
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 STUDENTS = [m for m in ZOO if m.teacher]
 by_name = {"ids": lambda model: model.name}
 
@@ -88,7 +87,7 @@ def test_the_scenes_student_has_the_features_of_its_teacher(scenes):
 
 @pytest.mark.slow
 def test_the_cifar_models_know_real_images():
-    archive = SHARED / "cifar10.tar.xz"
+    archive = DATA / "cifar10.tar.xz"
     if not archive.is_file():
         pytest.skip("../shared/data/cifar10.tar.xz is not beside this checkout")
     source = open_images(f"{archive}::cifar10/test")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from result_rows import make_correspondence, make_depth, make_normals
 
+from aloe.draw.tables import MINUS, MISSING
 from aloe.report.dense_tables import collect_dense, dense_tables
 from aloe.report.protocol import deviations
 from aloe.report.rows import Result
-from aloe.viz.tables import MINUS, MISSING
 
 DINO = "facebook/dinov3-vitb16-pretrain-lvd1689m"
 DEPTH = {

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from result_rows import VIT, make_deletion, make_gridpg, make_inside, make_row
 
+from aloe.draw.tables import MINUS, MISSING
 from aloe.report.explained import accuracy, by_method, collect, measure_of, method_of, number, numbers
 from aloe.report.explained_tables import explained_others, localization_table, scores_table
 from aloe.report.methods import LOOKS, look, rank
 from aloe.report.rows import Result
-from aloe.viz.tables import MINUS, MISSING
 
 
 def results_of(*rows):

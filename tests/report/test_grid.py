@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from result_rows import VIT, make_row
 
+from aloe.draw.tables import MINUS
 from aloe.report.grid import build_grid
 from aloe.report.lines import MEAN, TEN, Column, heading
 from aloe.report.rows import Result
-from aloe.viz.tables import MINUS
 
 STAGES = ("teacher", "converted", "b-cosified", "aligned")
 

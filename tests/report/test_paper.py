@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
-from pathlib import Path
 
 import pytest
 
 from aloe.models.zoo import TEACHERS
 from aloe.report.paper import AVERAGE, paper_tables
+from places import SHARED
 
-TEXT = next(Path(__file__).parents[2].parent.glob("shared/paper/*.txt"), None)
+TEXT = next((SHARED / "paper").glob("*.txt"), None)
 TEN = ["IN1k", "Cal101", "Flowers", "Food", "Aircr", "DTD", "Cars", "SUN", "C10", "C100"]
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from result_rows import VIT, make_row
 
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 from aloe.report.grid import build_grid
 from aloe.report.plots import COLOURS, bar_chart, k_chart
 from aloe.report.rows import Result

@@ -7,7 +7,7 @@ import json
 import pytest
 from result_rows import make_row, write_rows
 
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 from aloe.report.rows import read_results
 
 

@@ -23,7 +23,7 @@ from result_rows import (
 )
 
 from aloe.cli import main
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 from aloe.report import files
 from aloe.report.files import write_report
 

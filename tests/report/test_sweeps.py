@@ -10,14 +10,14 @@ import pytest
 from PIL import Image
 from result_rows import make_row, write_rows
 
-from aloe.errors import UserError
+from aloe.core.errors import UserError
+from aloe.draw.tables import MISSING
 from aloe.report.files import write_report
 from aloe.report.rows import Result
 from aloe.report.sweep_plots import sweep_chart
 from aloe.report.sweep_rows import SweepRow, read_sweep
 from aloe.report.sweep_tables import sweep_table
 from aloe.report.sweeps import axes_of, curves_along, mean_interval
-from aloe.viz.tables import MISSING
 
 IMAGES = {"train": "t", "test": "e"}
 

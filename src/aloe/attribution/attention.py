@@ -12,7 +12,7 @@ from torch import Tensor
 from aloe.attribution.subject import Subject
 from aloe.attribution.taps import AttentionTap
 from aloe.attribution.targets import Target
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 
 
 def legrad(

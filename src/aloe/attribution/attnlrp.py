@@ -27,7 +27,7 @@ from aloe.attribution.taps import AttentionTap
 from aloe.attribution.targets import Target
 from aloe.bcos.dynamic import explanation_mode
 from aloe.bcos.functional import gate
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 
 VARIANTS = ("full", "cp")
 GAMMA, CONV_GAMMA = (

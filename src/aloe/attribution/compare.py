@@ -15,15 +15,15 @@ from aloe.attribution.files import check_output, free_name, names_of_images
 from aloe.attribution.inherent import explain
 from aloe.attribution.methods import Method, attribute, check_options, find_method, find_methods, unsupported
 from aloe.attribution.targets import class_index
+from aloe.core.errors import UserError
 from aloe.data.draws import ImageDataset, collate_images
 from aloe.data.sources import open_images
 from aloe.data.subset import SubsetImages
 from aloe.data.transforms import ResizeCenterCrop
-from aloe.errors import UserError
+from aloe.draw.attributions import Column, comparison_gallery, comparison_row, save_gallery
+from aloe.draw.figures import load_matplotlib
+from aloe.draw.gallery import save_png
 from aloe.models.teachers import Teacher, resize
-from aloe.viz.attributions import Column, comparison_gallery, comparison_row, save_gallery
-from aloe.viz.figures import load_matplotlib
-from aloe.viz.gallery import save_png
 
 GALLERY_ROWS = 20
 STAGES = {"aligned": "aligned student", "converted": "converted", "b-cosified": "B-cosified", "finetuned": "fine-tuned"}

@@ -16,15 +16,15 @@ from torch import Tensor
 
 from aloe.attribution.inherent import Explanation, explain
 from aloe.attribution.targets import TextTarget
+from aloe.core.errors import UserError
 from aloe.data.decode import is_image_name
 from aloe.data.draws import ImageDataset, collate_images
 from aloe.data.sources import FolderStore, open_images
 from aloe.data.subset import SubsetImages
 from aloe.data.transforms import ResizeCenterCrop
-from aloe.errors import UserError
+from aloe.draw.explanations import over_white, signed_map
+from aloe.draw.gallery import row, save_png, stack
 from aloe.models.saving import load
-from aloe.viz.explanations import over_white, signed_map
-from aloe.viz.gallery import row, save_png, stack
 
 
 @dataclass

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from aloe.attribution.targets import Target, as_target, part_of, target_value
 from aloe.bcos.dynamic import explanation_mode
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -51,8 +51,8 @@ class Explanation:
         return (self.logit - total).abs() / size.clamp_min(torch.finfo(size.dtype).tiny)
 
     def to_rgba(self, smooth: int | None = None) -> Tensor:
-        """Colour explanations, (B, H, W, 4) uint8; see `aloe.viz.explanations.colour_explanation`."""
-        from aloe.viz.explanations import colour_explanation
+        """Colour explanations, (B, H, W, 4) uint8; see `aloe.draw.explanations.colour_explanation`."""
+        from aloe.draw.explanations import colour_explanation
 
         return colour_explanation(self.weights, self.contributions, smooth)
 

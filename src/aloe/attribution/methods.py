@@ -24,7 +24,7 @@ from aloe.attribution.perturbation import integrated_gradients, lime
 from aloe.attribution.subject import Subject, check_model, opened
 from aloe.attribution.targets import Target, as_target, part_of
 from aloe.bcos.functional import ACTIVATIONS
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 from aloe.models.teachers import Teacher
 
 MapFunction = Callable[..., tuple[Tensor, Tensor]]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from aloe.attribution.subject import Subject
 from aloe.attribution.targets import Target, TextTarget, part_of
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 
 
 def integrated_gradients(

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aloe.attribution.targets import Target, target_value
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 from aloe.models.teachers import Teacher
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from aloe.bcos.dynamic import is_explaining
 from aloe.bcos.functional import NORM_FLOOR
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -42,9 +42,9 @@ def align(
 ) -> None:
     """Align a B-cos student to TEACHER on unlabelled IMAGES. Run the same command again to resume."""
     quiet_libraries()
-    from aloe.alignment.run import align as run
     from aloe.models.saving import load
-    from aloe.training.progress import read_log
+    from aloe.train.align.run import align as run
+    from aloe.train.progress import read_log
 
     flags = {
         "steps": steps,

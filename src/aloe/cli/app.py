@@ -35,12 +35,12 @@ def app(
     """Open a page to explore explanations: images, classes, texts, post-hoc maps, and what deleting a region does."""
     quiet_libraries()
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
-    from aloe.app.explorer import Explorer, load_models
-    from aloe.app.server import is_loopback, listen, serve
-    from aloe.errors import UserError
+    from aloe.apps.explorer.explorer import Explorer, load_models
+    from aloe.apps.explorer.server import is_loopback, listen, serve
+    from aloe.core.errors import UserError
 
     try:
-        from aloe.app.page import build_app
+        from aloe.apps.explorer.page import build_app
     except ModuleNotFoundError as error:
         if error.name not in ("gradio", "fastapi"):
             raise

@@ -37,8 +37,8 @@ def attribute(
     """Write, for every image, what each method shows on each MODEL, and a gallery of the first twenty."""
     quiet_libraries()
     from aloe.attribution.compare import STAGES, attribute_files
-    from aloe.probes.backbones import load_any
-    from aloe.probes.results import describe
+    from aloe.evaluation.backbones import load_any
+    from aloe.evaluation.results import describe
 
     loaded: dict[str, Any] = {}
     for name in model:

@@ -19,7 +19,7 @@ def bcosify(
 ) -> None:
     """Convert TEACHER to a B-cos ViT, not aligned, and report what was copied, fused, folded, new, dropped and not read."""
     quiet_libraries()
-    from aloe.errors import UserError
+    from aloe.core.errors import UserError
     from aloe.models.convert import bcosify as convert
     from aloe.models.saving import save_student
 

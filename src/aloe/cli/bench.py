@@ -31,7 +31,7 @@ def bench(
 ) -> None:
     """Measure alignment steps: data loading, teacher, student, the full step; with the code that `aloe align` runs."""
     quiet_libraries()
-    from aloe.bench.report import bench_all, lines
+    from aloe.apps.bench.report import bench_all, lines
 
     where = choose_device(device)
     rows = bench_all(

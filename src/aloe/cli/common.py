@@ -35,7 +35,7 @@ def choose_device(wanted: str | None) -> str:
     """
     import torch
 
-    from aloe.errors import UserError
+    from aloe.core.errors import UserError
 
     if wanted is None:
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -54,7 +54,7 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
     """
     import yaml
 
-    from aloe.errors import UserError
+    from aloe.core.errors import UserError
 
     bad = [p for p in pairs if "=" not in p]
     if bad:
@@ -71,7 +71,7 @@ def split_options(pairs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, dict
     Raises:
         UserError: a name with an empty half.
     """
-    from aloe.errors import UserError
+    from aloe.core.errors import UserError
 
     settings: dict[str, Any] = {}
     options: dict[str, dict[str, Any]] = {}
@@ -92,7 +92,7 @@ def method_options(pairs: list[str]) -> dict[str, dict[str, Any]]:
     Raises:
         UserError: anything else.
     """
-    from aloe.errors import UserError
+    from aloe.core.errors import UserError
 
     settings, options = split_options(parse_settings(pairs))
     if settings:

@@ -20,7 +20,7 @@ def convert_checkpoint(
 ) -> None:
     """Translate a published checkpoint to ALOE's own format, every tensor accounted for, and say its licence."""
     quiet_libraries()
-    from aloe.errors import UserError
+    from aloe.core.errors import UserError
     from aloe.models.published import load_published
     from aloe.models.saving import save_student
 

@@ -18,7 +18,7 @@ def demo(
 ) -> None:
     """Convert and align the embedded teacher, compare, and write a page with the table and the pictures."""
     quiet_libraries()
-    from aloe.demo import run_demo
+    from aloe.apps.demo import run_demo
 
     result = run_demo(output_dir, steps=steps, device=choose_device(device), progress=not json)
     say(result.summary(), result.words(), json)

@@ -62,9 +62,9 @@ def evaluate(
 ) -> None:
     """Evaluate MODELS on data sets. Run the same command again to go on; `aloe report` makes tables of the results."""
     quiet_libraries()
-    from aloe.errors import UserError
-    from aloe.probes.cache import default_cache
-    from aloe.probes.evaluate import Data, evaluate_all
+    from aloe.core.errors import UserError
+    from aloe.evaluation.cache import default_cache
+    from aloe.evaluation.evaluate import Data, evaluate_all
 
     if train is not None and test is None:
         raise UserError("--train needs --test; or give data sets with --data.")
@@ -124,7 +124,7 @@ def _line(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _numbers(text: str) -> list[int]:
-    from aloe.errors import UserError
+    from aloe.core.errors import UserError
 
     parts = [p.strip() for p in text.split(",") if p.strip()]
     if not parts or not all(p.isdigit() for p in parts):

@@ -32,10 +32,10 @@ def explain(
     """Write a picture for every image: the input, the model's own colour explanation, and the signed contributions."""
     quiet_libraries()
     from aloe.attribution.files import explain_files
-    from aloe.errors import UserError
+    from aloe.core.errors import UserError
+    from aloe.evaluation.zeroshot import text_targets
     from aloe.models.saving import load
     from aloe.models.text import text_tower_for
-    from aloe.probes.zeroshot import text_targets
 
     if text and target is not None:
         raise UserError("Give --target or --text, not both.")

@@ -30,9 +30,9 @@ def export(
 ) -> None:
     """Write MODEL as one graph for images of one size, any number at a time, and report how far it is from PyTorch."""
     quiet_libraries()
-    from aloe.errors import UserError
-    from aloe.export.int8 import read_images
-    from aloe.export.run import check_destination, check_request, export_student
+    from aloe.apps.export.int8 import read_images
+    from aloe.apps.export.run import check_destination, check_request, export_student
+    from aloe.core.errors import UserError
     from aloe.models.saving import load
 
     check_request(output, what, format, target, int8, opset)

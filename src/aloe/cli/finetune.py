@@ -40,8 +40,8 @@ def finetune(
 ) -> None:
     """Fine-tune MODEL on labelled IMAGES. Run the same command again to resume."""
     quiet_libraries()
-    from aloe.finetuning.run import finetune as run
-    from aloe.training.progress import EVAL_PREFIX, read_log
+    from aloe.train.finetune.run import finetune as run
+    from aloe.train.progress import EVAL_PREFIX, read_log
 
     flags = {
         "steps": steps,

@@ -41,11 +41,11 @@ def ground(
     quiet_libraries()
     import torch
 
-    from aloe.errors import UserError
-    from aloe.grounding.ground import ground as run
-    from aloe.grounding.ground import open_image
-    from aloe.grounding.loading import load_vision_language
-    from aloe.grounding.page import write_grounding
+    from aloe.apps.grounding.ground import ground as run
+    from aloe.apps.grounding.ground import open_image
+    from aloe.apps.grounding.loading import load_vision_language
+    from aloe.apps.grounding.page import write_grounding
+    from aloe.core.errors import UserError
 
     kinds = {None: None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if precision not in kinds:

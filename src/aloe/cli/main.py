@@ -30,7 +30,7 @@ from aloe.cli import (
 from aloe.cli import (
     app as explorer,
 )
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 
 app = typer.Typer(
     name="aloe",

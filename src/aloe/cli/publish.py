@@ -39,7 +39,7 @@ def publish(
 ) -> None:
     """Write STUDENT with its model card to a folder and push that to the hub: weights, configuration, card, nothing else."""
     quiet_libraries()
-    from aloe.publish.folder import publish as publish_student
+    from aloe.apps.publish.folder import publish as publish_student
 
     done = publish_student(
         student,

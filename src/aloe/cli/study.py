@@ -47,10 +47,10 @@ def build(
 ) -> None:
     """Draw every method's map of every image into one file that `aloe study serve` needs nothing besides."""
     quiet_libraries()
-    from aloe.errors import UserError
-    from aloe.probes.backbones import load_any
-    from aloe.study.build import build_study
-    from aloe.study.settings import StudySettings
+    from aloe.apps.study.build import build_study
+    from aloe.apps.study.settings import StudySettings
+    from aloe.core.errors import UserError
+    from aloe.evaluation.backbones import load_any
 
     changed, options = split_options(parse_settings(set_ or []))
     values: dict[str, Any] = {"trials": trials, "practice": practice, "ties": ties, "seed": seed, **changed}
@@ -87,7 +87,7 @@ def serve(
     ] = False,
 ) -> None:
     """Show a study to participants; the admin page's password is $ALOE_STUDY_SECRET, or one made up and printed."""
-    from aloe.study.serving import serve_study
+    from aloe.apps.study.serving import serve_study
 
     given = os.environ.get(SECRET)
     secret = given or secrets.token_urlsafe(24)
@@ -113,7 +113,7 @@ def invite(
     """Print personal links, one session each. They are stored nowhere: keep what is printed."""
     from contextlib import closing
 
-    from aloe.study.store import Store
+    from aloe.apps.study.store import Store
 
     with closing(Store(db)) as store:
         links = [f"{url.rstrip('/')}/s/{token}" for token in store.invite(count)]
@@ -127,9 +127,9 @@ def export(
     json: Json = False,
 ) -> None:
     """Write the answers to a file, without links and codes; also while the study is served."""
-    from aloe.errors import UserError
-    from aloe.study.answers import FORMATS, stored_answers
-    from aloe.viz.figures import write_whole
+    from aloe.apps.study.answers import FORMATS, stored_answers
+    from aloe.core.errors import UserError
+    from aloe.draw.figures import write_whole
 
     form = FORMATS.get(output.suffix.removeprefix("."))
     if form is None:
@@ -154,10 +154,10 @@ def fit(
     json: Json = False,
 ) -> None:
     """Leave out by the rules, fit Bradley-Terry scores, and write Table B7, win rates, agreement and plots."""
-    from aloe.errors import UserError
-    from aloe.study.analysis import analyse, write_analysis
-    from aloe.study.answers import read_answers
-    from aloe.study.exclusions import Rules
+    from aloe.apps.study.analysis import analyse, write_analysis
+    from aloe.apps.study.answers import read_answers
+    from aloe.apps.study.exclusions import Rules
+    from aloe.core.errors import UserError
 
     if ties not in ("half", "drop"):
         raise UserError(f"--ties is half or drop, not {ties}.")
@@ -188,12 +188,12 @@ def simulate(
     json: Json = False,
 ) -> None:
     """Rehearse a study: write the answers that people of known preferences would give."""
-    from aloe.errors import UserError
-    from aloe.study.answers import FORMATS
-    from aloe.study.settings import StudySettings
-    from aloe.study.simulate import Preferences
-    from aloe.study.simulate import simulate as draw
-    from aloe.viz.figures import write_whole
+    from aloe.apps.study.answers import FORMATS
+    from aloe.apps.study.settings import StudySettings
+    from aloe.apps.study.simulate import Preferences
+    from aloe.apps.study.simulate import simulate as draw
+    from aloe.core.errors import UserError
+    from aloe.draw.figures import write_whole
 
     form = FORMATS.get(output.suffix.removeprefix("."))
     if form is None:
@@ -225,9 +225,9 @@ def power(
     """How many participants and trials find a difference: simulated studies, fitted like real ones."""
     from dataclasses import asdict
 
-    from aloe.errors import UserError
-    from aloe.study.power import participants_needed
-    from aloe.study.power import power as power_of
+    from aloe.apps.study.power import participants_needed
+    from aloe.apps.study.power import power as power_of
+    from aloe.core.errors import UserError
 
     options: dict[str, Any] = {"methods": methods, "spread": spread, "simulations": simulations, "seed": seed}
     try:
@@ -254,7 +254,7 @@ def _counter(done: int, total: int) -> None:
 
 
 def _text(path: Path) -> str:
-    from aloe.errors import UserError
+    from aloe.core.errors import UserError
 
     try:
         return path.read_text(encoding="utf-8").strip()

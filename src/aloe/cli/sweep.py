@@ -50,9 +50,9 @@ def sweep(
 ) -> None:
     """Align TEACHER once for every point of a grid and evaluate each student. The same command again goes on."""
     quiet_libraries()
-    from aloe.probes.cache import default_cache
-    from aloe.sweeps.plan import SweepPlan, read_plan
-    from aloe.sweeps.run import Sweep
+    from aloe.apps.sweep.plan import SweepPlan, read_plan
+    from aloe.apps.sweep.run import Sweep
+    from aloe.evaluation.cache import default_cache
 
     known: dict[str, Any] = read_plan(config) if config else {}
     flags = {
@@ -100,7 +100,7 @@ def _given(
 
 
 def _axes(pairs: list[str]) -> dict[str, list[Any]]:
-    from aloe.errors import UserError
+    from aloe.core.errors import UserError
 
     bad = [pair for pair in pairs if "=" not in pair]
     if bad:
@@ -112,7 +112,7 @@ def _list(text: str, option: str) -> list[Any]:
     """Values with commas, each read as YAML: 0.1,1 or [2,4,6],[6]."""
     import yaml
 
-    from aloe.errors import UserError
+    from aloe.core.errors import UserError
 
     try:
         return list(yaml.safe_load(f"[{text}]"))

@@ -22,8 +22,8 @@ import zlib
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from aloe.core.errors import UserError
 from aloe.data.decode import UnreadableImage
-from aloe.errors import UserError
 
 # How a compressed file begins, and what opens it.
 COMPRESSED = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ\x00": lzma.open, b"BZh": bz2.open}

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from aloe.core.errors import UserError
 from aloe.data.sources import ImageSource, open_images, split_inner
 from aloe.data.splits import Metric, Opener, Splits, check_classes, draw_per_class, in_order_of, labelled, open_parts
-from aloe.errors import UserError
 
 TWO = {"train": ("train",), "test": ("test",)}
 THREE = {"train": ("train",), "validation": ("validation",), "test": ("test",)}

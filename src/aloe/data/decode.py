@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 
 MAX_PIXELS = 89_478_485  # a quarter of a gibibyte as RGB; larger images are refused unread
 MAX_BYTES = 1 << 28  # the same quarter gibibyte for the file itself

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from aloe.core.errors import UserError
 from aloe.data.decode import DraftSize, decode_image
 from aloe.data.sources import HASHED_BYTES, digest, stamp
-from aloe.errors import UserError
 
 
 class HubImages:

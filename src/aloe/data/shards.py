@@ -20,9 +20,9 @@ from itertools import chain, count, islice
 from pathlib import Path
 from typing import IO
 
+from aloe.core.errors import UserError
 from aloe.data.archives import COMPRESSED
 from aloe.data.decode import DataError, is_image_name
-from aloe.errors import UserError
 
 
 class ShardSource:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from PIL import Image
 
+from aloe.core.errors import UserError
 from aloe.data.archives import Store, open_archive
 from aloe.data.decode import (
     EXTENSIONS,
@@ -35,7 +36,6 @@ from aloe.data.decode import (
     decode_image,
     is_image_name,
 )
-from aloe.errors import UserError
 
 if TYPE_CHECKING:
     from aloe.data.shards import ShardSource

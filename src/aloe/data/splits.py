@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from aloe.core.errors import UserError
 from aloe.data.archives import Store
 from aloe.data.decode import DraftSize, is_image_name
 from aloe.data.hub import HubImages, is_dataset_folder, load_splits
@@ -32,7 +33,6 @@ from aloe.data.sources import (
     split_inner,
 )
 from aloe.data.subset import SubsetImages
-from aloe.errors import UserError
 
 Metric = Literal["top-1", "mean per class"]
 Opener = Callable[[], ImageSource]

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 
 LEVEL = 0.95
 SAMPLES = 1000

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aloe.errors import UserError
+from aloe.core.errors import UserError
+from aloe.draw.explanations import gaussian_smooth
 from aloe.metrics.bootstrap import SAMPLES, bootstrap_interval
 from aloe.metrics.maps import checked_maps, in_unit_interval, tile_sums
-from aloe.viz.explanations import gaussian_smooth
 
 BLOCK = 16
 FILLS = ("zero", "black", "mean", "blur")

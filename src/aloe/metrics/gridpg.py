@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 from aloe.metrics.bootstrap import SAMPLES, bootstrap_interval
 from aloe.metrics.grids import GridList, compose
 from aloe.metrics.maps import checked_maps, tile_sums

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 from aloe.metrics.maps import in_unit_interval
 
 THRESHOLD = 0.95

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 
 ROUNDING = 1e-3  # by which a probability in low precision may exceed 1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 from aloe.metrics.maps import checked_maps
 
 

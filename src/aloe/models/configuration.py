@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 
 STEMS = ("patch", "conv")
 POSITIONS = ("learned", "rope")

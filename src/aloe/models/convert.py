@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from aloe.bcos.functional import ACTIVATIONS
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 from aloe.models.configuration import STEMS, BcosViTConfig
 from aloe.models.families import GATED
 from aloe.models.modeling import BcosViTForImageClassification, BcosViTModel

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 
 
 @contextmanager

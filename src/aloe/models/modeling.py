@@ -34,7 +34,7 @@ from aloe.bcos.layers import (
     LayerScale,
     ScaleNorm2d,
 )
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 from aloe.models.configuration import BcosViTConfig
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 from aloe.models.configuration import BcosViTConfig, stem_stride
 from aloe.models.hub import explain_hub_errors, read_json
 from aloe.models.modeling import BcosViTForImageClassification, BcosViTModel

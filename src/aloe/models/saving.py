@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 from aloe.models.configuration import BcosViTConfig
 from aloe.models.hub import explain_hub_errors
 from aloe.models.modeling import BcosViTForImageClassification, BcosViTModel

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 from aloe.models.families import FAMILIES, Family
 from aloe.models.zoo_models import locate
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 from aloe.models.hub import explain_hub_errors
 from aloe.models.teachers import Teacher
 

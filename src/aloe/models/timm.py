@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 from aloe.models.rules import assemble, renamed, same_but_for_unit_axes, sources_of
 from aloe.models.teachers import Teacher, family_of
 from aloe.models.timm_layouts import (

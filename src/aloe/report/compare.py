@@ -8,9 +8,9 @@ from dataclasses import replace
 from statistics import fmean
 from typing import Literal
 
+from aloe.draw.tables import MINUS, Cell
 from aloe.report.lines import MEAN, STAGES, Column, Group, Line
 from aloe.report.paper import AVERAGE, PaperTable
-from aloe.viz.tables import MINUS, Cell
 
 
 def add_paper(group: Group, paper: PaperTable, columns: Sequence[Column]) -> None:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from math import isfinite, nan
 from typing import Any
 
+from aloe.draw.figures import STYLE, load_matplotlib, plain
 from aloe.report.explained import Measured, number, numbers
 from aloe.report.lines import STAGES, Column, Group, Line, heading
 from aloe.report.plots import COLOURS, as_files
 from aloe.report.rows import Result
-from aloe.viz.figures import STYLE, load_matplotlib, plain
 
 _MARKERS, _DASHES = "os^Dvp", ("-", "--", ":", "-.")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from aloe.draw.tables import MINUS, MISSING, Block, Cell, Row, Table
 from aloe.report.compare import add_deltas, add_gaps, add_paper, mark_best
 from aloe.report.explained import Measured, number, numbers, side_by_side
 from aloe.report.explained_tables import way_notes
@@ -18,7 +19,6 @@ from aloe.report.paper import paper_tables
 from aloe.report.protocol import DENSE
 from aloe.report.rows import Result
 from aloe.report.tables import LABELS, others_table, rows_of, split_notes
-from aloe.viz.tables import MINUS, MISSING, Block, Cell, Row, Table
 
 DENSE_TITLES = {"b4": "Table B4", "b5": "Table B5", "correspondence": "Correspondence"}
 _CAPTIONS = {

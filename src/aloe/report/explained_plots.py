@@ -8,12 +8,12 @@ from math import isfinite
 from textwrap import fill
 from typing import Any
 
+from aloe.draw.figures import STYLE, load_matplotlib, plain
 from aloe.report.explained import Measured, accuracy, by_method, number, numbers
 from aloe.report.lines import STAGES, Column, Group, Line, heading
 from aloe.report.methods import INHERENT, look, rank
 from aloe.report.plots import as_files
 from aloe.report.rows import Result
-from aloe.viz.figures import STYLE, load_matplotlib, plain
 
 _HATCHES = ("", "xxx", "---", "\\\\\\\\")
 _TEACHER_HATCH, _TEACHER_ALPHA = "////", 0.45

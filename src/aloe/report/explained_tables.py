@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from aloe.draw.tables import MINUS, Block, Cell, Row, Table
 from aloe.report.explained import Measured, accuracy, by_method, method_of, number, numbers
 from aloe.report.grid import NOT_PROTOCOL, marks
 from aloe.report.lines import STAGES, Column, Group, Line, heading
@@ -13,7 +14,6 @@ from aloe.report.paper import PaperRow, paper_tables
 from aloe.report.protocol import deviations, in_words, settings_of, shared_settings
 from aloe.report.rows import Result
 from aloe.report.tables import LABELS, others_table, split_notes
-from aloe.viz.tables import MINUS, Block, Cell, Row, Table
 
 PAPER_DATA = "imagenet"
 _ACCURACY = {"linear": "Lin.", "knn": "k-NN"}

@@ -16,8 +16,10 @@ import jinja2
 from markupsafe import Markup
 
 import aloe
-from aloe.errors import UserError
-from aloe.probes.settings import RESULTS_NAME
+from aloe.core.errors import UserError
+from aloe.draw.figures import load_matplotlib, write_whole
+from aloe.draw.tables import HTML_STYLE, LATEX_PACKAGES, Table, printable
+from aloe.evaluation.settings import RESULTS_NAME
 from aloe.report.correspondence_plots import correspondence_chart
 from aloe.report.dense_tables import DENSE_TITLES, collect_dense, dense_tables
 from aloe.report.explained import MEASURES, collect, measure_of
@@ -34,8 +36,6 @@ from aloe.report.sweep_rows import SweepRow, read_sweep
 from aloe.report.sweep_tables import sweep_table
 from aloe.report.sweeps import axes_of, curves_along
 from aloe.report.tables import TABLES, by_k, main_table, other_settings
-from aloe.viz.figures import load_matplotlib, write_whole
-from aloe.viz.tables import HTML_STYLE, LATEX_PACKAGES, Table, printable
 
 SWEEP = "sweep"
 CHOICES = {**TABLES, **DENSE, **MEASURES, SWEEP: "aloe sweep"}

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from aloe.draw.tables import Cell
 from aloe.report.compare import add_averages, add_deltas, add_paper, mark_best
 from aloe.report.lines import MEAN, STAGES, TEN, Column, Group, Line
 from aloe.report.paper import PaperTable, paper_tables
 from aloe.report.protocol import TEMPLATES, at_protocol_k, deviations
 from aloe.report.rows import Result
-from aloe.viz.tables import Cell
 
 NOT_OFFICIAL, NOT_PROTOCOL = "†", "‡"
 

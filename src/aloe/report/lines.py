@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Literal
 
+from aloe.draw.tables import Cell
 from aloe.report.methods import look
 from aloe.report.paper import AVERAGE, paper_tables
 from aloe.report.protocol import TEMPLATES
 from aloe.report.rows import Result
-from aloe.viz.tables import Cell
 
 STAGES = {
     "teacher": "teacher",

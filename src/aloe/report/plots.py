@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from aloe.draw.figures import STYLE, drawn, load_matplotlib, plain
 from aloe.report.grid import Grid
 from aloe.report.lines import STAGES, Column, Group, Line, heading
 from aloe.report.protocol import accuracy_by_k
-from aloe.viz.figures import STYLE, drawn, load_matplotlib, plain
 
 COLOURS = {
     "teacher": "#8c8c8c",

@@ -6,9 +6,9 @@ import json
 from math import isfinite, isqrt
 from typing import Any
 
-from aloe.dense.matching_settings import PROTOCOLS, CorrespondenceSettings
-from aloe.dense.settings import DenseSettings
-from aloe.probes.settings import EvaluateSettings
+from aloe.data.frames.pair_settings import PROTOCOLS, CorrespondenceSettings
+from aloe.evaluation.dense.settings import DenseSettings
+from aloe.evaluation.settings import EvaluateSettings
 from aloe.report.rows import Result
 
 _DEFAULTS = EvaluateSettings.of().model_dump(mode="json")

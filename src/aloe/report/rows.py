@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from aloe.errors import UserError
-from aloe.probes.settings import RESULTS_NAME
+from aloe.core.errors import UserError
+from aloe.evaluation.settings import RESULTS_NAME
 
 
 class Result(BaseModel):

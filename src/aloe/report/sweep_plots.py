@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from aloe.draw.figures import STYLE, load_matplotlib, plain
 from aloe.report.lines import STAGES
 from aloe.report.plots import COLOURS, as_files
 from aloe.report.rows import Result
@@ -22,7 +23,6 @@ from aloe.report.sweeps import (
     references,
     value_title,
 )
-from aloe.viz.figures import STYLE, load_matplotlib, plain
 
 _LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 _MARKERS = "osD^vp"

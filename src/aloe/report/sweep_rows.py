@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 from aloe.report.rows import Result
 
 SWEEP_NAME = "sweep.jsonl"

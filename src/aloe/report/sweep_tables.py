@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from aloe.draw.tables import Block, Cell, Row, Table
 from aloe.report.lines import STAGES
 from aloe.report.paper import paper_tables
 from aloe.report.rows import Result
@@ -21,7 +22,6 @@ from aloe.report.sweeps import (
     references,
     value_title,
 )
-from aloe.viz.tables import Block, Cell, Row, Table
 
 _PAPER_FIGURE = "Figure B2"
 _TITLES = {

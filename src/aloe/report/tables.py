@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from statistics import fmean
 
+from aloe.draw.tables import Block, Cell, Row, Table
 from aloe.report.grid import NOT_OFFICIAL, NOT_PROTOCOL, Grid
 from aloe.report.lines import MEAN, STAGES, TEN, Column, Group, Line, heading
 from aloe.report.paper import AVERAGE
 from aloe.report.protocol import accuracy_by_k, deviations, differences, in_words
 from aloe.report.rows import Result
-from aloe.viz.tables import Block, Cell, Row, Table
 
 TABLES = {"b1": "linear-probe", "b2": "k-NN", "b3": "zero-shot"}
 _CAPTIONS = {

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 
 CLASSES: tuple[str, ...] = (
     "cactus",

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from aloe.core.errors import UserError
 from aloe.data.scenes import CLASSES
-from aloe.errors import UserError
 
 
 @dataclass(frozen=True, eq=False)

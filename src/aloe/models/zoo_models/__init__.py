@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from aloe.errors import UserError
+from aloe.core.errors import UserError
 
 PREFIX = "zoo:"
 

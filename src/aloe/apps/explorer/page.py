@@ -1,0 +1,348 @@
+"""The page of `aloe app`: Gradio's controls around two HTML components of ours, the picker of images and the view.
+
+Every control leads to one of the methods of `_Page`, which ask the explorer and send what the scripts in `assets/` draw. A
+person's images stay in the memory of this process, until there have been `SESSIONS` newer visitors.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import html
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+
+from aloe.apps.explorer.explorer import MAX_BYTES, Entry, Explorer, Picture
+from aloe.apps.explorer.payload import change_payload, draw_sheet, panel_payload, thumbnail, view_payload
+from aloe.apps.explorer.server import Guard
+from aloe.apps.explorer.view import Aim, Panel, View
+from aloe.attribution.methods import METHODS
+from aloe.core.errors import UserError
+from aloe.data.sources import open_images
+from aloe.metrics.deletion import FILLS
+
+SESSIONS, UPLOADS, SHOWN = 32, 12, 40  # visitors remembered, uploads of each, images of a folder that are offered
+FIRST_METHODS = ("inherent", "attnlrp")
+FILL_WORDS = {
+    "zero": "zero input",
+    "black": "black",
+    "mean": "mean colour",
+    "blur": "blurred",
+}
+Update = tuple[Any, ...]
+
+
+def build_app(
+    explorer: Explorer,
+    images: str | Path | Sequence[str | Path] | None = None,
+    *,
+    limit: int = SHOWN,
+    local: bool = True,
+) -> Guard:
+    """The explorer as an ASGI application, guarded; `server.serve` runs it.
+
+    Args:
+        images: what to offer, in any form that `aloe.data` reads, at most `limit` of them; default: ten rendered scenes.
+        local: answer to hosts of this machine only.
+
+    Raises:
+        UserError: there are no images.
+    """
+    page = _Page(explorer, _offered(explorer, images, limit))
+    app, blocks = FastAPI(openapi_url=None), page.blocks()
+    blocks.has_launched = (
+        True  # gradio checks the paths of requests only then, and not at all in an app that is mounted
+    )
+    gr.mount_gradio_app(
+        app,
+        blocks,
+        path="/",
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        show_error=False,
+        max_file_size=1,  # byte: images do not come as files
+        ssr_mode=False,
+        mcp_server=False,
+        pwa=False,
+        css=_asset("style.css"),
+    )
+    return Guard(app, local=local)
+
+
+@dataclass(eq=False)
+class _Run:
+    """A question that is being answered, one explanation after the other: those that are left and those that are there."""
+
+    turn: int
+    view: View
+    titles: list[str]
+    jobs: list[tuple[Entry, str]]
+    panels: list[Panel] = field(default_factory=list)
+    lock: Any = field(default_factory=threading.Lock)
+
+
+@dataclass(eq=False)
+class _Session:
+    """What one visitor looks at. `turn` and `drag` count the questions: only the newest is answered."""
+
+    uploads: list[Picture] = field(default_factory=list)
+    view: View | None = None
+    run: _Run | None = None
+    turn: int = 0
+    drag: int = 0
+    dragging: Any = field(default_factory=threading.Lock)
+
+
+class _Page:
+    """The controls and what they do; `offered` are the images that everybody may pick.
+
+    Handlers get the values of their inputs, and by their annotations Gradio's event (what a script sent) and request (whose
+    it is). They give updates of the view and of the sentence that tells a mistake, and where the image changes of the picker.
+    """
+
+    def __init__(self, explorer: Explorer, offered: Sequence[Picture]) -> None:
+        self.explorer, self.offered = explorer, list(offered)
+        self.thumbnails = [{"name": p.name, "picture": thumbnail(p)} for p in self.offered]
+        self.sessions: OrderedDict[str, _Session] = OrderedDict()
+        self.lock = threading.Lock()
+
+    def blocks(self) -> gr.Blocks:
+        """The layout and its wiring."""
+        entries = list(self.explorer.entries.values())
+        titles = [e.title for e in entries]
+        keys = [key for key in METHODS if any(key in e.methods for e in entries)]
+        classes, towers = self.explorer.classes, any(e.tower is not None for e in entries)
+        with gr.Blocks(title="ALOE: explanations", analytics_enabled=False, fill_width=True) as blocks:
+            with gr.Row(elem_id="aloe-page"):
+                with gr.Column(elem_id="aloe-images"):
+                    picker = _html("picker", max_bytes=MAX_BYTES)
+                    status = gr.HTML("", elem_id="aloe-status", js_on_load=None)
+                with gr.Column(elem_id="aloe-explained"):
+                    view = _html("view", change=None, fills=[[key, FILL_WORDS[key]] for key in FILLS])
+                with gr.Column(elem_id="aloe-settings"):
+                    models = gr.CheckboxGroup(titles, value=titles[:4], label="Models", elem_id="models")
+                    methods = gr.CheckboxGroup(
+                        [(METHODS[key].title, key) for key in keys],
+                        value=[key for key in FIRST_METHODS if key in keys],
+                        label="Explanations",
+                        info="Integrated Gradients and LIME take many passes: minutes for a large model.",
+                        elem_id="methods",
+                    )
+                    label = gr.Dropdown(
+                        classes, value=None, label="Explain a class", visible=bool(classes), elem_id="class"
+                    )
+                    text = gr.Textbox(
+                        label="Explain a text",
+                        placeholder="a photo of a cactus",
+                        max_length=400,
+                        submit_btn=True,
+                        visible=towers,
+                        elem_id="text",
+                    )
+            # Plain requests: each explanation is asked for when the last is there (`more`), so a new question waits for
+            # one at most. Gradio's queue would stream them, but it loses questions asked while an answer ends.
+            plain: dict[str, Any] = {"queue": False, "trigger_mode": "multiple"}
+            plain |= {"show_progress": "hidden", "api_visibility": "private"}
+            chosen, shown = [models, methods], [view, status]
+            blocks.load(self.start, chosen, [*shown, picker], **plain)
+            picker.pick(self.pick, chosen, [*shown, picker], **plain)
+            picker.upload(self.upload, chosen, [*shown, picker], **plain)
+            view.more(self.more, None, shown, **plain)
+            view.choose(self.choose, chosen, shown, **plain)
+            view.region(self.region, models, shown, **plain)
+            label.input(self.name, [*chosen, label], shown, **plain)
+            text.submit(self.say, [*chosen, text], shown, **plain)
+            models.change(self.again, chosen, shown, **plain)
+            methods.change(self.again, chosen, shown, **plain)
+        return blocks
+
+    def start(self, titles: Any, keys: Any, request: gr.Request) -> Update:
+        """The first image, when the page is opened."""
+        return self._look(self._session(request), 0, titles, keys)
+
+    def pick(self, titles: Any, keys: Any, event: gr.EventData, request: gr.Request) -> Update:
+        """Look at one of the images."""
+        return self._look(self._session(request), _data(event).get("index"), titles, keys)
+
+    def upload(self, titles: Any, keys: Any, event: gr.EventData, request: gr.Request) -> Update:
+        """Take an image of the visitor's and look at it; of more than `UPLOADS` the first goes."""
+        session, data = self._session(request), _data(event)
+        name = str(data.get("name") or "image")[:100]
+        try:
+            picture = self.explorer.open(_bytes(data, name), name)
+        except UserError as error:
+            return gr.skip(), _says(error), gr.skip()
+        session.uploads = [*session.uploads, picture][-UPLOADS:]
+        return self._look(session, len(self.offered) + len(session.uploads) - 1, titles, keys)
+
+    def choose(self, titles: Any, keys: Any, event: gr.EventData, request: gr.Request) -> Update:
+        """Explain the class or text of a prediction."""
+        label, index = _data(event).get("label"), _data(event).get("index")
+        if not isinstance(label, str):
+            return gr.skip(), gr.skip()
+        return self._ask(request, Aim(label, index) if isinstance(index, int) else Aim(text=label), titles, keys)
+
+    def name(self, titles: Any, keys: Any, label: Any, request: gr.Request) -> Update:
+        """Explain a class by name; an empty name: the predicted one."""
+        return self._ask(request, Aim(label) if isinstance(label, str) else Aim(), titles, keys)
+
+    def say(self, titles: Any, keys: Any, text: Any, request: gr.Request) -> Update:
+        """Explain a text; an empty one: what comes by itself."""
+        words = " ".join(str(text or "").split())
+        return self._ask(request, Aim(text=words) if words else Aim(), titles, keys)
+
+    def again(self, titles: Any, keys: Any, request: gr.Request) -> Update:
+        """The same with other models or methods."""
+        return self._ask(request, None, titles, keys)
+
+    def more(self, event: gr.EventData, request: gr.Request) -> Update:
+        """The next explanation of a question that is still the newest."""
+        run = self._session(request).run
+        if run is None or run.turn != _data(event).get("turn"):
+            return gr.skip(), gr.skip()
+        return self._next(run), ""
+
+    def region(self, titles: Any, event: gr.EventData, request: gr.Request) -> Update:
+        """Delete or keep a rectangle; while it is dragged, only the last of those that wait."""
+        session, data = self._session(request), _data(event)
+        session.drag += 1
+        drag, view = session.drag, session.view
+        with session.dragging:
+            if view is None or session.drag != drag:
+                return gr.skip(), gr.skip()
+            try:
+                found = view.region(
+                    _words(titles), _box(data.get("box")), keep=data.get("keep") is True, fill=str(data.get("fill"))
+                )
+            except UserError as error:
+                return gr.skip(), _says(error)
+        return gr.update(change=[change_payload(c) for c in found]), ""
+
+    def _look(self, session: _Session, index: Any, titles: Any, keys: Any) -> Update:
+        pictures = [*self.offered, *session.uploads]
+        if not isinstance(index, int) or not 0 <= index < len(pictures):
+            return gr.skip(), _says(UserError("There is no such image.")), gr.skip()
+        session.view = View(self.explorer, pictures[index])
+        own = [{"name": p.name, "picture": thumbnail(p)} for p in session.uploads]
+        return *self._begin(session, titles, keys), {"images": [*self.thumbnails, *own], "index": index}
+
+    def _ask(self, request: gr.Request, aim: Aim | None, titles: Any, keys: Any) -> Update:
+        session = self._session(request)
+        if session.view is None:
+            return gr.skip(), gr.skip()
+        session.view = session.view.aimed(session.view.aim if aim is None else aim)
+        return self._begin(session, titles, keys)
+
+    def _begin(self, session: _Session, titles: Any, keys: Any) -> Update:
+        """A new question and its first explanation."""
+        view, titles = session.view, _words(titles)
+        assert view is not None
+        session.turn += 1
+        session.run = run = _Run(
+            session.turn, view, titles, view.jobs(titles, [k for k in _words(keys) if k in METHODS])
+        )
+        try:
+            return self._next(run), ""
+        except UserError as error:
+            return gr.skip(), _says(error)
+
+    def _next(self, run: _Run) -> dict[str, Any]:
+        """The next panel; the picture of all when there is none left. `busy` says what comes then, `at` which panel it is."""
+        with run.lock:
+            at = len(run.panels)
+            payload: dict[str, Any] = {"turn": run.turn, "at": at, "panels": [], "busy": "", "sheet": None}
+            if at < len(run.jobs):
+                run.panels.append(run.view.panel(*run.jobs[at], run.titles))
+                payload["panels"] = [panel_payload(run.panels[-1], self.explorer)]
+                left = run.jobs[at + 1 :]
+                payload["busy"] = f"{METHODS[left[0][1]].title} of {left[0][0].title}" if left else "picture of all"
+            else:
+                payload["sheet"] = draw_sheet(run.view, run.panels)
+        return payload if at else {**view_payload(run.view, run.titles), **payload}
+
+    def _session(self, request: gr.Request) -> _Session:
+        with self.lock:
+            session = self.sessions.setdefault(str(request.session_hash), _Session())
+            self.sessions.move_to_end(str(request.session_hash))
+            while len(self.sessions) > SESSIONS:
+                self.sessions.popitem(last=False)
+            return session
+
+
+def _offered(explorer: Explorer, images: str | Path | Sequence[str | Path] | None, limit: int) -> list[Picture]:
+    """The images of a folder that can be read, or rendered scenes."""
+    source = open_images(f"scenes:10@7@{min(128, explorer.side)}" if images is None else images)
+    pictures, unreadable = [], []
+    for i in range(min(limit, len(source))):
+        try:
+            pictures.append(explorer.open(source.load(i), source.name(i)))
+        except UserError as error:
+            unreadable.append(str(error))
+    if not pictures:
+        raise UserError(f"None of the images could be read: {'; '.join(unreadable[:3])}.")
+    return pictures
+
+
+def _bytes(data: dict[str, Any], name: str) -> bytes:
+    """An upload's bytes, which came in base64."""
+    content = data.get("data")
+    if not isinstance(content, str):
+        size = data.get("size")
+        if isinstance(size, int) and size > MAX_BYTES:
+            raise UserError(f"{name} has {size / 2**20:.1f} MiB; an image may have {MAX_BYTES >> 20} MiB.")
+        raise UserError(f"{name} could not be read.")
+    try:
+        return base64.b64decode(content, validate=True)
+    except binascii.Error:
+        raise UserError(f"{name} did not arrive whole; try again.") from None
+
+
+def _box(box: Any) -> tuple[float, float, float, float]:
+    if not (
+        isinstance(box, list | tuple) and len(box) == 4 and all(isinstance(x, int | float) and isfinite(x) for x in box)
+    ):
+        raise UserError("Drag a rectangle on the input.")
+    left, top, right, bottom = map(float, box)
+    return left, top, right, bottom
+
+
+def _data(event: gr.EventData) -> dict[str, Any]:
+    """What a script sent with its event; nothing is known of it but that it is JSON."""
+    data = event._data
+    return data if isinstance(data, dict) else {}
+
+
+def _words(value: Any) -> list[str]:
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+
+
+def _says(error: UserError) -> str:
+    """A mistake as a sentence of the page."""
+    words = str(error)
+    return f'<p role="alert">{html.escape(words)}{"" if words.endswith(".") else "."}</p>'
+
+
+def _html(name: str, **options: Any) -> gr.HTML:
+    """One of our own components: its skeleton and its script."""
+    script = _asset(f"{name}.js")
+    return gr.HTML(
+        html_template=_asset(f"{name}.html"),
+        js_on_load=script,
+        apply_default_css=False,
+        elem_id=f"aloe-{name}",
+        **options,
+    )
+
+
+def _asset(name: str) -> str:
+    return resources.files("aloe.apps.explorer").joinpath("assets", name).read_text(encoding="utf-8")

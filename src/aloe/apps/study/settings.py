@@ -1,0 +1,75 @@
+"""What a study asks, of how many people, in which words; saved inside the study's file."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationInfo, field_validator
+
+from aloe.core.settings import Checked
+
+RANDOM = "random"  # the method whose maps are noise
+QUESTION = "Which picture helps you more to understand the answer?"
+CONSENT = """\
+You will see photographs, what an artificial neural network says that they show, and two pictures that try to explain the \
+answer. Each time you choose the picture that helps you more. There are no right answers; it takes about ten minutes.
+
+Taking part is voluntary. You may stop at any time by closing the page; your personal link lets you go on later.
+
+We store your choices, how long each one took and when you started and finished. We store no name, no network address and \
+nothing about your device. A cookie remembers your personal link on this device. The answers are analysed together and may \
+be published without your personal link."""
+
+
+class StudySettings(Checked):
+    """A study.
+
+    Args:
+        methods: keys of `aloe.attribution.METHODS` that are compared.
+        trials: comparisons of two methods per participant that count. practice: shown before them, never counted.
+        identical, random: attention checks among them, a map beside itself and a map beside noise.
+        repeats: comparisons that come back later with their sides exchanged.
+        ties: offer "no difference" as a third answer.
+        seed: of every participant's draw.
+        places: sessions that may be started.
+        title, question, consent, contact: words that participants see; a blank line starts a paragraph.
+    """
+
+    methods: tuple[str, ...]
+    trials: PositiveInt = 50
+    practice: NonNegativeInt = 3
+    identical: NonNegativeInt = 2
+    random: NonNegativeInt = 4
+    repeats: NonNegativeInt = Field(4, validate_default=True)
+    ties: bool = False
+    seed: NonNegativeInt = 0
+    places: PositiveInt = 1000
+    title: str = "Explaining what a network sees"
+    question: str = QUESTION
+    consent: str = CONSENT
+    contact: str = ""
+
+    @field_validator("methods")
+    @classmethod
+    def _two_methods(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(methods)) < 2 or len(set(methods)) < len(methods):
+            raise ValueError("A study compares at least two methods, each named once")
+        return methods
+
+    @field_validator("repeats")
+    @classmethod
+    def _repeats_of_trials(cls, repeats: int, info: ValidationInfo) -> int:
+        trials = info.data.get("trials", repeats * 2)
+        if repeats > (trials + 1) // 2:
+            raise ValueError(f"Only the first half of {trials} trials can come back")
+        return repeats
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Every two methods."""
+        return list(combinations(self.methods, 2))
+
+    @property
+    def shown(self) -> int:
+        """Trials that a participant answers in all."""
+        return self.practice + self.trials + self.identical + self.random + self.repeats

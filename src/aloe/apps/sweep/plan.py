@@ -1,0 +1,117 @@
+"""What a sweep runs: the grid over settings, its seeds, and how every run is evaluated."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from aloe.core.errors import UserError
+from aloe.core.settings import Checked
+from aloe.report.sweep_rows import value_in_words
+from aloe.train.align.settings import AlignSettings
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+FRACTION = "fraction"
+
+
+class SweepPlan(Checked):
+    """A grid of alignments and their evaluation; a YAML file of a sweep has these keys."""
+
+    vary: dict[str, list[Any]] = Field({}, description="the axes: settings of an alignment, or fraction, with values")
+    seeds: tuple[NonNegativeInt, ...] = Field((0,), min_length=1)
+    recipe: str = "short"
+    settings: dict[str, Any] = Field({}, description="of every alignment; holdout is 0 unless it is given here")
+    tasks: tuple[str, ...] = Field(("knn",), min_length=1)
+    data: tuple[str, ...] = Field((), description="labelled data, as `aloe evaluate --data` takes them")
+    train: str | None = Field(None, description="or training and test images apart")
+    test: str | None = None
+    evaluate: dict[str, Any] = Field({}, description="settings of every evaluation")
+    train_images: PositiveInt | None = Field(None, description="evaluate on so many training images; default: on all")
+    test_images: PositiveInt | None = None
+    beside: tuple[str, ...] = Field((), description="other models to measure on the same data, besides the teacher")
+
+    @model_validator(mode="after")
+    def _is_a_sweep(self) -> Self:
+        if not self.data and self.test is None:
+            raise ValueError("name at least one data set to evaluate on, data or train and test")
+        if self.train is not None and self.test is None:
+            raise ValueError("train needs test")
+        empty = [axis for axis, values in self.vary.items() if not values]
+        if empty:
+            raise ValueError(f"{empty[0]} has no values to vary over")
+        if "seed" in self.vary or "seed" in self.settings:
+            raise ValueError("seeds have an option of their own, seeds")
+        twice = [axis for axis in self.vary if axis in self.settings]
+        if twice:
+            raise ValueError(f"{twice[0]} is varied and given a single value as well")
+        return self
+
+    def points(self) -> list[Point]:
+        """Every combination of values at the first seed, then at the second, so that a part of a sweep says most.
+
+        Raises:
+            UserError: a setting that an alignment does not have or that cannot be, in the words of `AlignSettings`.
+        """
+        found: dict[str, Point] = {}
+        for seed, values in itertools.product(dict.fromkeys(self.seeds), itertools.product(*self.vary.values())):
+            point = self._point(dict(zip(self.vary, values, strict=True)), seed)
+            found.setdefault(point.settings.model_dump_json() + f"{point.fraction}", point)
+        return list(found.values())
+
+    def _point(self, values: dict[str, Any], seed: int) -> Point:
+        given = {"holdout": 0, **self.settings, **values, "seed": seed}
+        fraction = _fraction(given.pop(FRACTION, 1.0))
+        return Point(self.recipe, given, fraction, AlignSettings.resolve(self.recipe, None, given), tuple(values))
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run: `given` over `recipe` are the `settings`, on a `fraction` of the images; `axes` are what is varied."""
+
+    recipe: str
+    given: dict[str, Any]
+    fraction: float
+    settings: AlignSettings
+    axes: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> str:
+        """The point's place in the grid."""
+        known = {**self.settings.model_dump(mode="json"), FRACTION: self.fraction}
+        return " ".join(f"{axis}={value_in_words(known[axis])}" for axis in (*self.axes, "seed"))
+
+
+def read_plan(path: Path) -> dict[str, Any]:
+    """The keys of a sweep's YAML file.
+
+    Raises:
+        UserError: it cannot be read or is not a mapping.
+    """
+    import yaml
+
+    try:
+        loaded = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UserError(f"The sweep file {path} cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"The sweep file {path} is not YAML: {str(error).splitlines()[0]}.") from error
+    if not isinstance(loaded, Mapping) or not all(isinstance(key, str) for key in loaded):
+        raise UserError(f"The sweep file {path} must hold `key: value` lines.")
+    return dict(loaded)
+
+
+def _fraction(value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = 0.0
+    if not 0 < number <= 1:
+        raise UserError(f"fraction: must be above 0 and at most 1 (got {value!r}).")
+    return number

@@ -1,0 +1,1 @@
+"""What every folder of the package stands on: errors, checked settings, modules' former names."""

@@ -1,0 +1,76 @@
+"""Pictures beside one another with captions, as one PNG; written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from aloe.core.errors import UserError
+
+GAP, INK, PAPER = 8, (40, 40, 40), (255, 255, 255)
+
+
+def row(
+    pictures: Sequence[np.ndarray | Image.Image], captions: Sequence[str], side: int = 224, font_size: int = 13
+) -> Image.Image:
+    """One line of square pictures, each scaled to `side` pixels, with a caption under it.
+
+    Arrays are (H, W, 3) uint8. Small pictures are enlarged without smoothing, so that pixels stay pixels.
+    """
+    font = ImageFont.load_default(font_size)
+    caption_height = 2 * font_size if any(captions) else 0
+    sheet = Image.new("RGB", (len(pictures) * (side + GAP) - GAP, side + caption_height), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for i, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+        left = i * (side + GAP)
+        sheet.paste(_scaled(picture, side), (left, 0))
+        draw.text((left + side / 2, side + font_size), _shorten(caption, font, side), INK, font, anchor="mm")
+    return sheet
+
+
+def stack(rows: Sequence[Image.Image]) -> Image.Image:
+    """Rows under one another."""
+    width = max(r.width for r in rows)
+    sheet = Image.new("RGB", (width, sum(r.height + GAP for r in rows) - GAP), PAPER)
+    top = 0
+    for r in rows:
+        sheet.paste(r, (0, top))
+        top += r.height + GAP
+    return sheet
+
+
+def save_png(picture: Image.Image, path: Path) -> None:
+    """Write a PNG aside and rename it into place.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(temporary, "PNG", optimize=True)
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error
+
+
+def _scaled(picture: np.ndarray | Image.Image, side: int) -> Image.Image:
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    if image.size == (side, side):
+        return image
+    return image.resize((side, side), Image.Resampling.NEAREST if image.width < side else Image.Resampling.LANCZOS)
+
+
+def _shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text + "..."

@@ -1,0 +1,249 @@
+"""`evaluate` and `evaluate_all`: models x data x tasks to result rows, resumable, nothing skipped in silence."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from aloe.attribution.methods import find_methods
+from aloe.core.errors import UserError
+from aloe.data.benchmarks import open_benchmark, pair
+from aloe.data.splits import Splits, alone
+from aloe.evaluation.backbones import load_any, model_fingerprint
+from aloe.evaluation.dense.tasks import DENSE, evaluate_dense
+from aloe.evaluation.explaining import EXPLAINING, check_explanations, measure_explanations
+from aloe.evaluation.results import ResultLog, Row, describe, row_key, versions
+from aloe.evaluation.settings import EvaluateSettings
+from aloe.evaluation.tasks import TASKS, Case, Outcome
+from aloe.models.teachers import Teacher
+
+Data = str | Path | tuple[str | Path | None, str | Path] | Splits
+
+
+def evaluate(
+    model: str | Path | Teacher | nn.Module,
+    task: str,
+    data: Data,
+    *,
+    device: str = "cpu",
+    cache: Path | None = None,
+    progress: bool = False,
+    **settings: Any,
+) -> Row:
+    """One result row: `task` for one model on one data set.
+
+    Args:
+        model: a folder, a hub id, a `Teacher`, or a student.
+        task: `knn`, `linear`, `zeroshot`, `classifier` (the model's own), `cosine` (to a teacher); or `gridpg`, `deletion`,
+            `inside` of one of the attribution `methods`; or `depth`, `normals`, `correspondence` (see `probes.dense`).
+        data: a registered name, `NAME=PATH`, a path with train and test parts, a pair (train, test), or `Splits`; the
+            tasks that need no training images take (None, test), and cosine images without labels.
+        cache: folder of cached features, see `aloe.evaluation.cache.default_cache`; default: nothing is kept.
+        settings: see `EvaluateSettings`.
+
+    Raises:
+        UserError: anything in the arguments or the data that the user can mend.
+    """
+    if task in DENSE:
+        options = {"device": device, "cache": cache, "progress": progress, **settings}
+        return evaluate_dense([model], [task], [_spec(data)], None, **options)[0]  # type: ignore[list-item]
+    chosen = EvaluateSettings.of(**settings)
+    _check_tasks([task])
+    case = _case(_name(model), model, open_data(data), chosen, device, cache, progress)
+    if task in EXPLAINING:
+        if len(find_methods(chosen.methods)) != 1:
+            raise UserError(f"evaluate gives one row: name one of the methods for {task}, or use evaluate_all.")
+        check_explanations(case, [task])
+        return measure_explanations([case], [task], _facts, _row, None)[0]
+    return _measure(case, task, _row_facts(case, task))
+
+
+def evaluate_all(
+    models: Sequence[str],
+    tasks: Sequence[str],
+    data: Sequence[Data],
+    output_dir: Path,
+    *,
+    device: str = "cpu",
+    cache: Path | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> list[Row]:
+    """Every task for every model on every data set; rows that `output_dir/results.jsonl` holds are not measured again.
+
+    Raises:
+        UserError: before any work, every data set, or every model, that cannot be opened or cannot do a task; later, the
+            first measurement that cannot be made. Rows measured until then are kept.
+    """
+    if any(task in DENSE for task in tasks):
+        specs, options = list(map(_spec, data)), {"device": device, "cache": cache, "progress": progress}
+        return evaluate_dense(models, tasks, specs, output_dir, **options, **settings)  # type: ignore[arg-type]
+    chosen = EvaluateSettings.of(**settings)
+    _check_tasks(tasks)
+    log = ResultLog(output_dir)
+    opened, problems = _open_all(data)
+    problems += _check_all(
+        models,
+        tasks,
+        opened,
+        lambda name, model, splits: _case(name, model, splits, chosen, device, None, False, None, list(models)),
+    )
+    if problems:
+        raise UserError(" ".join(dict.fromkeys(problems)))
+    rows = []
+    recognition, explaining = [t for t in tasks if t in TASKS], [t for t in tasks if t in EXPLAINING]
+    for name in models if recognition else ():
+        model = load_any(name)
+        for splits in opened:
+            case = _case(name, model, splits, chosen, device, cache, progress, output_dir, list(models))
+            for task in recognition:
+                facts = _row_facts(case, task)
+                row = log.get(row_key(facts))
+                if row is None:
+                    row = _measure(case, task, facts)
+                    log.add(row)
+                rows.append(row)
+    for splits in opened if explaining else ():
+        cases = [_case(n, n, splits, chosen, device, cache, progress, output_dir, list(models)) for n in models]
+        rows += measure_explanations(cases, explaining, _facts, _row, log)
+    return rows
+
+
+def _spec(data: Data) -> str:
+    """How dense data are named."""
+    if not isinstance(data, str | Path):
+        raise UserError(
+            "Depth, normals and correspondence take --data rgbd=PATH, nyuv2=PATH, rendered, navi=PATH or scannet=PATH."
+        )
+    return str(data)
+
+
+def _name(model: Any) -> str:
+    if isinstance(model, Teacher):
+        return model.name
+    return type(model).__name__ if isinstance(model, nn.Module) else str(model)
+
+
+def _case(
+    name: str,
+    model: Any,
+    splits: Splits,
+    settings: EvaluateSettings,
+    device: str,
+    cache: Path | None,
+    progress: bool,
+    output_dir: Path | None = None,
+    models: Sequence[str] = (),
+) -> Case:
+    loaded = model if isinstance(model, nn.Module) else load_any(model)
+    return Case(name, loaded, splits, settings, device, cache, progress, output_dir, tuple(models))
+
+
+def _row_facts(case: Case, task: str) -> dict[str, Any]:
+    """What determines a row of a recognition task: its value, and the names under which it is shown."""
+    chosen, name = TASKS[task], case.splits.name
+    if "train" in chosen.parts and case.splits.train is None:
+        raise UserError(f"Task {task} needs training images besides {name}: --train FOLDER with one folder per class.")
+    if task != "cosine" and case.splits.test.labels is None:
+        raise UserError(f"{name} has no labels (one folder per class), which task {task} needs.")
+    return _facts(case, task, chosen.settings(case), chosen.parts)
+
+
+def _facts(case: Case, task: str, settings: dict[str, Any], parts: Sequence[str]) -> dict[str, Any]:
+    sources = {part: getattr(case.splits, part) for part in parts}
+    return {
+        "task": task,
+        "settings": settings,
+        "fingerprints": {
+            "model": model_fingerprint(case.model),
+            **{part: source.state()[:16] for part, source in sources.items() if source is not None},
+        },
+        "versions": versions("captum", "scikit-learn") if task in EXPLAINING else versions(),
+        "device": case.device.split(":")[0],
+        "model": case.name,
+        **describe(case.name, case.model),
+        "data": case.splits.name,
+        "metric": _METRICS.get(task, case.splits.metric),
+    }
+
+
+def _measure(case: Case, task: str, facts: dict[str, Any]) -> Row:
+    start = time.perf_counter()
+    outcome = TASKS[task].run(case, facts)
+    return _row(case, facts, outcome, time.perf_counter() - start, TASKS[task].parts)
+
+
+def _row(case: Case, facts: dict[str, Any], outcome: Outcome, seconds: float, parts: Sequence[str] = ("test",)) -> Row:
+    unreadable = (*case.unreadable(parts), *outcome.notes)
+    return {
+        "key": row_key(facts),
+        **{key: facts[key] for key in ("task", "model", *describe(case.name, case.model), "data", "metric")},
+        "value": outcome.value,
+        "official": case.splits.official and not unreadable,
+        "notes": [*case.splits.notes, *unreadable],
+        "counts": outcome.counts,
+        "details": outcome.details,
+        **{key: facts[key] for key in ("settings", "fingerprints", "versions", "device")},
+        "seconds": round(seconds, 1),
+    }
+
+
+_METRICS = {"cosine": "cosine", "gridpg": "GridPG", "deletion": "area", "inside": "inside"}
+
+
+def open_data(data: Data) -> Splits:
+    if isinstance(data, Splits):
+        return data
+    if not isinstance(data, tuple):
+        return open_benchmark(str(data))
+    train, test = data
+    return alone(test) if train is None else pair(train, test)
+
+
+def _open_all(data: Sequence[Data]) -> tuple[list[Splits], list[str]]:
+    """What could be opened, and what is wrong with the rest."""
+    if not data:
+        raise UserError("Name at least one data set: --data NAME, --data NAME=PATH, or --train and --test.")
+    opened, problems = [], []
+    for item in data:
+        try:
+            opened.append(open_data(item))
+        except UserError as error:
+            problems.append(str(error))
+    return opened, problems
+
+
+def _check_all(
+    models: Sequence[str], tasks: Sequence[str], opened: Sequence[Splits], case: Callable[[str, Any, Splits], Case]
+) -> list[str]:
+    """Every model loaded once and every task asked what it needs: what is wrong, so that it stops the run at its start."""
+    if not models:
+        raise UserError("Name at least one model.")
+    problems: list[str] = []
+    for name in dict.fromkeys(models):
+        try:
+            model = load_any(name)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        for splits in opened:
+            for task in tasks:
+                try:
+                    if task in EXPLAINING:
+                        check_explanations(case(name, model, splits), [task])
+                    else:
+                        _row_facts(case(name, model, splits), task)
+                except UserError as error:
+                    problems.append(str(error))
+    return problems
+
+
+def _check_tasks(tasks: Sequence[str]) -> None:
+    known = (*TASKS, *EXPLAINING, *DENSE)
+    unknown = [t for t in tasks if t not in known]
+    if unknown or not tasks:
+        raise UserError(f"There is no task {', '.join(map(repr, unknown)) or 'given'}; tasks: {', '.join(known)}.")

@@ -1,0 +1,239 @@
+"""Frozen features of any backbone, teacher or student, over an image source: batched, resumable, cached on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from aloe.core.errors import UserError
+from aloe.data.draws import ImageDataset, collate_images
+from aloe.data.sources import ImageSource
+from aloe.data.subset import SubsetImages
+from aloe.data.transforms import ResizeCenterCrop
+from aloe.evaluation.backbones import model_fingerprint, native_pixels
+from aloe.evaluation.cache import Part, PartFolder, read_part
+from aloe.models.teachers import Teacher, resize
+
+FEATURES = ("pooled", "cls", "mean", "concat")
+PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+PART_IMAGES = 8192  # images whose features are written, and later read, together
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Frozen features of N images in their order, in memory or on disk, read a part at a time.
+
+    `parts` hold float32 `features` (n, D), int64 `labels` (n,), -1 where unlabelled, and `index` (n,), the image's number
+    in its source; images that could not be read are in none of them but named in `unreadable`.
+    """
+
+    parts: tuple[Part | Path, ...]
+    labels: Tensor
+    index: Tensor
+    width: int
+    unreadable: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, features: Tensor, labels: Tensor) -> FeatureSet:
+        """Features (N, D) that are already in memory."""
+        index = torch.arange(len(features))
+        part = {"features": features.float(), "labels": labels, "index": index}
+        return cls((part,), labels, index, features.shape[1])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def chunks(self) -> Iterator[Tensor]:
+        """The features part by part, (n, D) float32, in order; each is read when it is asked for."""
+        for part in self.parts:
+            yield (read_part(part) if isinstance(part, Path) else part)["features"]
+
+    def tensor(self) -> Tensor:
+        """All features at once, (N, D)."""
+        return torch.cat(list(self.chunks()))
+
+
+def extract(
+    model: Teacher | nn.Module,
+    source: ImageSource,
+    *,
+    feature: str = "pooled",
+    resolution: int | None = None,
+    batch_size: int = 128,
+    device: str = "cpu",
+    precision: str = "float32",
+    workers: int = 0,
+    cache: Path | None = None,
+    progress: str | None = None,
+) -> FeatureSet:
+    """Features of every readable image in evaluation view (shorter side resized, centre crop, no augmentation).
+
+    Args:
+        feature: `pooled`, the model's pooled output; `cls`, its normed CLS token; `mean` of its normed patch tokens;
+            `concat`, pooled and mean side by side.
+        resolution: pixels on a side; default: the model's own.
+        precision: float32, or autocast to bf16 or fp16; what is returned and stored is float32.
+        cache: folder of cached features. They are kept under a hash of the weights, the data, the view and the precision,
+            written part by part, so an interrupted extraction goes on where it stopped.
+        progress: a title shows a progress bar on standard error.
+
+    Raises:
+        UserError: an unknown feature or one that the model lacks, or none of the images is readable.
+    """
+    side = resolution or native_pixels(model)
+    _check(model, feature, precision, side)
+    model = model.to(device).eval()
+    folder = None
+    if cache is not None:
+        key = _key(model, source, feature=feature, side=side, precision=precision, device=torch.device(device).type)
+        folder = PartFolder(cache / key)
+    starts = range(0, len(source), PART_IMAGES)
+    todo = [i for i in range(len(starts)) if folder is None or not folder.has(i)]
+    images = sum(min(PART_IMAGES, len(source) - starts[i]) for i in todo)
+    parts: list[Part | Path] = [] if folder is None else [folder.path(i) for i in range(len(starts))]
+    with _progress(progress, images, batch_size) as advance:
+        for i in todo:
+            numbers = np.arange(starts[i], min(starts[i] + PART_IMAGES, len(source)))
+            part, unreadable = _extract_part(
+                model, SubsetImages(source, numbers), feature, side, batch_size, device, precision, workers, advance
+            )
+            part["index"] += starts[i]
+            if folder is None:
+                parts.append({**part, "unreadable": unreadable})
+            else:
+                folder.write(i, part, unreadable)
+    return _collected(parts)
+
+
+def classify(model: Teacher | nn.Module, features: Tensor) -> Tensor | None:
+    """Logits (N, C) of a model's own classifier for its pooled outputs (N, D); None when it has none."""
+    classifier = getattr(model, "classifier", None)
+    if classifier is None:
+        return None
+    head: Any = classifier if isinstance(model, Teacher) else model.classify
+    with torch.no_grad():
+        return head(features.to(next(classifier.parameters()))).float().cpu()
+
+
+def _extract_part(
+    model: Any,
+    source: ImageSource,
+    feature: str,
+    side: int,
+    batch_size: int,
+    device: str,
+    precision: str,
+    workers: int,
+    advance: Any,
+) -> tuple[Part, list[str]]:
+    loader: Any = torch.utils.data.DataLoader(
+        ImageDataset(source, ResizeCenterCrop(side)),
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=collate_images,
+        pin_memory=torch.device(device).type == "cuda",
+    )
+    found: dict[str, list[Tensor]] = {"features": [], "labels": [], "index": []}
+    unreadable: list[str] = []
+    kind, dtype = torch.device(device).type, PRECISIONS[precision]
+    with torch.no_grad(), torch.autocast(kind, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+        for batch in loader:
+            advance()
+            unreadable += batch["unreadable"]
+            if len(batch["pixel_values"]):
+                images = batch["pixel_values"].to(device, non_blocking=True)
+                features = _features(model, images, feature)
+                # A copy: the CLS token is a view that would keep the tokens of every image alive.
+                found["features"].append(features.to("cpu", torch.float32, copy=True))
+                found["labels"].append(batch["label"])
+                found["index"].append(batch["index"])
+    if not found["index"]:
+        empty = torch.empty(0, dtype=torch.int64)
+        return {"features": torch.empty(0, 0), "labels": empty, "index": empty.clone()}, unreadable
+    return {name: torch.cat(tensors) for name, tensors in found.items()}, unreadable
+
+
+def _features(model: Any, images: Tensor, feature: str) -> Tensor:
+    """(B, D) of images (B, 3, H, W) in [0, 1]."""
+    if isinstance(model, Teacher):
+        grid = images.shape[-1] // model.patch_size
+        out = model(resize(images, model.input_size(grid)))
+        tokens, pooled, prefix = out.tokens, out.pooled, model.use_cls_token + model.num_register_tokens
+    else:
+        out = model(images)
+        tokens, pooled, prefix = out.last_hidden_state, out.pooler_output, model.config.num_prefix_tokens
+    if feature == "pooled":
+        return pooled
+    if feature == "cls":
+        return tokens[:, 0]
+    mean = tokens[:, prefix:].mean(dim=1)
+    return mean if feature == "mean" else torch.cat([pooled, mean], dim=-1)
+
+
+def _collected(parts: Sequence[Part | Path]) -> FeatureSet:
+    facts = [read_part(p, without=("features",)) if isinstance(p, Path) else p for p in parts]
+    unreadable = tuple(str(name) for f in facts for name in f["unreadable"])
+    full = [(part, f) for part, f in zip(parts, facts, strict=True) if len(f["labels"])]
+    if not full:
+        raise UserError(f"None of the images could be read: {'; '.join(unreadable[:3])}.")
+    first = full[0][0]
+    width = (read_part(first) if isinstance(first, Path) else first)["features"].shape[1]
+    labels, index = (torch.cat([f[name] for _, f in full]) for name in ("labels", "index"))
+    return FeatureSet(tuple(part for part, _ in full), labels, index, width, unreadable)
+
+
+def _check(model: Any, feature: str, precision: str, side: int) -> None:
+    if feature not in FEATURES:
+        raise UserError(f"There is no feature {feature!r}; features: {', '.join(FEATURES)}.")
+    if precision not in PRECISIONS:
+        raise UserError(f"There is no precision {precision!r}; precisions: {', '.join(PRECISIONS)}.")
+    source = model if isinstance(model, Teacher) else model.config
+    if feature == "cls" and not source.use_cls_token:
+        raise UserError("This model has no CLS token; choose the feature pooled, mean or concat.")
+    if side % source.patch_size:
+        raise UserError(f"Resolution {side} is not a whole number of {source.patch_size}-pixel patches.")
+
+
+def _key(model: Any, source: ImageSource, **view: Any) -> str:
+    facts = {
+        "format": 1,
+        "weights": model_fingerprint(model),
+        "data": source.state(),
+        "versions": [version(name) for name in ("aloe-vit", "torch", "transformers", "pillow")],
+        "part": PART_IMAGES,
+        **view,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+class _progress:
+    """A bar over batches, or nothing; entering gives the function that advances it."""
+
+    def __init__(self, title: str | None, images: int, batch_size: int) -> None:
+        self.title, self.batches = title, -(-images // batch_size)
+        self.bar: Any = None
+
+    def __enter__(self) -> Any:
+        if not self.title or not self.batches:
+            return lambda: None
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.bar = Progress(*columns, console=Console(stderr=True))
+        self.bar.start()
+        task = self.bar.add_task(self.title, total=self.batches)
+        return lambda: self.bar.advance(task)
+
+    def __exit__(self, *_: Any) -> None:
+        if self.bar is not None:
+            self.bar.stop()

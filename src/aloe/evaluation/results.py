@@ -1,0 +1,100 @@
+"""Result rows: one measured number with everything it depends on, appended to `results.jsonl` the moment it exists.
+
+A row's key is a hash of what determines its value (model, data, task, settings, versions): a row whose key is already in the
+file is not measured again. A line cut off by a crash is dropped when the file is opened next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from aloe.core.errors import UserError
+from aloe.evaluation.settings import RESULTS_NAME
+from aloe.models.teachers import Teacher
+
+SIZES = {(192, 12): "Ti", (384, 12): "S", (768, 12): "B", (1024, 24): "L", (1152, 27): "so400m", (1280, 32): "H"}
+
+Row = dict[str, Any]
+
+
+class ResultLog:
+    """The rows of a results folder, or of another file in it.
+
+    Raises:
+        UserError: the folder cannot be written, or holds a file of that name that is not result rows.
+    """
+
+    def __init__(self, folder: Path, name: str = RESULTS_NAME) -> None:
+        self.path = folder / name
+        self.rows: dict[str, Row] = {}
+        there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            raise UserError(f"{there} is not a folder that results can be written to; give another --output-dir.")
+        try:
+            data = self.path.read_bytes() if self.path.exists() else b""
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be read: {error.strerror}.") from error
+        end = data.rfind(b"\n") + 1
+        for number, line in enumerate(data[:end].splitlines(), 1):
+            try:
+                row = json.loads(line)
+                self.rows[row["key"]] = row
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{self.path}, line {number}, is not a result row; move the file away.") from error
+        if end < len(data):
+            with self.path.open("rb+") as file:
+                file.truncate(end)
+
+    def get(self, key: str) -> Row | None:
+        return self.rows.get(key)
+
+    def add(self, row: Row) -> None:
+        """Append a row; it is on the disk when this returns."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.rows[row["key"]] = row
+
+
+def row_key(facts: dict[str, Any]) -> str:
+    """A hash of what determines a row's value."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def versions(*also: str) -> dict[str, str]:
+    """Versions of what every value depends on, and of what else is named, where it is installed."""
+    found = {name: version(name) for name in ("aloe-vit", "torch", "transformers")}
+    for name in also:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def describe(name: str, model: Teacher | nn.Module) -> dict[str, Any]:
+    """Who a model is: `name`, `stage`, `teacher`, `architecture`, `interpretable` (see `aloe.report`)."""
+    config: Any = model.config
+    label = Path(name).name if Path(name).exists() else name
+    if isinstance(model, Teacher):
+        teacher, stage, letter = model.name, "teacher", ""
+    else:
+        teacher, stage, letter = config.teacher.get("name", ""), config.teacher.get("stage", "student"), "B-"
+    shape = (config.hidden_size, config.num_hidden_layers)
+    size = f"ViT-{SIZES[shape]}" if shape in SIZES else f"ViT {shape[1]}x{shape[0]}"
+    patch = model.patch_size if isinstance(model, Teacher) else config.patch_size
+    return {
+        "name": label,
+        "stage": stage,
+        "teacher": teacher,
+        "architecture": f"{letter}{size}/{patch}",
+        "interpretable": not isinstance(model, Teacher),
+    }

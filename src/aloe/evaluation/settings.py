@@ -1,0 +1,62 @@
+"""What an evaluation depends on besides models and data, checked when built; each task reads its own part of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+
+from aloe.core.settings import Checked
+
+RESULTS_NAME = "results.jsonl"  # in a results folder: one row a line
+
+# Of the linear probe: the paper's 1e-2, 3e-3, 1e-3 and two larger ones, which are best for a B-cos head on few images or on
+# features with a large common part (converted, not aligned).
+LEARNING_RATES = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3)
+
+
+class EvaluateSettings(Checked):
+    """Settings of all tasks; the defaults are the paper's protocol (docs/method.md section 6)."""
+
+    feature: Literal["pooled", "cls", "mean", "concat"] = "pooled"
+    resolution: int | None = Field(None, ge=1, description="pixels; default: each model's own")
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+
+    k: tuple[PositiveInt, ...] = Field((20,), min_length=1, description="neighbours; the first is the row's value")
+    distance: Literal["cosine", "euclidean"] = "cosine"
+    votes: Literal["uniform", "distance"] = "uniform"
+
+    head: Literal["auto", "bcos", "linear"] = Field("auto", description="auto: bcos on students, linear on teachers")
+    loss: Literal["cross-entropy", "bce"] = "cross-entropy"
+    learning_rates: tuple[PositiveFloat, ...] = Field(LEARNING_RATES, min_length=1)
+    epochs: int = Field(50, ge=1)
+    weight_decay: float = Field(1e-4, ge=0)
+    seed: int = Field(0, ge=0)
+
+    templates: str = Field("single", description="single, openclip, or a file of prompts")
+    text_tower: str | None = Field(None, description="default: the model's teacher")
+    class_names: Path | None = Field(None, description="default: the data's own names")
+
+    reference: str | None = Field(None, description="the teacher that cosines are taken to")
+
+    methods: tuple[str, ...] = Field(("all",), min_length=1, description="attribution methods; all: every one")
+    options: dict[str, dict[str, Any]] = Field({}, description="of attribution methods, by name")
+    confidence: float = Field(0.95, ge=0, le=1, description="least probability of explained images, of every model")
+    share: float | None = Field(None, gt=0, le=1, description="instead: this share of each class's, the most confident")
+    grid_size: int = Field(2, ge=2, description="gridpg: cells on a side")
+    grids: int = Field(250, ge=1, description="gridpg: how many")
+    grids_file: Path | None = Field(None, description="gridpg: a stored list instead of choosing one")
+    grid_input: Literal["native", "resized"] = Field("native", description="resized: grids at the model's own size")
+    images: int = Field(200, ge=1, description="deletion, inside: images explained")
+    block: int = Field(16, ge=1, description="deletion: pixels on a side")
+    fill: Literal["zero", "black", "mean", "blur"] = "zero"
+    deletion_mode: Literal["deletion", "insertion"] = "deletion"
+
+    batch_size: int = Field(128, ge=1)
+    workers: int = Field(0, ge=0)
+
+    @field_validator("k", "learning_rates", "methods", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return value if isinstance(value, list | tuple) else (value,)

@@ -1,0 +1,125 @@
+"""`align`: from a teacher and a pile of unlabelled images to an aligned student in a folder, resumable.
+
+What the folder holds, and who may write to it, is told in `aloe.train.runs`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import set_seed
+
+from aloe.data.draws import check_source
+from aloe.data.shards import ShardSource
+from aloe.data.sources import ImageSource, open_source
+from aloe.data.subset import MemoryImages
+from aloe.models.convert import Student, bcosify
+from aloe.models.fingerprint import fingerprint
+from aloe.models.saving import load
+from aloe.models.teachers import Teacher, load_teacher
+from aloe.train.align.calibrate import calibrate
+from aloe.train.align.points import check_pair, resolve_blocks
+from aloe.train.align.settings import AlignSettings
+from aloe.train.align.trainer import AlignmentModel, AlignmentTrainer, alignment_bar
+from aloe.train.arguments import training_arguments
+from aloe.train.checkpoints import checkpoints
+from aloe.train.runs import claim, hold_out, record, sample_images, starting_point
+
+
+def align(
+    teacher: Teacher | nn.Module | str | Path,
+    images: str | Path | Sequence[str | Path] | ImageSource,
+    output_dir: str | Path,
+    *,
+    recipe: str = "short",
+    config: str | Path | None = None,
+    student: Student | None = None,
+    device: str | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> Student:
+    """Align a B-cos student to a teacher on unlabelled images.
+
+    Args:
+        teacher: hub id, local folder, live transformers module, or a `Teacher`.
+        images: folder, archive, file list, glob, `hf:` data set, `wds:` shards or `scenes:` (see `aloe.data.sources`); or a
+            source that is open.
+        output_dir: where the run lives; run again with the same arguments to resume.
+        recipe: name of a recipe of the package; config: a YAML file over it; settings: single values over both
+            (see `AlignSettings`).
+        student: start from this student instead of converting the teacher.
+        device: `cpu`, `cuda`, ...; default: the best one there is.
+        progress: show a progress bar on standard error.
+
+    Returns:
+        The aligned student, in eval mode; with the teacher's classifier as a B-cos head if it had one.
+
+    Raises:
+        UserError: anything in the arguments, data or files that the user can mend; nothing half-written is left.
+    """
+    resolved = AlignSettings.resolve(recipe, config, settings)
+    source = open_source(images) if isinstance(images, str | Path | Sequence) else images  # before weights are fetched
+    teacher = teacher if isinstance(teacher, Teacher) else load_teacher(_module_or_name(teacher))
+    home = Path(output_dir)
+    set_seed(resolved.seed)
+    converted: Any = student if student is not None else bcosify(teacher, resolved.stem, resolved.b, seed=resolved.seed)
+    resolution = resolved.resolution or converted.config.resolution
+    for side in (resolution, *(resolved.resolutions or [])):
+        check_pair(converted.config, teacher, side)
+    converted.config.teacher = {**converted.config.teacher, "resolution": resolution}
+    blocks = resolve_blocks(resolved.after_block, teacher.num_layers)
+    train, held_out = _split(source, resolved)
+    if not isinstance(train, ShardSource):
+        check_source(train, max_bad_fraction=resolved.max_bad_fraction)
+    arguments = training_arguments(
+        resolved,
+        home,
+        device,
+        evaluates=held_out is not None,
+        verb="align",
+        ddp_find_unused_parameters=not resolved.pooled,  # then the final norm gets no gradient
+    )
+    calibrates = resolved.calibrate and student is None
+    early = calibrates and not checkpoints(home)  # so that bad data are met before anything is written
+    sample = sample_images(train, resolution, resolved.seed) if early else None
+    facts = {
+        "teacher": teacher.name,
+        "teacher_fingerprint": fingerprint(teacher.model, teacher.mean, teacher.std),
+        "student_fingerprint": None if student is None else fingerprint(student),
+        "resolution": resolution,
+        "blocks": list(blocks),
+    }
+    with claim(home, record(resolved, source, arguments.world_size, **facts)) as state:
+        if state == "finished":
+            return load(home)
+        start = starting_point(home)
+        if calibrates and start is None:
+            calibrate(converted, sample_images(train, resolution, resolved.seed) if sample is None else sample)
+        trainer = AlignmentTrainer(
+            AlignmentModel(converted.base_model, teacher, resolved, blocks),
+            teacher,
+            settings=resolved,
+            args=arguments,
+            train=train,
+            held_out=held_out,
+            resolution=resolution,
+            bar=alignment_bar() if progress else None,
+        )
+        return trainer.run(converted, stage="aligned", start=start)
+
+
+def _split(source: Any, settings: AlignSettings) -> tuple[Any, ImageSource | None]:
+    """(training images, held-out images); of shards, part of the last of several."""
+    if settings.holdout == 0 or (isinstance(source, ShardSource) and len(source.urls) < 2):
+        return source, None
+    if isinstance(source, ShardSource):
+        rest, held_out = source.hold_out(settings.holdout)
+        return rest, MemoryImages(held_out)
+    return hold_out(source, settings.holdout, settings.seed)
+
+
+def _module_or_name(teacher: Any) -> Any:
+    return teacher if isinstance(teacher, nn.Module) else str(teacher)

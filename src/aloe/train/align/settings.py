@@ -1,0 +1,58 @@
+"""The configuration of an alignment (docs/method.md section 5), over what every training shares."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, field_validator, model_validator
+
+from aloe.train.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class AlignSettings(TrainSettings):
+    """What an alignment does."""
+
+    recipe_package: ClassVar[str] = "aloe.train.align"
+
+    calibrate: bool = Field(True, description="rescale the converted units before training")
+    objective: Literal["cosine", "mse", "siglip", "infonce"] = "cosine"
+    after_block: Literal["default", "paper", "all"] | list[int] = "default"
+    pooled: bool = True
+    compile_teacher: bool = Field(False, description="the teacher's blocks through torch.compile")
+    resolutions: list[int] | None = Field(
+        None, min_length=1, description="pixels, one of which is drawn for every step; default: always the resolution"
+    )
+
+    @field_validator("after_block")
+    @classmethod
+    def _blocks_count_from_1(cls, value: Any) -> Any:
+        if isinstance(value, list) and any(k < 1 for k in value):
+            raise ValueError("blocks count from 1")
+        return value
+
+    @field_validator("resolutions")
+    @classmethod
+    def _resolutions_are_pixels(cls, value: list[int] | None) -> list[int] | None:
+        if value is not None and (min(value) < 1 or len(set(value)) < len(value)):
+            raise ValueError("must be different numbers of pixels, at least 1")
+        return value
+
+    def resolution_at(self, step: int, default: int) -> int:
+        """Pixels of a step's images: a function of seed and step alone, so that a resumed run draws the same."""
+        if not self.resolutions:
+            return default
+        return int(np.random.default_rng([self.seed, step]).choice(self.resolutions))
+
+    @model_validator(mode="after")
+    def _something_to_align(self) -> Self:
+        if not self.pooled and (self.after_block == [] or self.objective in ("siglip", "infonce")):
+            raise ValueError(f"objective {self.objective} without the pooled output aligns nothing")
+        if self.objective in ("siglip", "infonce") and self.batch_size < 2:
+            raise ValueError(
+                f"objective {self.objective} contrasts images of a batch, so batch_size must be at least 2"
+            )
+        return self

@@ -1,0 +1,115 @@
+"""Alignment on `DrawTrainer`: the loss is the distance to a frozen teacher.
+
+The trained module is the student plus the objective's own parameters; the teacher stands beside it, never wrapped, never
+saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aloe.models.modeling import BcosViTModel
+from aloe.models.teachers import Features, Teacher, resize
+from aloe.train.align.gather import gathered
+from aloe.train.align.objectives import CONTRASTIVE, SiglipLoss, cosine, infonce, mse
+from aloe.train.align.points import (
+    POOLED,
+    cosines,
+    match_tokens,
+    point_name,
+    student_features,
+)
+from aloe.train.align.settings import AlignSettings
+from aloe.train.align.teaching import Teaching
+from aloe.train.progress import EVAL_PREFIX, ProgressBar
+from aloe.train.sharding import shard
+from aloe.train.trainer import DrawTrainer
+
+LOSS_PREFIX, COSINE_PREFIX = "loss_", f"{EVAL_PREFIX}cosine_"
+
+
+class AlignmentModel(nn.Module):
+    """The student and the loss: images and the teacher's features in, one loss per alignment point out."""
+
+    _no_split_modules = BcosViTModel._no_split_modules  # what FSDP wraps
+
+    def __init__(self, student: nn.Module, source: Teacher, settings: AlignSettings, blocks: tuple[int, ...]) -> None:
+        super().__init__()
+        self.student = student
+        self.config: Any = student.config
+        self.blocks = blocks if settings.objective in ("cosine", "mse") else ()
+        self.pooled = settings.pooled
+        self.contrasts = settings.objective in CONTRASTIVE
+        self._source = (source,)  # in a tuple: not a submodule, so neither trained, wrapped nor saved
+        self.loss = SiglipLoss() if settings.objective == "siglip" else None
+        self._objective = {"cosine": cosine, "mse": mse, "infonce": infonce}.get(settings.objective)
+
+    def forward(self, images: Tensor, teacher: Features, measure: str = "loss") -> dict[str, Tensor]:
+        """The loss of every point, or with `measure="cosine"` the cosine similarity of every point."""
+        features = student_features(self.student, images, self.blocks)
+        if measure == "cosine":
+            return cosines(features, teacher, self.config, self._source[0])
+        compare: Any = self.loss or self._objective
+        losses = {}
+        for k in self.blocks:
+            ours, theirs = match_tokens(features.states[k], teacher.states[k], self.config, self._source[0])
+            losses[point_name(k)] = compare(ours, theirs)
+        if self.pooled:
+            ours, theirs = features.pooled, teacher.pooled
+            if self.contrasts:  # with the images of every process
+                ours, theirs = gathered(ours), gathered(theirs)
+            losses[POOLED] = compare(ours, theirs)
+        return losses
+
+
+class AlignmentTrainer(DrawTrainer):
+    """Trainer whose loss is the distance to a frozen teacher; the other arguments are `DrawTrainer`'s.
+
+    `teach` gives the teacher's features for a batch of images; it is asked once per batch. Under `fsdp` the teacher is split
+    as the student is, and stays so.
+    """
+
+    def __init__(self, model: AlignmentModel, source: Teacher, *, settings: AlignSettings, **parts: Any) -> None:
+        super().__init__(model, settings=settings, draw_side=max(settings.resolutions or [0]) or None, **parts)
+        source, self.alignment = source.to(self.args.device), settings
+        if settings.fsdp:
+            shard(source, source.blocks)
+        compiled = settings.compile_teacher
+        self.teach: Callable[[Tensor], Features] = Teaching(
+            source, model.config, model.blocks, settings.precision, compiled=compiled
+        )
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        images = self.faults.take(inputs)["pixel_values"]
+        images = resize(images, self.alignment.resolution_at(self.state.global_step, images.shape[-1]))
+        losses = model(images, self.teach(images))
+        self.tally({f"{LOSS_PREFIX}{name}": loss for name, loss in losses.items()})
+        total = torch.stack(list(losses.values())).sum()
+        return (total, losses) if return_outputs else total
+
+    def measure(self, model: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Cosine per alignment point, student against teacher."""
+        images = batch["pixel_values"]
+        found = model(images, self.teach(images), "cosine")
+        return {f"cosine_{name}": value for name, value in found.items()}
+
+
+def alignment_bar() -> ProgressBar:
+    """The loss per point and, once there is one, the held-out cosine."""
+
+    def words(logs: dict[str, Any]) -> str:
+        cosine = _per_point(logs, COSINE_PREFIX)
+        return f"loss {_per_point(logs, LOSS_PREFIX)}" + (f"  cosine {cosine}" if cosine else "")
+
+    return ProgressBar("aligning", words)
+
+
+def _per_point(logs: dict[str, Any], prefix: str) -> str:
+    names = {k.removeprefix(prefix): v for k, v in logs.items() if k.startswith(prefix)}
+    return " ".join(f"{k.removeprefix('after_block_')}:{v:.3f}" for k, v in names.items())

@@ -1,0 +1,138 @@
+"""The part of a configuration that every training shares: strict, resolved from recipe, file and flags, saved with the run.
+
+Order of precedence: explicit values, then the file, then the recipe, then the defaults. Every mistake is listed at once, and
+an unknown key names the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from aloe.core.errors import UserError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class TrainSettings(BaseModel):
+    """Conversion, data, optimiser, schedule and run. Batch sizes are per process; steps are optimiser steps.
+
+    A training subclasses this with its own fields and names the package that holds its recipes.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    recipe_package: ClassVar[str]
+
+    stem: Literal["patch", "conv"] = "patch"
+    b: float = Field(2.0, ge=1)
+    calibrate: bool = Field(False, description="rescale the converted units before training")
+
+    resolution: int | None = Field(None, ge=1, description="student pixels; default: the student's native size")
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    flip: bool = True
+    holdout: int = Field(256, ge=0, description="images kept out of training for validation")
+    max_bad_fraction: float = Field(0.05, ge=0, le=1)
+
+    steps: int = Field(30_000, ge=1)
+    batch_size: int = Field(64, ge=1)
+    gradient_accumulation: int = Field(1, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    schedule: Literal["one-cycle", "warmup-constant-cosine"] = "one-cycle"
+    warmup: float = Field(0.1, ge=0, le=1, description="share of the steps")
+    decay: float = Field(0.2, ge=0, le=1, description="share of the steps, warmup-constant-cosine only")
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+
+    seed: int = Field(0, ge=0)
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    gradient_checkpointing: bool = False
+    fsdp: bool = Field(False, description="split weights, gradients and optimiser over the processes")
+    workers: int = Field(1, ge=0)
+    prefetch: int = Field(4, ge=1, description="batches that each worker reads ahead")
+    log_every: int = Field(20, ge=1)
+    evaluate_every: int = Field(500, ge=1)
+    save_every: int = Field(500, ge=1)
+    keep_checkpoints: int = Field(2, ge=1)
+    report_to: list[str] = Field(default_factory=list, description="tensorboard, wandb, ...")
+
+    @classmethod
+    def recipes(cls) -> list[str]:
+        """Names of the recipes that come with the package."""
+        return sorted(p.name.removesuffix(".yaml") for p in cls._recipe_folder().iterdir() if p.name.endswith(".yaml"))
+
+    @classmethod
+    def resolve(
+        cls, recipe: str = "short", file: str | Path | None = None, overrides: Mapping[str, Any] | None = None
+    ) -> Self:
+        """The settings of a recipe, changed by a YAML file, changed by explicit values.
+
+        Raises:
+            UserError: listing every mistake, or naming a recipe or file that does not exist.
+        """
+        values = cls._read_recipe(recipe)
+        if file is not None:
+            values |= _read_yaml(Path(file))
+        values |= {k: v for k, v in (overrides or {}).items() if v is not None}
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise UserError(_sentence(error, list(cls.model_fields))) from None
+
+    @field_validator("crop_scale")
+    @classmethod
+    def _scale_is_a_range(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1] <= 1:
+            raise ValueError("must satisfy 0 < low <= high <= 1")
+        return value
+
+    @model_validator(mode="after")
+    def _schedule_fits_the_run(self) -> Self:
+        if self.warmup + (self.decay if self.schedule == "warmup-constant-cosine" else 0) > 1:
+            raise ValueError("warmup and decay together exceed the run")
+        return self
+
+    @classmethod
+    def _recipe_folder(cls) -> Any:
+        return resources.files(cls.recipe_package) / "recipes"
+
+    @classmethod
+    def _read_recipe(cls, name: str) -> dict[str, Any]:
+        known = cls.recipes()
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}" if near else ""
+            raise UserError(f"There is no recipe {name!r}{hint}; recipes: {', '.join(known)}.")
+        return yaml.safe_load(cls._recipe_folder().joinpath(f"{name}.yaml").read_text()) or {}
+
+
+def _sentence(error: ValidationError, known: list[str]) -> str:
+    parts = []
+    for item in error.errors():
+        key = ".".join(str(p) for p in item["loc"][:1]) or "settings"
+        if item["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(key, known, n=1)
+            parts.append(f"{key}: unknown" + (f", did you mean {near[0]}?" if near else ""))
+        else:
+            problem = item["msg"].removeprefix("Value error, ")
+            given = "" if key == "settings" else f" (got {item['input']!r})"
+            parts.append(f"{key}: {problem[0].lower() + problem[1:]}{given}")
+    return "Wrong settings: " + "; ".join(dict.fromkeys(parts)) + "."
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UserError(f"The configuration file {path} cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"The configuration file {path} is not YAML: {str(error).splitlines()[0]}.") from error
+    if not isinstance(values, dict):
+        raise UserError(f"The configuration file {path} must hold `key: value` lines.")
+    return values
