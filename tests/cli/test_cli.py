@@ -8,12 +8,18 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import transformers as hf
 from PIL import Image
+from safetensors.torch import load_file
 
 from aloe.cli import doctor
+from aloe.data.sources import open_source
 from aloe.models.convert import bcosify
 from aloe.models.saving import save_student
+from aloe.models.teachers import load_teacher
+from aloe.train.align.calibrate import calibrate
+from aloe.train.runs import sample_images
 from conftest import build_teacher
 from docs_pages import extras
 from pictures import picture, write_pictures
@@ -59,6 +65,8 @@ MISTAKES = {
     "align {}/teacher {}/images -o out --after-block 4": "blocks 1 to 3",
     "bcosify {}/teacher -o {}/foreign": "not empty",
     "bcosify {}/teacher -o out --stem tree": "stem must be one of",
+    "bcosify {}/teacher -o out --calibrate {}/empty": "No images found",
+    "bcosify {}/teacher -o out --calibrate {}/broken.png": "broken.png",
     "explain {}/teacher {}/images -o out": "not a B-cos student",
     "explain my-student {}/images -o out": "There is no folder my-student here",
     "explain zoo:scenes-vit {}/images -o out": "`aloe align zoo:scenes-vit IMAGES -o STUDENT`",
@@ -201,6 +209,26 @@ def test_bcosify(aloe, home):
     assert "folded" in out
     assert {p.name for p in Path("out").iterdir()} == {"config.json", "model.safetensors", "preprocessor_config.json"}
     assert ["not", "read", "0", "-"] in [line.split() for line in out.splitlines()]
+
+
+def test_bcosify_calibrates_on_images_and_names_the_unreadable(aloe, home, tmp_path):
+    write_pictures(tmp_path / "some", 5)
+    (tmp_path / "some" / "broken.png").write_bytes((home / "broken.png").read_bytes())
+    code, out, _ = aloe("bcosify", home / "teacher", "-o", "out", "--calibrate", tmp_path / "some", "--json")
+    assert code == 0
+    result = json.loads(out)
+    assert result["calibrated"] is True
+    assert [words.split(":")[0] for words in result["unreadable"]] == ["broken.png"]
+    assert aloe("bcosify", home / "teacher", "-o", "plain")[0] == 0
+    code, out, _ = aloe("bcosify", home / "teacher", "-o", "again", "--calibrate", tmp_path / "some")
+    assert "Converted and calibrated student" in out
+    assert "broken.png" in out
+    weights, plain = (load_file(f"{name}/model.safetensors") for name in ("out", "plain"))
+    source = open_source(tmp_path / "some")
+    wanted = bcosify(load_teacher(home / "teacher"))
+    calibrate(wanted, sample_images(source, 32, seed=0))
+    assert all(torch.equal(value, weights[name]) for name, value in wanted.state_dict().items())
+    assert any(not torch.equal(value, plain[name]) for name, value in weights.items())
 
 
 def test_bcosify_names_what_was_not_read(aloe, home, tmp_path):

@@ -30,7 +30,7 @@ def align(
     stem: Annotated[
         str | None, typer.Option(help="patch (folded from the teacher) or conv (new, the paper's).")
     ] = None,
-    objective: Annotated[str | None, typer.Option(help="cosine, mse, siglip or infonce.")] = None,
+    objective: Annotated[str | None, typer.Option(help="cosine, mse, standardized, siglip or infonce.")] = None,
     after_block: Annotated[str | None, typer.Option(help="default, paper, all, or numbers such as 4,8,12.")] = None,
     resolution: Annotated[int | None, typer.Option(help="Student pixels; default: the teacher's own tokens.")] = None,
     precision: Annotated[str | None, typer.Option(help="float32, bf16 or fp16.")] = None,

@@ -15,19 +15,29 @@ def bcosify(
     stem: Annotated[str, typer.Option(help="patch or conv.")] = "patch",
     b: Annotated[float, typer.Option(min=1, help="Exponent of every B-cos unit.")] = 2.0,
     seed: Annotated[int, typer.Option()] = 0,
+    calibrate: Annotated[
+        str | None, typer.Option(metavar="IMAGES", help="Rescale every unit on a few of these images: no training.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Convert TEACHER to a B-cos ViT, not aligned, and report what was copied, fused, folded, new, dropped and not read."""
     quiet_libraries()
     from aloe.core.errors import UserError
+    from aloe.data.sources import open_source
     from aloe.models.convert import bcosify as convert
     from aloe.models.saving import save_student
+    from aloe.train.align.calibrate import calibrate_on
 
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise UserError(f"{output_dir} is not empty; give another --output-dir.")
+    images = None if calibrate is None else open_source(calibrate)  # before weights are fetched
     student, report = convert(teacher, stem, b, seed=seed, with_report=True)
+    skipped = [] if images is None else calibrate_on(student, images, seed)
     save_student(student, output_dir)
     result = {k: {"tensors": n, "parameters": p} for k, n, p in report.rows()}
     rows = [(k, n, f"{p:>10}") for k, n, p in report.rows()] + [("not read", len(report.unread), f"{'-':>10}")]
-    words = table(rows, ("what", "tensors", "parameters")) + f"\nConverted student, not aligned: {output_dir}"
-    say({"student": str(output_dir), **result, "unread": report.unread}, words, json)
+    done = "Converted" if images is None else "Converted and calibrated"
+    words = [table(rows, ("what", "tensors", "parameters")), f"{done} student, not aligned: {output_dir}"]
+    words += [f"Not readable, so not calibrated on: {name}" for name in skipped]
+    facts = {} if images is None else {"calibrated": True, "unreadable": skipped}
+    say({"student": str(output_dir), **result, "unread": report.unread, **facts}, "\n".join(words), json)

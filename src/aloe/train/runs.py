@@ -36,18 +36,21 @@ LOCK_NAME = f".{RUN_NAME}.lock"
 
 # May change between the parts of one run: they do not enter the result.
 _FREE = {"workers", "prefetch", "keep_checkpoints", "report_to", "log_every", "save_every", "evaluate_every"}
+# Settings that runs of earlier versions do not know: left out where they are off, so that those runs go on.
+_LATER = {"logits": 0.0}
 
 
 def record(settings: TrainSettings, source: Any, world_size: int, **facts: Any) -> dict[str, Any]:
     """What makes a run this run; another record is another run. `facts` are what became of the settings they are named as,
     and whatever else is known of the run's models and data."""
     free = _FREE - ({"workers"} if isinstance(source, ShardSource) else set())  # shards are dealt out to the workers
+    values = settings.model_dump(exclude={*free, *facts}, mode="json")
     return {
         **facts,
         "data_fingerprint": source.fingerprint(),
         "image_count": None if isinstance(source, ShardSource) else len(source),
         "processes": world_size,
-        **settings.model_dump(exclude={*free, *facts}, mode="json"),
+        **{name: value for name, value in values.items() if name not in _LATER or value != _LATER[name]},
         "versions": {name: version(name) for name in ("aloe-vit", "torch", "transformers")},
     }
 
@@ -178,17 +181,22 @@ def training_draws(source: Any, settings: TrainSettings, resolution: int, world_
     return AlignmentDraws(source, transform, settings.seed, settings.steps * images_per_step(settings, world_size))
 
 
-def sample_images(source: Any, resolution: int, seed: int, count: int = 64) -> torch.Tensor:
-    """A few training images in evaluation view, (B, 3, H, W)."""
+def sample_images(
+    source: Any, resolution: int, seed: int, count: int = 64, unreadable: list[str] | None = None
+) -> torch.Tensor:
+    """A few training images in evaluation view, (B, 3, H, W); what could not be read is added to `unreadable`."""
     crop = ResizeCenterCrop(resolution)
     if isinstance(source, ShardSource):
         stream = iter(ShardDraws(source, crop, seed, repeat=False, rank=0, world_size=1))
-        found = [draw["pixel_values"] for draw in itertools.islice(stream, count)]
+        found = list(itertools.islice(stream, count))
         if not found:
             raise UserError("None of the images in the shards could be read.")
-        return torch.stack(found)
-    draws = AlignmentDraws(source, crop, seed, min(count, len(source)))
-    return torch.stack([draws[i]["pixel_values"] for i in range(len(draws))])
+    else:
+        draws = AlignmentDraws(source, crop, seed, min(count, len(source)))
+        found = [draws[i] for i in range(len(draws))]
+    if unreadable is not None:
+        unreadable += dict.fromkeys(word for draw in found for word in draw["unreadable"])
+    return torch.stack([draw["pixel_values"] for draw in found])
 
 
 def images_per_step(settings: TrainSettings, world_size: int) -> int:

@@ -127,6 +127,7 @@ def run(name, objective="cosine"):
     return tiny(images, home / name, "siglip", **settings)
 
 run("siglip-two", "siglip")  # which has weights of its own
+run("standardized-two", "standardized")  # which has buffers of its own
 whole = run("cosine-two")
 for parts in split.values():
     assert all(isinstance(part, DTensor) for part in parts)
@@ -153,7 +154,7 @@ def test_a_sharded_run_equals_one_process_and_resumes(tmp_path):
     """Student, teacher and optimiser split over two processes: every loss as without, and a whole checkpoint of it."""
     images = write_pictures(tmp_path / "images", 24)
     _run(SHARDED, tmp_path / "sharded.py", str(images), str(tmp_path))
-    for objective in ("cosine", "siglip"):
+    for objective in ("cosine", "siglip", "standardized"):
         one, two = tmp_path / objective, tmp_path / f"{objective}-two"
         tiny(images, one, "siglip", objective=objective, steps=4, holdout=2, batch_size=8)
         np.testing.assert_allclose(losses(two), losses(one), rtol=1e-5)

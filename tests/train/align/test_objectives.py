@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from aloe.train.align.objectives import SiglipLoss, cosine, infonce, mse
+from aloe.train.align.objectives import SiglipLoss, class_divergence, cosine, infonce, mse, smooth_l1
 
-OBJECTIVES = {"cosine": cosine, "mse": mse, "infonce": infonce, "siglip": SiglipLoss()}
+OBJECTIVES = {"cosine": cosine, "mse": mse, "smooth_l1": smooth_l1, "infonce": infonce, "siglip": SiglipLoss()}
 
 
 def dot(a, b):
@@ -27,6 +27,12 @@ def slow_cosine(s, t):
 def slow_mse(s, t):
     squares = [(x - y) ** 2 for a, b in zip(s, t, strict=True) for x, y in zip(a, b, strict=True)]
     return sum(squares) / len(squares)
+
+
+def slow_smooth_l1(s, t):
+    gaps = [abs(x - y) for a, b in zip(s, t, strict=True) for x, y in zip(a, b, strict=True)]
+    assert min(gaps) < 1 < max(gaps)
+    return sum(d * d / 2 if d < 1 else d - 0.5 for d in gaps) / len(gaps)
 
 
 def slow_infonce(s, t):
@@ -49,7 +55,13 @@ def slow_siglip(s, t):
     return total / len(s)
 
 
-SLOW = {"cosine": slow_cosine, "mse": slow_mse, "infonce": slow_infonce, "siglip": slow_siglip}
+SLOW = {
+    "cosine": slow_cosine,
+    "mse": slow_mse,
+    "smooth_l1": slow_smooth_l1,
+    "infonce": slow_infonce,
+    "siglip": slow_siglip,
+}
 
 
 @pytest.fixture
@@ -62,6 +74,15 @@ def pair():
 def test_equals_the_literal_formula(name, pair):
     expected = SLOW[name](*(x.tolist() for x in pair))
     assert OBJECTIVES[name](*pair).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_class_divergence_equals_the_literal_formula(pair):
+    total = 0.0
+    for a, b in zip(*(x.tolist() for x in pair), strict=True):
+        p, q = ([math.exp(x) / sum(map(math.exp, row)) for x in row] for row in (b, a))
+        total += sum(x * math.log(x / y) for x, y in zip(p, q, strict=True))
+    assert class_divergence(*pair).item() == pytest.approx(total / 5, rel=1e-5)
+    assert class_divergence(pair[0], pair[0] + 3).item() == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", ["cosine", "mse"])

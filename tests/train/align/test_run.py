@@ -83,7 +83,10 @@ def test_same_seed_same_losses_bit_for_bit_and_another_seed_others(images, tmp_p
     assert not same_weights(runs["a"], runs["c"])
 
 
-@pytest.mark.parametrize("change", [{}, {"objective": "siglip"}, {"resolutions": [16, 32, 40]}], ids=str)
+CHANGES = [{}, {"objective": "siglip"}, {"objective": "standardized"}, {"resolutions": [16, 32, 40]}]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(images, tmp_path, interrupt, change):
     settings = {"steps": 6, "save_every": 2, **change}
     whole = tiny(images, tmp_path / "whole", **settings)
@@ -321,6 +324,20 @@ def test_the_logged_loss_is_the_sum_of_the_points(images, tmp_path):
     assert row["loss"] == pytest.approx(sum(parts), rel=1e-3)
 
 
+def test_a_teacher_without_a_classifier_has_no_logits_to_align(images, tmp_path):
+    with pytest.raises(UserError, match="has no classifier on its pooled output"):
+        tiny(images, tmp_path / "run", logits=0.5)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_begun_before_a_setting_was_known_goes_on(images, tmp_path):
+    tiny(images, tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert "logits" not in record
+    tiny(images, tmp_path / "other", family="vit-classifier", logits=0.5)
+    assert json.loads((tmp_path / "other" / "run.json").read_text())["logits"] == 0.5
+
+
 def test_the_teacher_s_classifier_is_carried_over_unchanged(images, tmp_path):
     teacher = build_teacher("vit-classifier")
     student = tiny(images, tmp_path / "run", family="vit-classifier")
@@ -339,6 +356,9 @@ def _query(teacher):
         {"objective": "siglip"},
         {"objective": "infonce"},
         {"objective": "mse"},
+        {"objective": "standardized"},
+        {"objective": "standardized", "family": "siglip", "after_block": []},
+        {"family": "vit-classifier", "logits": 1.0},
         {"family": "dinov3"},
         {"family": "siglip"},
         {"precision": "bf16"},

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from aloe.bcos.layers import BcosConv2d, BcosLinear
 from aloe.models.modeling import BcosPatchEmbedding
+from aloe.train.runs import sample_images
+
+IMAGES = 64  # enough: a scale per unit is one number
 
 
 @torch.no_grad()
@@ -41,6 +44,20 @@ def calibrate(student: nn.Module, images: Tensor) -> dict[str, float]:
             hook.remove()
         backbone.train(training)
     return factors
+
+
+def calibrate_on(student: Any, source: Any, seed: int = 0) -> list[str]:
+    """`calibrate` on up to 64 images of a source, whole and at the student's own resolution; `seed` chooses them.
+
+    Returns:
+        The images that could not be read, each with the reason; others took their places.
+
+    Raises:
+        UserError: no image can be read.
+    """
+    unreadable: list[str] = []
+    calibrate(student, sample_images(source, student.config.resolution, seed, IMAGES, unreadable))
+    return unreadable
 
 
 def _rescale(name: str, factors: dict[str, float]) -> Any:

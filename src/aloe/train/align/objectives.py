@@ -1,6 +1,6 @@
-"""Alignment objectives (docs/method.md section 5; paper, Table B8): cosine, MSE, SigLIP and InfoNCE.
+"""Alignment objectives (docs/method.md section 5; paper, Table B8): cosine, MSE, SigLIP, InfoNCE, and smooth L1.
 
-Cosine and MSE compare token by token, at every alignment point and at the pooled output. SigLIP and InfoNCE are
+All but SigLIP and InfoNCE compare token by token, at every alignment point and at the pooled output. Those two are
 image-level: they contrast the pooled outputs of a batch, over all processes, and use no other point.
 """
 
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-TOKENWISE = ("cosine", "mse")
+TOKENWISE = ("cosine", "mse", "standardized")
 CONTRASTIVE = ("siglip", "infonce")
 OBJECTIVES = (*TOKENWISE, *CONTRASTIVE)
 INFONCE_TEMPERATURE = 0.1
@@ -26,6 +26,19 @@ def cosine(student: Tensor, teacher: Tensor) -> Tensor:
 def mse(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared error over all entries; (..., D) each -> scalar."""
     return F.mse_loss(student.float(), teacher.float())
+
+
+def smooth_l1(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean over all entries of d^2 / 2 where |d| < 1, else |d| - 1/2; (..., D) each -> scalar.
+
+    With features that the teacher's statistics have standardised this is the objective `standardized`."""
+    return F.smooth_l1_loss(student.float(), teacher.float())
+
+
+def class_divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL divergence of the student's class distribution from the teacher's, nats; logits (B, C) each -> scalar."""
+    ours, theirs = (F.log_softmax(logits.float(), dim=-1) for logits in (student, teacher))
+    return F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
 
 
 def infonce(student: Tensor, teacher: Tensor) -> Tensor:

@@ -85,6 +85,12 @@ def match_tokens(student: Tensor, teacher: Tensor, config: BcosViTConfig, source
     return student, teacher
 
 
+def shared_prefix(config: BcosViTConfig, source: Teacher) -> int:
+    """Prefix tokens (CLS, registers) that student and teacher both have: those before the patches after `match_tokens`."""
+    registers = config.num_register_tokens if config.num_register_tokens == source.num_register_tokens else 0
+    return int(config.use_cls_token and source.use_cls_token) + registers
+
+
 def cosines(student: Features, teacher: Features, config: BcosViTConfig, source: Teacher) -> dict[str, Tensor]:
     """Mean cosine similarity per alignment point, over tokens and images."""
     found = {}

@@ -6,12 +6,14 @@ What the folder holds, and who may write to it, is told in `aloe.train.runs`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 from transformers import set_seed
 
+from aloe.core.errors import UserError
 from aloe.data.draws import check_source
 from aloe.data.shards import ShardSource
 from aloe.data.sources import ImageSource, open_source
@@ -20,9 +22,11 @@ from aloe.models.convert import Student, bcosify
 from aloe.models.fingerprint import fingerprint
 from aloe.models.saving import load
 from aloe.models.teachers import Teacher, load_teacher
+from aloe.train.align.calibrate import IMAGES as CALIBRATED
 from aloe.train.align.calibrate import calibrate
 from aloe.train.align.points import check_pair, resolve_blocks
 from aloe.train.align.settings import AlignSettings
+from aloe.train.align.statistics import COUNT
 from aloe.train.align.trainer import AlignmentModel, AlignmentTrainer, alignment_bar
 from aloe.train.arguments import training_arguments
 from aloe.train.checkpoints import checkpoints
@@ -67,6 +71,8 @@ def align(
     set_seed(resolved.seed)
     converted: Any = student if student is not None else bcosify(teacher, resolved.stem, resolved.b, seed=resolved.seed)
     resolution = resolved.resolution or converted.config.resolution
+    if resolved.logits and teacher.classifier is None:
+        raise UserError(f"{teacher.name} has no classifier on its pooled output, so there are no logits to align.")
     for side in (resolution, *(resolved.resolutions or [])):
         check_pair(converted.config, teacher, side)
     converted.config.teacher = {**converted.config.teacher, "resolution": resolution}
@@ -83,8 +89,10 @@ def align(
         ddp_find_unused_parameters=not resolved.pooled,  # then the final norm gets no gradient
     )
     calibrates = resolved.calibrate and student is None
-    early = calibrates and not checkpoints(home)  # so that bad data are met before anything is written
-    sample = sample_images(train, resolution, resolved.seed) if early else None
+    measures = resolved.objective == "standardized"
+    draw = partial(sample_images, train, resolution, resolved.seed, COUNT if measures else CALIBRATED)
+    early = (calibrates or measures) and not checkpoints(home)  # so that bad data are met before anything is written
+    sample = draw() if early else None
     facts = {
         "teacher": teacher.name,
         "teacher_fingerprint": fingerprint(teacher.model, teacher.mean, teacher.std),
@@ -96,12 +104,15 @@ def align(
         if state == "finished":
             return load(home)
         start = starting_point(home)
-        if calibrates and start is None:
-            calibrate(converted, sample_images(train, resolution, resolved.seed) if sample is None else sample)
+        if (calibrates or measures) and start is None:
+            sample = draw() if sample is None else sample
+            if calibrates:
+                calibrate(converted, sample[:CALIBRATED])
         trainer = AlignmentTrainer(
             AlignmentModel(converted.base_model, teacher, resolved, blocks),
             teacher,
             settings=resolved,
+            sample=sample,
             args=arguments,
             train=train,
             held_out=held_out,

@@ -19,9 +19,10 @@ class AlignSettings(TrainSettings):
     recipe_package: ClassVar[str] = "aloe.train.align"
 
     calibrate: bool = Field(True, description="rescale the converted units before training")
-    objective: Literal["cosine", "mse", "siglip", "infonce"] = "cosine"
+    objective: Literal["cosine", "mse", "standardized", "siglip", "infonce"] = "cosine"
     after_block: Literal["default", "paper", "all"] | list[int] = "default"
     pooled: bool = True
+    logits: float = Field(0.0, ge=0, description="weight of the teacher's own class distribution as a further target")
     compile_teacher: bool = Field(False, description="the teacher's blocks through torch.compile")
     resolutions: list[int] | None = Field(
         None, min_length=1, description="pixels, one of which is drawn for every step; default: always the resolution"

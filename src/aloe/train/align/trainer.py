@@ -10,12 +10,22 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aloe.models.modeling import BcosViTModel
 from aloe.models.teachers import Features, Teacher, resize
 from aloe.train.align.gather import gathered
-from aloe.train.align.objectives import CONTRASTIVE, SiglipLoss, cosine, infonce, mse
+from aloe.train.align.objectives import (
+    CONTRASTIVE,
+    TOKENWISE,
+    SiglipLoss,
+    class_divergence,
+    cosine,
+    infonce,
+    mse,
+    smooth_l1,
+)
 from aloe.train.align.points import (
     POOLED,
     cosines,
@@ -24,11 +34,14 @@ from aloe.train.align.points import (
     student_features,
 )
 from aloe.train.align.settings import AlignSettings
+from aloe.train.align.statistics import Statistics
 from aloe.train.align.teaching import Teaching
 from aloe.train.progress import EVAL_PREFIX, ProgressBar
 from aloe.train.sharding import shard
 from aloe.train.trainer import DrawTrainer
 
+CENTRED = f"{POOLED}_centred"  # cosine of the pooled outputs less the teacher's mean
+LOGITS = "logits"
 LOSS_PREFIX, COSINE_PREFIX = "loss_", f"{EVAL_PREFIX}cosine_"
 
 
@@ -40,40 +53,76 @@ class AlignmentModel(nn.Module):
     def __init__(self, student: nn.Module, source: Teacher, settings: AlignSettings, blocks: tuple[int, ...]) -> None:
         super().__init__()
         self.student = student
-        self.config: Any = student.config
-        self.blocks = blocks if settings.objective in ("cosine", "mse") else ()
+        config: Any = student.config
+        self.config = config
+        self.head_weight: Any
+        self.head_bias: Any
+        self.blocks = blocks if settings.objective in TOKENWISE else ()
         self.pooled = settings.pooled
+        self.logits = settings.logits
+        if self.logits:  # the teacher's classifier, of which equal features have equal logits; not saved
+            head: Any = source.classifier
+            self.register_buffer("head_weight", head.weight.detach().clone(), persistent=False)
+            self.register_buffer(
+                "head_bias", None if head.bias is None else head.bias.detach().clone(), persistent=False
+            )
         self.contrasts = settings.objective in CONTRASTIVE
         self._source = (source,)  # in a tuple: not a submodule, so neither trained, wrapped nor saved
         self.loss = SiglipLoss() if settings.objective == "siglip" else None
-        self._objective = {"cosine": cosine, "mse": mse, "infonce": infonce}.get(settings.objective)
+        self._objective = {"cosine": cosine, "mse": mse, "standardized": smooth_l1, "infonce": infonce}.get(
+            settings.objective
+        )
+        standardises = settings.objective == "standardized"
+        self.statistics = Statistics.of(config, source, self.blocks) if standardises else None
 
     def forward(self, images: Tensor, teacher: Features, measure: str = "loss") -> dict[str, Tensor]:
         """The loss of every point, or with `measure="cosine"` the cosine similarity of every point."""
         features = student_features(self.student, images, self.blocks)
         if measure == "cosine":
-            return cosines(features, teacher, self.config, self._source[0])
+            found = cosines(features, teacher, self.config, self._source[0])
+            if self.statistics is not None:
+                mean = self.statistics.mean(POOLED)
+                pairs = (features.pooled - mean).float(), (teacher.pooled - mean).float()
+                found[CENTRED] = F.cosine_similarity(*pairs, dim=-1).mean()
+            return found
         compare: Any = self.loss or self._objective
         losses = {}
         for k in self.blocks:
             ours, theirs = match_tokens(features.states[k], teacher.states[k], self.config, self._source[0])
-            losses[point_name(k)] = compare(ours, theirs)
+            losses[point_name(k)] = compare(*self._standardised(point_name(k), ours, theirs))
         if self.pooled:
             ours, theirs = features.pooled, teacher.pooled
             if self.contrasts:  # with the images of every process
                 ours, theirs = gathered(ours), gathered(theirs)
-            losses[POOLED] = compare(ours, theirs)
+            losses[POOLED] = compare(*self._standardised(POOLED, ours, theirs))
+        if self.logits:
+            ours, theirs = (F.linear(f.pooled, self.head_weight, self.head_bias) for f in (features, teacher))
+            losses[LOGITS] = self.logits * class_divergence(ours, theirs)
         return losses
+
+    def _standardised(self, name: str, *features: Tensor) -> tuple[Tensor, ...]:
+        if self.statistics is None:
+            return features
+        return tuple(self.statistics.standardise(name, part) for part in features)
 
 
 class AlignmentTrainer(DrawTrainer):
     """Trainer whose loss is the distance to a frozen teacher; the other arguments are `DrawTrainer`'s.
 
-    `teach` gives the teacher's features for a batch of images; it is asked once per batch. Under `fsdp` the teacher is split
-    as the student is, and stays so.
+    `teach` gives the teacher's features for a batch of images; it is asked once per batch. `sample`, images (B, 3, H, W) in
+    [0, 1], is what the teacher's statistics are measured on, where a run that begins needs them. Under `fsdp` the teacher is
+    split as the student is, and stays so.
     """
 
-    def __init__(self, model: AlignmentModel, source: Teacher, *, settings: AlignSettings, **parts: Any) -> None:
+    def __init__(
+        self,
+        model: AlignmentModel,
+        source: Teacher,
+        *,
+        settings: AlignSettings,
+        sample: Tensor | None = None,
+        **parts: Any,
+    ) -> None:
         super().__init__(model, settings=settings, draw_side=max(settings.resolutions or [0]) or None, **parts)
         source, self.alignment = source.to(self.args.device), settings
         if settings.fsdp:
@@ -82,6 +131,9 @@ class AlignmentTrainer(DrawTrainer):
         self.teach: Callable[[Tensor], Features] = Teaching(
             source, model.config, model.blocks, settings.precision, compiled=compiled
         )
+        if model.statistics is not None and sample is not None:
+            config: Any = model.config
+            model.statistics.measure(self.teach, sample, config, source, self.args.eval_batch_size)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
