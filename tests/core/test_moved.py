@@ -11,10 +11,10 @@ from aloe.core.moved import MOVED, new_name
 
 FORMER = [
     *MOVED,
-    "aloe.evaluation.knn",
-    "aloe.data.frames.nyuv2",
-    "aloe.draw.explanations",
-    "aloe.evaluation.dense.normals",
+    "aloe.probes.knn",
+    "aloe.dense.sources.nyuv2",
+    "aloe.viz.explanations",
+    "aloe.dense.normals",
 ]
 
 
@@ -43,4 +43,4 @@ def test_a_present_name_did_not_move():
 
 def test_what_never_was_is_still_an_error():
     with pytest.raises(ModuleNotFoundError), pytest.warns(DeprecationWarning, match="aloe.evaluation"):
-        __import__("aloe.evaluation.nothing")
+        __import__("aloe.probes.nothing")
