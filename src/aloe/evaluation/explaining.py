@@ -11,7 +11,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -20,18 +20,20 @@ import torch
 from torch import Tensor
 
 from aloe.attribution.methods import METHODS, Cost, attribute, check_options, find_method, find_methods, unsupported
+from aloe.attribution.presets import PRESETS, preset_options
 from aloe.attribution.subject import opened
 from aloe.core.errors import UserError
 from aloe.data.transforms import ResizeCenterCrop, to_tensor
-from aloe.evaluation.backbones import native_pixels
+from aloe.evaluation.backbones import native_pixels, trained_with_sigmoid
 from aloe.evaluation.features import classify
 from aloe.evaluation.results import ResultLog, Row, row_key
 from aloe.evaluation.tasks import Case, Outcome, class_of_logit
 from aloe.metrics.bootstrap import bootstrap_interval
-from aloe.metrics.deletion import deletion_curves
-from aloe.metrics.gridpg import grid_pointing
+from aloe.metrics.deletion import FRACTIONS, PAPER_FRACTIONS, deletion_curves
+from aloe.metrics.gridpg import check_smooth, grid_pointing
 from aloe.metrics.grids import GridList, choose_grids, confident
 from aloe.metrics.pointing import inside_share, pointing_hits
+from aloe.metrics.windows import window_starts
 from aloe.models.teachers import resize
 
 EXPLAINING = ("gridpg", "deletion", "inside")
@@ -63,10 +65,11 @@ def measure_explanations(
             for method in methods:
                 if unsupported(case.model, method.key) is not None:
                     continue
-                options = method.resolved(chosen.options.get(method.key, {}), case.model)
-                settings = {**prepared.settings, "method": method.key, "options": options}
+                given = preset_options(chosen.preset, method.key, chosen.options.get(method.key))
+                settings = {**prepared.of_method(method.key), "preset": chosen.preset, "method": method.key}
+                settings["options"] = method.resolved(given, case.model)
                 facts = facts_of(case, task, settings, ("test",))
-                row = log.get(row_key(facts)) if log is not None else None
+                row = _known(log, facts) if log is not None else None
                 if row is None:
                     start = time.perf_counter()
                     title = f"{Path(case.name).name} {task} {method.title}" if case.progress else None
@@ -91,8 +94,8 @@ def check_explanations(case: Case, tasks: Sequence[str]) -> None:
         check_options(find_method(name), options)
     if case.splits.test.labels is None:
         raise UserError(f"{case.splits.name} has no labels (one folder per class), which {', '.join(tasks)} need.")
-    if "gridpg" in tasks and case.settings.grids_file is not None:
-        _stored_grids(case.settings.grids_file, case.splits.test)
+    if "gridpg" in tasks:
+        _check_grids(case)
     if "inside" in tasks and not hasattr(case.splits.test, "mask"):
         raise UserError(f"{case.splits.name} has no object masks, which task inside needs; rendered scenes have them.")
     classifier = getattr(case.model, "classifier", None)
@@ -104,10 +107,27 @@ def check_explanations(case: Case, tasks: Sequence[str]) -> None:
         raise UserError(f"The classifier of {case.name} does not know all classes of {case.splits.name} by name.")
 
 
+def _check_grids(case: Case) -> None:
+    """What GridPG's settings ask of the stored grids and of the model's own size."""
+    chosen = case.settings
+    for name in chosen.first_grids:
+        find_method(name)
+    n = chosen.grid_size
+    if chosen.grids_file is not None:
+        n = _stored_grids(chosen.grids_file, case.splits.test).n
+    side = chosen.resolution or native_pixels(case.model)
+    check_smooth(chosen.smooth, side // n if chosen.protocol == "resized" else side)
+
+
 @dataclass
 class _Prepared:
     settings: dict[str, Any]
     run: Callable[[Case, _Explainer, Callable[[int, int], None]], Outcome]
+    first: dict[str, int] = field(default_factory=dict)
+
+    def of_method(self, method: str) -> dict[str, Any]:
+        """The settings, and how many grids a method is measured on where it is not all of them."""
+        return {**self.settings, **({"first": self.first[method]} if method in self.first else {})}
 
 
 class _Common:
@@ -160,7 +180,7 @@ class _Explainer:
 
     def __init__(self, case: Case, method: str) -> None:
         self.case, self.method = case, method
-        self.options = case.settings.options.get(method, {})
+        self.options = preset_options(case.settings.preset, method, case.settings.options.get(method))
         self.logit = _logit_of_class(case)
         self.costs: list[tuple[int, Cost]] = []
         self.peak: int | None = None
@@ -177,9 +197,13 @@ class _Explainer:
         return found.pixels().cpu()
 
     def load(self, indices: Sequence[int]) -> Tensor:
-        side = self.case.settings.resolution or native_pixels(self.case.model)
+        side = self.side()
         crop = ResizeCenterCrop(side)
         return torch.stack([to_tensor(crop(self.case.splits.test.load(int(i)))) for i in indices])
+
+    def side(self) -> int:
+        """Pixels of the images: the model's own size, or that of the settings."""
+        return self.case.settings.resolution or native_pixels(self.case.model)
 
     def cost(self) -> dict[str, float | int | None]:
         """Passes and seconds per image, over all maps so far; peak memory of a single image."""
@@ -203,13 +227,14 @@ def _gridpg(common: _Common) -> _Prepared:
     absent = [name for c, name in enumerate(common.classes) if c not in shown]
 
     def run(case: Case, explainer: _Explainer, advance: Callable[[int, int], None]) -> Outcome:
-        side = settings.resolution or native_pixels(case.model)
+        side = explainer.side()
+        part = grids.first(settings.first_grids.get(explainer.method, len(grids)))
         found = grid_pointing(
             explainer,
             explainer.load,
-            grids,
-            side=side if settings.grid_input == "resized" else None,
-            grids_per_pass=max(1, 32 // grids.n**2),
+            part,
+            protocol=settings.protocol,
+            smooth=settings.smooth,
             seed=grids.rule.get("seed", 0),
             progress=advance,
         )
@@ -218,35 +243,38 @@ def _gridpg(common: _Common) -> _Prepared:
         notes += [f"{case.name} is wrong on {wrong} of the {len(images)} images of these grids"] if wrong else []
         if not isfinite(found.score):  # told apart from a score of 0 by the maps that were discarded
             notes.append(f"{METHODS[explainer.method].title} gave no map with positive mass")
+        windows = {"windows": len(window_starts(side, grids.n)) ** 2} if settings.protocol == "windows" else {}
         details = {
             "interval": [100 * x if isfinite(x) else 0.0 for x in found.interval],
             "per_cell": [100 * x for x in found.per_cell.nan_to_num(0).tolist()],
-            "grids": len(grids),
+            "grids": len(part),
             "cells": found.maps,
             "discarded": found.discarded,
-            "images": len(images),
+            "images": len(part.indices.unique()),
             "classes": len(shown),
             "misclassified": wrong,
-            "grid_input": settings.grid_input,
-            "pixels": side if settings.grid_input == "resized" else grids.n * side,
+            "protocol": settings.protocol,
+            "pixels": grids.n * side if settings.protocol == "whole" else side,
+            **windows,
             "chance": 100 * found.chance,
             "cost": explainer.cost(),
         }
         score = 100 * found.score if isfinite(found.score) else 0.0
-        return Outcome(score, {"test": len(images)}, details, tuple(notes))
+        return Outcome(score, {"test": len(part.indices.unique())}, details, tuple(notes))
 
     rule = {k: v for k, v in grids.rule.items() if k != "models"}
-    key = grids_key(grids)
-    return _Prepared(
-        {"n": grids.n, **rule, "grids": key, "grid_input": settings.grid_input, "resolution": settings.resolution}, run
-    )
+    how = {"protocol": settings.protocol, "smooth": settings.smooth, "resolution": settings.resolution}
+    return _Prepared({"n": grids.n, **rule, "grids": grids_key(grids), **how}, run, settings.first_grids)
 
 
 def _deletion(common: _Common) -> _Prepared:
-    settings, chosen = common.settings, common.images(common.eligible)
+    settings = common.settings
+    anyone = torch.ones_like(common.eligible)
+    chosen = common.images(common.eligible if settings.among == "confident" else anyone)
+    fractions = PAPER_FRACTIONS if settings.fractions == "paper" else FRACTIONS
 
     def run(case: Case, explainer: _Explainer, advance: Callable[[int, int], None]) -> Outcome:
-        labels, parts = common.labels[chosen], []
+        labels, parts, told = common.labels[chosen], [], _probability_of(case.model)
         for i in range(0, len(chosen), _IMAGES_PER_PASS):
             images, classes = (
                 explainer.load(chosen[i : i + _IMAGES_PER_PASS].tolist()),
@@ -260,8 +288,9 @@ def _deletion(common: _Common) -> _Prepared:
                         images,
                         explainer.logit[classes],
                         prepare=lambda x, s=subject: s.prepare(x.to(s.device, s.dtype)),  # type: ignore[misc]
-                        probability=lambda x, y, s=subject: s.forward(x).logits.softmax(1).gather(1, y[:, None])[:, 0],  # type: ignore[misc]
+                        probability=lambda x, y, s=subject: told(s.forward(x).logits).gather(1, y[:, None])[:, 0],  # type: ignore[misc]
                         block=settings.block,
+                        fractions=fractions,
                         fill=settings.fill,
                         mode=settings.deletion_mode,
                     )
@@ -278,8 +307,9 @@ def _deletion(common: _Common) -> _Prepared:
         }
         return Outcome(numbers["area_most"], {"test": len(chosen)}, {**details, **numbers, "cost": explainer.cost()})
 
-    names = ("fill", "block", "deletion_mode", "resolution", "seed")
-    return _Prepared({**{n: getattr(settings, n) for n in names}, **common.rule, **_of_images(chosen)}, run)
+    names = ("fill", "block", "deletion_mode", "resolution", "seed", "fractions", "among")
+    rule = common.rule if settings.among == "confident" else {}
+    return _Prepared({**{n: getattr(settings, n) for n in names}, **rule, **_of_images(chosen)}, run)
 
 
 def _inside(common: _Common) -> _Prepared:
@@ -319,6 +349,19 @@ def grids_key(grids: GridList) -> str:
     return hashlib.sha256(data).hexdigest()[:8]
 
 
+def _known(log: ResultLog, facts: dict[str, Any]) -> Row | None:
+    """The row that was measured, perhaps under the other preset, where that gives the method the same options."""
+    key = row_key(facts)
+    if (row := log.get(key)) is not None:
+        return row
+    for preset in PRESETS:
+        twin = log.get(row_key({**facts, "settings": {**facts["settings"], "preset": preset}}))
+        if twin is not None:
+            log.add({**twin, "key": key, "settings": facts["settings"]})
+            return log.get(key)
+    return None
+
+
 def _of_images(chosen: Tensor) -> dict[str, Any]:
     return {"images": hashlib.sha256(chosen.numpy().tobytes()).hexdigest()[:8]}
 
@@ -329,8 +372,13 @@ def _probabilities(case: Case, count: int) -> Tensor:
     logits = classify(case.model, features.tensor())
     assert logits is not None
     table = torch.zeros(count, len(case.classes))
-    table[features.index] = logits.softmax(1)[:, _logit_of_class(case)]
+    table[features.index] = _probability_of(case.model)(logits)[:, _logit_of_class(case)]
     return table
+
+
+def _probability_of(model: Any) -> Callable[[Tensor], Tensor]:
+    """Logits (N, C) to each class's probability, as the head was trained: by sigmoids or by the softmax."""
+    return torch.sigmoid if trained_with_sigmoid(model) else lambda logits: logits.softmax(1)
 
 
 def _logit_of_class(case: Case) -> Tensor:
