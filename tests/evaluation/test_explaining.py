@@ -308,7 +308,7 @@ def test_heads_trained_with_binary_cross_entropy_are_read_by_sigmoids(home, tmp_
 
 def test_deletion_follows_the_papers_list_on_any_image(home, tmp_path):
     data = [(None, str(home / "test"))]
-    given = {"methods": ["legrad"], "block": 4, **QUICK, "share": None, "confidence": 1.0}
+    given = {"methods": ["legrad"], "block": 4, **QUICK, "share": 0.01, "images": 12}
     row = evaluate_all(models(home)[:1], ["deletion"], data, tmp_path, **given)[0]
     whole = [0, 1, 1, 3, 6, 10, 13, 19, 26, 38, 51]  # of 64 blocks; 1 % and 2 % are one block
     assert row["details"]["fractions"] == [n / 64 for n in dict.fromkeys(whole)]
@@ -316,11 +316,11 @@ def test_deletion_follows_the_papers_list_on_any_image(home, tmp_path):
     curve = row["details"]["most"]
     areas = [(a + b) / 2 * (y - x) for a, b, x, y in zip(curve, curve[1:], *pairwise_of(row), strict=False)]
     assert row["value"] == pytest.approx(sum(areas) / row["details"]["fractions"][-1])
-    assert row["details"]["images"] == 4
-    assert "threshold" not in row["settings"]
+    assert row["details"]["images"] == 12
+    assert "share" not in row["settings"]
     sure = evaluate_all(models(home)[:1], ["deletion"], data, tmp_path, among="confident", **given)[0]
-    assert sure["settings"]["threshold"] == 1.0
-    assert sure["details"]["images"] < 4
+    assert sure["settings"]["share"] == 0.01
+    assert sure["details"]["images"] == 4, "the surest of each class"
 
 
 def pairwise_of(row):
