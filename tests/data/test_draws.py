@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from aloe.data.draws import (
     AlignmentDraws,
     FaultLog,
     ImageDataset,
+    chance_of,
     check_source,
     collate_draws,
     collate_images,
@@ -265,13 +267,67 @@ def test_fault_log_stops_a_run_past_the_limit() -> None:
         log.take({"pixel_values": pixels, "unreadable": ["c"]})
 
 
-def test_fault_log_of_a_stream_waits_for_200_images() -> None:
+def test_fault_log_of_a_stream_stops_where_the_limit_is_surely_past() -> None:
+    batch = {"pixel_values": torch.zeros(37, 3, 2, 2)}
     log = FaultLog(max_bad_fraction=0.05)
-    batch = {"pixel_values": torch.zeros(40, 3, 2, 2)}
-    for k in range(4):
+    for k in range(5):  # 7.5 %: one run in eight within the limit has that many in 200
         log.take({**batch, "unreadable": [f"{k}{m}" for m in range(3)]})
-    with pytest.raises(DataError, match="15 of 215 images"):
-        log.take({**batch, "unreadable": ["x", "y", "z"]})
+    hopeless = {"pixel_values": torch.zeros(5, 3, 2, 2), "unreadable": [f"{m}" for m in range(35)]}
+    with pytest.raises(DataError, match=r"50 of 240 images are unreadable, past the allowed 5.0%"):
+        log.take(hopeless)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.02, 0.05, 0.3, 1.0])
+@pytest.mark.parametrize(("seen", "images"), [(5, 12), (64, 1000), (12, 12), (40, None)])
+def test_chances_are_those_of_counting(fraction: float, seen: int, images: int | None) -> None:
+    worst = int(fraction * (images or 0) + 1e-9)
+    for bad in range(seen + 2):
+        if images is None:
+            terms = [math.comb(seen, k) * fraction**k * (1 - fraction) ** (seen - k) for k in range(bad, seen + 1)]
+        else:
+            ways = [math.comb(worst, k) * math.comb(images - worst, seen - k) for k in range(bad, seen + 1)]
+            terms = [way / math.comb(images, seen) for way in ways]
+        assert chance_of(bad, seen, fraction, images) == pytest.approx(sum(terms), rel=1e-9, abs=1e-12)
+
+
+def test_four_percent_within_a_limit_of_five_is_never_refused_early() -> None:
+    """The tolerance holds for all images, not for a first sample of them; what is past it is refused in the run."""
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        bad = tuple(rng.choice(1000, 40, replace=False).tolist())
+        found = check_source(Flat(1000, bad))
+        assert len(found) <= 64
+    spaced = np.linspace(0, 999, 64).round().astype(int).tolist()
+    assert len(check_source(Flat(1000, tuple(spaced[:50])))) == 50  # the order of the images does not matter
+    with pytest.raises(DataError, match=r"past the allowed 5.0%"):
+        check_source(Flat(1000, tuple(range(0, 1000, 2))))
+
+
+def test_what_is_left_out_is_listed_once_and_told(tmp_path: Path) -> None:
+    path = tmp_path / "unreadable.txt"
+    log = FaultLog(9, path=path, left_out=["a folder: Permission denied"])
+    batch = {"pixel_values": torch.zeros(2, 3, 2, 2), "unreadable": [], "left_out": ["s.tar: 3 images\nleft out"]}
+    for _ in range(2):
+        assert set(log.take(dict(batch))) == {"pixel_values"}
+    expected = ["a folder: Permission denied", "s.tar: 3 images\\u000aleft out"]
+    assert (tmp_path / "left_out.txt").read_text().splitlines() == expected
+    assert not path.exists()
+    again = FaultLog(9, path=path)
+    assert again.left_out == expected
+    assert again.summary().startswith("Left out: a folder: Permission denied; s.tar: 3 images")
+
+
+def test_names_that_are_no_text_are_listed_and_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "unreadable.txt"
+    path.write_bytes(b"caf\xe9.jpg: broken\n")  # of before they were escaped
+    log = FaultLog(100, path=path)
+    assert list(log.draws_lost) == ["caf\\xe9.jpg: broken"]
+    messages = ["caf\udce9.jpg: broken", "a\nb.jpg: broken", "a\x1b]0;x\x07.jpg: broken"]
+    for _ in range(2):
+        log.take({"pixel_values": torch.zeros(2, 3, 2, 2), "unreadable": messages})
+    lines = path.read_bytes().split(b"\n")
+    assert lines[1:] == [b"a\\u000ab.jpg: broken", b"a\\u001b]0;x\\u0007.jpg: broken", b""]
+    assert list(FaultLog(100, path=path).draws_lost) == list(log.draws_lost)
 
 
 def test_fault_log_without_faults() -> None:

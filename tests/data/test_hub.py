@@ -144,3 +144,26 @@ def test_missing_packages_are_named(spec: str, package: str, monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "webdataset.shardlists", None)
     with pytest.raises(UserError, match=rf"needs the package {package}; pip install 'aloe-vit\[data\]'"):
         open_source(spec)
+
+
+def test_of_several_image_columns_one_must_be_chosen(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    columns = {name: [{"bytes": png(k), "path": None}] for k, name in enumerate(("depth", "photo"))}
+    made = datasets.Dataset.from_dict(columns, features=datasets.Features(dict.fromkeys(columns, datasets.Image())))
+    made.save_to_disk(tmp_path / "data")
+    with pytest.raises(UserError, match="has the image columns depth, photo; choose one by adding #depth"):
+        open_images(f"hf:{tmp_path / 'data'}")
+    assert reds(open_images(f"hf:{tmp_path / 'data'}#photo")) == [1]
+
+
+def test_of_several_label_columns_the_first_is_used_and_told() -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = {"photo": [{"bytes": png(1), "path": None}] * 2, "coarse": [0, 1], "fine": [1, 0]}
+    kinds = {name: datasets.ClassLabel(names=[f"{name}{k}" for k in range(2)]) for name in ("coarse", "fine")}
+    made = datasets.Dataset.from_dict(rows, features=datasets.Features({"photo": datasets.Image(), **kinds}))
+    source = HubImages(made, where="hf:x")
+    assert source.classes == ["coarse0", "coarse1"]
+    assert source.left_out == [
+        "hf:x has the label columns coarse, fine; the first is used, #photo,fine after its name chooses"
+    ]
+    assert HubImages(made, None, "fine").left_out == []

@@ -17,7 +17,7 @@ from aloe.attribution.methods import Method, attribute, check_options, find_meth
 from aloe.attribution.targets import class_index
 from aloe.core.errors import UserError
 from aloe.data.draws import ImageDataset, collate_images
-from aloe.data.sources import open_images
+from aloe.data.sources import left_out, open_images
 from aloe.data.subset import SubsetImages
 from aloe.data.transforms import ResizeCenterCrop
 from aloe.draw.attributions import Column, comparison_gallery, comparison_row, save_gallery
@@ -131,6 +131,7 @@ def attribute_files(
         raise UserError(f"None of the {len(source)} images could be read: {'; '.join(unreadable[:3])}.")
     if unreadable:
         done.notes.append(f"{len(unreadable)} images could not be read: {'; '.join(unreadable[:3])}")
+    done.notes += left_out(source)
     columns = [Column(e.method.title, e.pictures, e.group) for e in entries]
     figure = comparison_gallery(shown, columns, titles if any(titles) else ())
     for kind in ("png", "pdf"):

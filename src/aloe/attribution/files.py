@@ -19,7 +19,7 @@ from aloe.attribution.targets import TextTarget
 from aloe.core.errors import UserError
 from aloe.data.decode import is_image_name
 from aloe.data.draws import ImageDataset, collate_images
-from aloe.data.sources import FolderStore, open_images
+from aloe.data.sources import FolderStore, left_out, open_images
 from aloe.data.subset import SubsetImages
 from aloe.data.transforms import ResizeCenterCrop
 from aloe.draw.explanations import over_white, signed_map
@@ -29,11 +29,12 @@ from aloe.models.saving import load
 
 @dataclass
 class Explained:
-    """What was written: one row per image (file, picture, the target if one was given, prediction, logit, residual), and
-    what could not be read."""
+    """What was written: one row per image (file, picture, the target if one was given, prediction, logit, residual),
+    what could not be read, and what of the source was left out."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
 
 def explain_files(
@@ -74,7 +75,7 @@ def explain_files(
     check_output(images, output_dir)
     dataset = ImageDataset(source, ResizeCenterCrop(side))
     loader = torch.utils.data.DataLoader(dataset, batch_size=batch_size, collate_fn=collate_images)
-    done = Explained()
+    done = Explained(left_out=left_out(source))
     for batch in _watched(loader, progress):
         done.unreadable += batch["unreadable"]
         if not len(batch["pixel_values"]):

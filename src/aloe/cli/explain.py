@@ -59,4 +59,6 @@ def explain(
     words += [f"{len(done.unreadable)} unreadable images were left out: {'; '.join(done.unreadable[:3])}"] * bool(
         done.unreadable
     )
-    say({"explanations": done.rows, "unreadable": done.unreadable}, "\n".join(words), json)
+    words += [f"left out: {line}" for line in done.left_out]
+    found = {"explanations": done.rows, "unreadable": done.unreadable, "left_out": done.left_out}
+    say(found, "\n".join(words), json)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
+from contextlib import suppress
 from typing import NoReturn
 
 import typer
@@ -61,6 +62,9 @@ app.add_typer(study.app, name="study")
 
 def main() -> None:
     """Entry point of `aloe` and `python -m aloe`."""
+    for stream in (sys.stdout, sys.stderr):  # file names may hold bytes that are no text
+        with suppress(AttributeError, ValueError):
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         app()
     except UserError as error:

@@ -8,9 +8,13 @@ the file and says why.
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
+from functools import lru_cache
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 
@@ -27,6 +31,14 @@ FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "PPM", "WEBP", "AVIF")
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp"),
     *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".avif"),
+    *(".jpe", ".mpo", ".dib", ".apng"),
+)
+# Images too, of formats that are read where a plugin of Pillow for them is installed, or not at all: they count as
+# images, so that they are named where they cannot be read.
+OTHER_EXTENSIONS = (
+    *(".heic", ".heif", ".hif", ".heics", ".heifs", ".avifs", ".jxl", ".jp2", ".j2k", ".jpf", ".jpx", ".jxr", ".wdp"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"),
+    *(".psd", ".tga", ".exr", ".svg", ".eps", ".pcx", ".ico", ".dds", ".xcf"),
 )
 
 DraftSize = int | Callable[[tuple[int, int]], int]
@@ -57,7 +69,12 @@ class DataError(UserError):
 
 def is_image_name(name: str) -> bool:
     """Whether a name ends like an image and no part of it is hidden (`.git/x.png`, `a/._x.png`)."""
-    return name.lower().endswith(EXTENSIONS) and not name.startswith(".") and "/." not in name
+    return name.lower().endswith((*EXTENSIONS, *OTHER_EXTENSIONS)) and not name.startswith(".") and "/." not in name
+
+
+def is_read_name(name: str) -> bool:
+    """Whether the name is of a format that is read without a plugin."""
+    return name.lower().endswith(EXTENSIONS)
 
 
 def decode_image(
@@ -89,7 +106,7 @@ def decode_image(
     try:
         if isinstance(data, Image.Image):
             return _upright(data, _rgb(data))
-        with Image.open(BytesIO(_file_bytes(data)), formats=FORMATS) as image:
+        with _opened(_file_bytes(data)) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise ValueError(f"{width} x {height} pixels, more than the limit of {MAX_PIXELS}")
@@ -119,6 +136,46 @@ _TURN = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+# Formats that plugins of Pillow add, by the name they register; how a file begins that needs one, and what to say of it.
+_PLUGIN_FORMATS = ("HEIF", "AVIF", "JXL")
+_PLUGINS = {"pillow_heif": "register_heif_opener", "pillow_jxl": None, "pillow_avif": None}
+_NEEDS = (
+    (
+        re.compile(rb"....ftyp(heic|heix|heim|heis|hevc|hevx|mif1|msf1)", re.DOTALL),
+        "HEIC, which needs the package pillow-heif",
+    ),
+    (
+        re.compile(rb"....ftypavi[fs]", re.DOTALL),
+        "AVIF, which needs a Pillow built with it, or the package pillow-avif-plugin",
+    ),
+    (re.compile(rb"\xff\x0a|\0\0\0\x0cJXL ", re.DOTALL), "JPEG XL, which needs the package pillow-jxl-plugin"),
+)
+
+
+def _opened(data: bytes) -> Image.Image:
+    """Pillow's image, by the formats we read; by those of installed plugins where none of ours fits."""
+    try:
+        return Image.open(BytesIO(data), formats=FORMATS)
+    except (UnidentifiedImageError, LookupError):
+        needs = next((words for begins, words in _NEEDS if begins.match(data)), None)
+        if needs is None:
+            raise
+        _load_plugins()
+        if formats := [name for name in _PLUGIN_FORMATS if name in Image.OPEN]:
+            with suppress(UnidentifiedImageError):
+                return Image.open(BytesIO(data), formats=formats)
+    raise ValueError(f"{needs} to be read")
+
+
+@lru_cache
+def _load_plugins() -> None:
+    for module, register in _PLUGINS.items():
+        with suppress(ImportError, AttributeError):
+            plugin = import_module(module)
+            if register:
+                getattr(plugin, register)()
 
 
 def _file_bytes(data: bytes | Path) -> bytes:

@@ -2,7 +2,7 @@
 
 A sample carries the unreadable files it met under "unreadable" (a list of `name: reason`), because
 workers cannot write to the parent's memory; the parent hands each batch to a `FaultLog`, which
-stops the run past a set fraction.
+stops the run past a set fraction. Samples of shards carry "left_out" too: what the shards hold that is no sample.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
 from aloe.data.decode import DataError, DraftSize, UnreadableImage, decode_image
+from aloe.data.names import append_lines, read_lines, shown_line
 from aloe.data.shards import ShardSource
 from aloe.data.sources import ImageSource
 from aloe.data.transforms import Transform, to_tensor
@@ -26,6 +27,8 @@ from aloe.data.transforms import Transform, to_tensor
 Sample = dict[str, Any]
 
 MAX_SKIPS = 64  # unreadable images in a row after which a draw gives up
+HOPELESS = 1e-6  # the share of sources within the limit that an early look may refuse
+LEFT_OUT_NAME = "left_out.txt"
 
 
 class AlignmentDraws(Dataset[Sample]):
@@ -130,7 +133,8 @@ class ShardDraws(IterableDataset[Sample]):
                     raise _too_many(unreadable) from error
                 continue
             pixels = to_tensor(self.transform(image, fresh()))
-            yield {"pixel_values": pixels, "label": -1, "unreadable": unreadable}
+            told, self.source.left_out = self.source.left_out, []
+            yield {"pixel_values": pixels, "label": -1, "unreadable": unreadable, "left_out": told}
             unreadable = []
 
 
@@ -169,50 +173,74 @@ class ImageDataset(Dataset[Sample]):
 
 
 class FaultLog:
-    """What was unreadable in a run, kept by the parent process.
+    """The account of what was not used in a run, kept by the parent process: images that are unreadable, and what a source
+    holds that is no image of it (`aloe.data.sources.left_out`).
 
     Args:
         images: Number of images in the source; None for shards, whose number is unknown.
         max_bad_fraction: The fraction of unreadable images past which the run is stopped.
         path: A file that lists them, one a line, as they are found: a resumed run goes on with it, and several
-            processes add to it.
+            processes add to it. `left_out.txt` beside it lists the rest.
+        left_out: what is known to be left out from the start.
     """
 
-    def __init__(self, images: int | None = None, max_bad_fraction: float = 0.05, path: Path | None = None) -> None:
+    def __init__(
+        self,
+        images: int | None = None,
+        max_bad_fraction: float = 0.05,
+        path: Path | None = None,
+        left_out: Sequence[str] = (),
+    ) -> None:
         self.images, self.max_bad_fraction, self.path = images, max_bad_fraction, path
         self.draws_lost: dict[str, int] = dict.fromkeys(self._listed(), 0)
+        self.left_out: list[str] = [] if path is None else read_lines(path.with_name(LEFT_OUT_NAME))
         self._seen = 0
+        self._leave(left_out)
 
     def take(self, batch: Sample) -> Sample:
         """Counts the batch's unreadable files and returns the batch without them.
 
         Raises:
-            DataError: More than `max_bad_fraction` of the images are unreadable (for shards: of
-                those seen so far, once they are 200).
+            DataError: More than `max_bad_fraction` of the images are unreadable. For shards, whose number is unknown: of
+                those drawn so far so many that at most `HOPELESS` of the sources within the limit would show it.
         """
-        unreadable = batch.get("unreadable", [])
+        unreadable = [shown_line(message) for message in batch.get("unreadable", [])]
         self._seen += len(batch["pixel_values"]) + len(unreadable)
+        self._leave(batch.get("left_out", []))
         new = [message for message in dict.fromkeys(unreadable) if message not in self.draws_lost]
         if new and self.path is not None:
-            with self.path.open("a") as file:
-                file.write("".join(f"{message}\n" for message in new))
+            append_lines(self.path, new)
         for message in unreadable:
             self.draws_lost[message] = self.draws_lost.get(message, 0) + 1
-        if unreadable and (self.images or self._seen >= 200):
-            _refuse_past(self.max_bad_fraction, list(self.draws_lost), self.images or self._seen)
-        return {key: value for key, value in batch.items() if key != "unreadable"}
+        if unreadable and self.images:
+            _refuse_past(self.max_bad_fraction, list(self.draws_lost), self.images)
+        elif unreadable:
+            lost = sum(self.draws_lost.values())
+            if chance_of(lost, self._seen, self.max_bad_fraction) < HOPELESS:
+                raise _past(self.max_bad_fraction, lost, self._seen, list(self.draws_lost))
+        return {key: value for key, value in batch.items() if key not in ("unreadable", "left_out")}
 
     def summary(self) -> str | None:
-        """One line for the end of a run; None when every image was readable."""
+        """What was unreadable and left out, a line for each, for the end of a run; None when there is nothing to tell."""
+        lines = []
         names = list(dict.fromkeys([*self.draws_lost, *self._listed()]))
-        if not names:
-            return None
-        lost = sum(self.draws_lost.values())
-        where = f" (all in {self.path})" if self.path is not None else ""
-        return f"{len(names)} unreadable images were skipped ({lost} draws lost here): {_some(names)}{where}"
+        if names:
+            lost = sum(self.draws_lost.values())
+            where = f" (all in {self.path})" if self.path is not None else ""
+            lines.append(f"{len(names)} unreadable images were skipped ({lost} draws lost here): {_some(names)}{where}")
+        if self.left_out:
+            where = f" (all in {self.path.with_name(LEFT_OUT_NAME)})" if self.path is not None else ""
+            lines.append(f"Left out: {_some(self.left_out)}{where}")
+        return "\n".join(lines) or None
+
+    def _leave(self, sentences: Sequence[str]) -> None:
+        new = [line for line in dict.fromkeys(map(shown_line, sentences)) if line not in self.left_out]
+        self.left_out += new
+        if new and self.path is not None and self.path.parent.is_dir():
+            append_lines(self.path.with_name(LEFT_OUT_NAME), new)
 
     def _listed(self) -> list[str]:
-        return self.path.read_text().splitlines() if self.path is not None and self.path.is_file() else []
+        return [] if self.path is None else read_lines(self.path)
 
 
 def check_source(source: ImageSource, sample: int = 64, max_bad_fraction: float = 0.05) -> list[str]:
@@ -220,17 +248,46 @@ def check_source(source: ImageSource, sample: int = 64, max_bad_fraction: float 
     reason`.
 
     Raises:
-        DataError: More than `max_bad_fraction` of them are unreadable.
+        DataError: More than `max_bad_fraction` of the source are unreadable: for certain where the sample is all of it or
+            holds so many; else at most `HOPELESS` of the sources within the limit would be refused, whatever the order of
+            their images (a second sample, drawn at random, must say the same).
     """
-    count = min(sample, len(source))
-    unreadable = []
-    for index in np.linspace(0, len(source) - 1, count).round().astype(int).tolist():
-        try:
-            source.load(index, draft_size=1)
-        except UnreadableImage as error:
-            unreadable.append(str(error))
-    _refuse_past(max_bad_fraction, unreadable, count)
+    images = len(source)
+    spaced = np.linspace(0, images - 1, min(sample, images)).round().astype(int).tolist()
+    unreadable = _unreadable(source, spaced)
+    if len(unreadable) > math.floor(max_bad_fraction * images):
+        raise _past(max_bad_fraction, len(unreadable), images, unreadable)
+    if chance_of(len(unreadable), len(spaced), max_bad_fraction, images) < HOPELESS:
+        drawn = np.random.default_rng(0).choice(images, len(spaced), replace=False).tolist()
+        again = _unreadable(source, drawn)
+        if chance_of(len(again), len(drawn), max_bad_fraction, images) < HOPELESS:
+            raise _past(max_bad_fraction, len(again), len(drawn), again)
     return unreadable
+
+
+def chance_of(bad: int, seen: int, fraction: float, images: int | None = None) -> float:
+    """The chance that of `seen` images drawn at random `bad` or more are unreadable, where `fraction` of all are.
+
+    Args:
+        images: how many there are in all (drawn without repeating: hypergeometric); None for a stream (binomial).
+    """
+    if bad <= 0:
+        return 1.0
+    if bad > seen:
+        return 0.0
+    if images is None:
+        if fraction <= 0 or fraction >= 1:
+            return float(fraction >= 1)
+        terms = [
+            _log_choose(seen, k) + k * math.log(fraction) + (seen - k) * math.log1p(-fraction)
+            for k in range(bad, seen + 1)
+        ]
+    else:
+        worst = math.floor(fraction * images)
+        most, least = min(worst, seen), max(bad, seen - (images - worst))
+        whole = _log_choose(images, seen)
+        terms = [_log_choose(worst, k) + _log_choose(images - worst, seen - k) - whole for k in range(least, most + 1)]
+    return min(1.0, math.fsum(map(math.exp, terms)))
 
 
 def collate_draws(samples: Sequence[Sample]) -> Sample:
@@ -239,6 +296,11 @@ def collate_draws(samples: Sequence[Sample]) -> Sample:
         "pixel_values": torch.stack([sample["pixel_values"] for sample in samples]),
         "label": torch.tensor([sample["label"] for sample in samples], dtype=torch.int64),
         "unreadable": [name for sample in samples for name in sample["unreadable"]],
+        **(
+            {"left_out": [line for sample in samples for line in sample["left_out"]]}
+            if "left_out" in samples[0]
+            else {}
+        ),
     }
 
 
@@ -269,12 +331,30 @@ def _label(labels: np.ndarray | None, index: int) -> int:
     return -1 if labels is None else int(labels[index])
 
 
+def _unreadable(source: ImageSource, indices: Sequence[int]) -> list[str]:
+    found = []
+    for index in indices:
+        try:
+            source.load(index, draft_size=1)
+        except UnreadableImage as error:
+            found.append(shown_line(str(error)))
+    return found
+
+
+def _log_choose(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+
+
 def _refuse_past(limit: float, unreadable: Sequence[str], images: int) -> None:
     if len(unreadable) > math.floor(limit * images):
-        raise DataError(
-            f"{len(unreadable)} of {images} images are unreadable, past the allowed {limit:.1%};"
-            f" remove them or raise max_bad_fraction: {_some(unreadable)}"
-        )
+        raise _past(limit, len(unreadable), images, unreadable)
+
+
+def _past(limit: float, count: int, images: int, unreadable: Sequence[str]) -> DataError:
+    return DataError(
+        f"{count} of {images} images are unreadable, past the allowed {limit:.1%};"
+        f" remove them or raise max_bad_fraction: {_some(unreadable)}"
+    )
 
 
 def _too_many(unreadable: Sequence[str]) -> DataError:

@@ -22,13 +22,13 @@ class HubImages:
     """The image column of a `datasets.Dataset`, with the classes of a label column where it has one.
 
     Args:
-        column: the image column; default: the first one.
+        column: the image column; default: the only one.
         label: the label column: a `ClassLabel`, whole numbers or strings; default: the first `ClassLabel`, else a column
-            of that kind called "label", else none.
+            of that kind called "label", else none; several are told in `left_out`.
         where: what to call the dataset in errors.
 
     Raises:
-        UserError: no rows, no such column, or labels of another kind.
+        UserError: no rows, no such column, several image columns and none chosen, or labels of another kind.
     """
 
     def __init__(
@@ -40,6 +40,10 @@ class HubImages:
         images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
         if not images or (column and column not in images):
             raise UserError(f"{where} has no image column {column or ''}; its columns are {listed}.")
+        if not column and len(images) > 1:
+            raise UserError(
+                f"{where} has the image columns {', '.join(images)}; choose one by adding #{images[0]} to it."
+            )
         if label and label not in features:
             raise UserError(f"{where} has no label column {label}; its columns are {listed}.")
         if not len(dataset):
@@ -48,6 +52,13 @@ class HubImages:
             raise UserError(f"Column {label} of {where} holds no labels: give whole numbers, strings or a ClassLabel.")
         classed = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
         usual = [name for name in ("label",) if name in features and _holds_labels(features[name])]
+        self.undecided = ""
+        self.left_out: list[str] = []
+        if not label and len(classed) > 1:
+            others = f"#{column or images[0]},{classed[1]}"
+            self.left_out.append(
+                f"{where} has the label columns {', '.join(classed)}; the first is used, {others} after its name chooses"
+            )
         label = label or next(iter([*classed, *usual]), None)
         self.classes: list[str] | None = None
         self.labels: np.ndarray | None = None
@@ -64,6 +75,8 @@ class HubImages:
         if match is None:
             raise UserError(f"{spec!r} is not of the form hf:NAME_OR_PATH[@split][#image_column[,label_column]].")
         name, split, column, label = match.groups()
+        if Path(spec[3:]).expanduser().exists():  # a path with @ or # in it
+            name, split, column, label = spec[3:], None, None, None
         return cls(_one_split(name, load_splits(name), split), column, label, where=spec)
 
     def __len__(self) -> int:

@@ -2,7 +2,7 @@
 http(s).
 
 A shard that cannot be read is tried again from the image after the last one delivered, so nothing
-is repeated.
+is repeated. Which members are samples is the rule of `aloe.data.members`; what it leaves out is told.
 """
 
 from __future__ import annotations
@@ -10,19 +10,24 @@ from __future__ import annotations
 import copy
 import glob
 import hashlib
+import os
 import random
+import re
 import tarfile
 import time
 import urllib.request
 from collections.abc import Iterator
 from http.client import HTTPException
+from importlib.util import find_spec
 from itertools import chain, count, islice
 from pathlib import Path
 from typing import IO
 
 from aloe.core.errors import UserError
 from aloe.data.archives import COMPRESSED
-from aloe.data.decode import DataError, is_image_name
+from aloe.data.decode import MAX_BYTES, DataError, is_image_name
+from aloe.data.members import Members, normal, split_key
+from aloe.data.names import shown
 
 
 class ShardSource:
@@ -30,10 +35,13 @@ class ShardSource:
     paths, `*`.
 
     Args:
+        pattern: a path that exists is taken as it stands; `#rgb.png` at its end chooses the image member.
         buffer: Number of encoded images among which the stream is shuffled.
-        retries: How often a shard that fails is read again.
+        retries: How often a shard that fails is read again, if waiting may help.
         pause: Seconds before the first retry; doubled before each further one.
         timeout: Seconds without a byte after which a remote shard counts as failed.
+
+    `left_out` says what was read over, shard by shard, as far as this process has read.
 
     Raises:
         UserError: A local shard that does not exist, or another kind of address.
@@ -42,26 +50,21 @@ class ShardSource:
     def __init__(
         self, pattern: str, *, buffer: int = 1000, retries: int = 3, pause: float = 1.0, timeout: float = 60.0
     ) -> None:
-        try:
-            from webdataset.shardlists import expand_urls
-        except ImportError as error:
-            raise UserError("wds:... needs the package webdataset; pip install 'aloe-vit[data]'.") from error
+        if find_spec("webdataset") is None:
+            raise UserError("wds:... needs the package webdataset; pip install 'aloe-vit[data]'.")
         self.buffer, self.retries, self.pause, self.timeout = buffer, retries, pause, timeout
-        self.urls: list[str] = []
-        for url in expand_urls(pattern):
-            if url.startswith(("http://", "https://")):
-                self.urls.append(url)
-            elif ":" in url:
-                raise UserError(f"{url} is refused: shards are local paths or http(s) addresses.")
-            else:
-                found = sorted(glob.glob(str(Path(url).expanduser())))
-                if not found:
-                    raise UserError(f"The shard {url} does not exist; check the pattern {pattern}.")
-                self.urls += found
+        self.member = ""
+        chosen = re.fullmatch(r"(.+)#([\w.-]+)", pattern)
+        if chosen and not os.path.exists(Path(pattern).expanduser()):
+            pattern, self.member = chosen.groups()
+        self.urls = _urls(pattern)
+        self.left_out: list[str] = []
+        self._picked: dict[str, set[int]] = {}
 
     def fingerprint(self) -> str:
         """A hash of the addresses; the shards are not read."""
-        return hashlib.sha256("\n".join(self.urls).encode()).hexdigest()
+        chosen = [f"#{self.member}"] if self.member else []
+        return hashlib.sha256("\n".join([*self.urls, *chosen]).encode("utf-8", "surrogateescape")).hexdigest()
 
     def hold_out(self, count: int) -> tuple[ShardSource, list[tuple[str, bytes]]]:
         """The source without its last shard, and the first `count` images of that shard; needs two shards or more."""
@@ -70,7 +73,7 @@ class ShardSource:
         return rest, list(islice(self._read(self.urls[-1]), count))
 
     def samples(self, *, seed: int, slot: int = 0, slots: int = 1, repeat: bool = True) -> Iterator[tuple[str, bytes]]:
-        """(name, encoded image) of share `slot` of `slots`: the first image member of each sample.
+        """(name, encoded image) of share `slot` of `slots`: one image member of each sample.
 
         Shares are disjoint and together complete in every pass. Whole shards are shared out where
         there are enough of them, else single images (each slot then reads every shard).
@@ -100,59 +103,166 @@ class ShardSource:
                 )
 
     def _read(self, url: str) -> Iterator[tuple[str, bytes]]:
-        done, problem = 0, ""
+        done, problem, tries = 0, "", 0
         for attempt in range(self.retries + 1):
             if attempt:
                 time.sleep(self.pause * 2 ** (attempt - 1))
+            tries += 1
             try:
-                for sample in islice(_images(url, self.timeout), done, None):
+                for sample in islice(self._images(url), done, None):
                     done += 1
                     yield sample
                 return
-            except (OSError, EOFError, ValueError, HTTPException, tarfile.TarError) as error:
-                problem = str(error.args[0]) if error.args else type(error).__name__
-                if isinstance(error, OSError) and error.strerror:
-                    problem = error.strerror
+            except (OSError, EOFError, HTTPException, tarfile.TarError) as error:  # may pass by waiting
+                problem = _words(error)
+            except (ValueError, LookupError) as error:  # what the shard holds does not change
+                problem = _words(error)
+                break
         raise DataError(
-            f"The shard {url} could not be read ({problem}; tried {self.retries + 1} times);"
+            f"The shard {shown(url)} could not be read ({problem}; tried {tries} time{'s' * (tries > 1)});"
             " restore it or leave it out."
         )
 
+    def _images(self, url: str) -> Iterator[tuple[str, bytes]]:
+        """One pass over one shard."""
+        members = Members(shown(url), self.member)
+        if not _is_remote(url) and url not in self._picked:
+            # The headers of a local shard are read first, so that the members of a sample may lie anywhere in it.
+            self._picked[url] = members.pick(_names(url, members))
+            self._tell(members.left_out())
+        with _open(url, self.timeout) as opened:
+            stream = _Counted(opened)
+            with tarfile.open(fileobj=stream, mode="r|*") as archive:  # type: ignore[call-overload]
+                for name, data in self._samples(url, archive, members):
+                    yield f"{shown(url)}: {shown(name)}", data
+                end = archive.offset
+            stream.check(end)
+        self._tell(members.left_out())
 
-def _images(url: str, timeout: float) -> Iterator[tuple[str, bytes]]:
-    """One pass over one shard."""
-    from webdataset.tariterators import group_by_keys, tar_file_expander
+    def _samples(self, url: str, archive: tarfile.TarFile, members: Members) -> Iterator[tuple[str, bytes]]:
+        picked = self._picked.get(url)
+        if picked is not None:
+            for i, (name, member) in enumerate(_files(archive, Members(url))):
+                if i in picked:
+                    yield name, _data(archive, member)
+            return
+        group: list[tuple[str, bytes]] = []
+        for name, member in _files(archive, members):
+            if group and split_key(name)[0] != split_key(group[-1][0])[0]:
+                yield from (group[i] for i in sorted(members.pick([n for n, _ in group])))
+                group = []
+            group.append((name, _data(archive, member) if is_image_name(name) else b""))
+        yield from (group[i] for i in sorted(members.pick([n for n, _ in group])))
 
-    with _open(url, timeout) as opened:
-        stream = _Counted(opened)
-        files = tar_file_expander([{"url": url, "stream": stream}], select_files=is_image_name, eof_value=None)
-        for sample in group_by_keys(files):
-            key = sample["__key__"]
-            suffix = next((name for name in sample if not name.startswith("__")), None)
-            if suffix is not None:
-                yield f"{url}: {key}.{suffix}", sample[suffix]
-        stream.check()
+    def _tell(self, words: list[str]) -> None:
+        self.left_out += [sentence for sentence in words if sentence not in self.left_out]
+
+
+def _urls(pattern: str) -> list[str]:
+    """Paths and http(s) addresses. Braces and stars stand for several only in what does not exist as it is written."""
+    from webdataset.shardlists import expand_urls
+
+    if os.path.exists(Path(pattern).expanduser()):
+        return [str(Path(pattern).expanduser())]
+    try:
+        expanded = expand_urls(pattern)
+    except ValueError as error:  # braces without an end
+        raise UserError(f"{shown(pattern)} is no pattern of shards ({error}); write {{000..099}}.") from error
+    urls: list[str] = []
+    for url in expanded:
+        path = str(Path(url).expanduser())
+        if _is_remote(url):
+            urls.append(url)
+        elif (
+            found := [path] if os.path.exists(path) else sorted(glob.glob(path) or glob.glob(path.replace("[", "[[]")))
+        ):
+            urls += found
+        elif _SCHEME.match(url):
+            raise UserError(f"{shown(url)} is refused: shards are local paths or http(s) addresses.")
+        else:
+            raise UserError(f"The shard {shown(url)} does not exist; check the pattern {shown(pattern)}.")
+    return urls
+
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|(pipe|file|data|ftp|s3|gs|gcs|az|hdfs|hf|ssh|scp|sftp):")
+
+
+def _is_remote(url: str) -> bool:
+    return url.startswith(("http://", "https://"))
+
+
+def _words(error: BaseException) -> str:
+    """An error of a reader in words: never a traceback's, or an object's address."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    words = error.args[0] if error.args and isinstance(error.args[0], str) else ""
+    return shown(words.splitlines()[0]) if words.strip() else type(error).__name__
+
+
+def _names(url: str, members: Members) -> list[str]:
+    """The names of a local shard's files, in the order of `_files`."""
+    with tarfile.open(url, "r:*") as archive:
+        found = [name for name, _ in _files(archive, members)]
+        archive.fileobj.seek(archive.offset)  # type: ignore[union-attr]
+        _check_end(archive.fileobj.read(tarfile.BLOCKSIZE))  # type: ignore[union-attr]
+    return found
+
+
+def _check_end(block: bytes) -> None:
+    """Raises EOFError where a tar goes on after what tarfile took for its end: a damaged header, most likely."""
+    if block.strip(b"\0"):
+        raise EOFError("damaged or cut off")
+
+
+def _files(archive: tarfile.TarFile, members: Members) -> Iterator[tuple[str, tarfile.TarInfo]]:
+    """The regular files of a shard by their names; images that cannot be read from it are left out, by name."""
+    for member in archive:
+        archive.members = []  # type: ignore[attr-defined]  # keeps memory flat
+        name = normal(member.name)
+        if member.isdir():
+            continue
+        if not member.isreg():
+            if is_image_name(name):
+                members.leave(name, "a link or a device")
+        elif member.size > MAX_BYTES:
+            if is_image_name(name):
+                members.leave(name, f"a file of more than {MAX_BYTES >> 20} MiB")
+        else:
+            yield name, member
+
+
+def _data(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    return b"" if file is None else file.read()
 
 
 class _Counted:
-    """A stream that knows whether it was cut off: tarfile takes a cut header for the end."""
+    """A stream that knows whether it was cut off: tarfile takes a cut or damaged header for the end."""
 
     def __init__(self, stream: IO[bytes]) -> None:
-        self.stream, self.total, self.head = stream, 0, b""
+        self.stream, self.total, self.head, self.recent = stream, 0, b"", b""
 
     def read(self, size: int = -1) -> bytes:
         data = self.stream.read(size)
         self.total += len(data)
         self.head = self.head or data[:6]
+        self.recent = self.recent[-_RECENT:] + data if len(data) < _RECENT else data
         return data
 
-    def check(self) -> None:
-        """Raises EOFError when bytes are missing to whole tar blocks or to the promised length."""
+    def check(self, end: int) -> None:
+        """Raises EOFError when bytes are missing to whole tar blocks or to the promised length, or the tar goes on at `end`,
+        where its reader stopped."""
+        compressed = self.head.startswith(tuple(COMPRESSED))
+        start = end - (self.total - len(self.recent))
+        if not compressed and start >= 0:
+            _check_end(self.recent[start : start + tarfile.BLOCKSIZE])
         while self.read(1 << 20):
             pass
-        whole_blocks = self.total % 512 == 0 or self.head.startswith(tuple(COMPRESSED))
-        if not whole_blocks or getattr(self.stream, "length", None):
+        if (self.total % tarfile.BLOCKSIZE and not compressed) or getattr(self.stream, "length", None):
             raise EOFError("cut off")
+
+
+_RECENT = 1 << 15  # bytes: more than tarfile reads at once
 
 
 def _open(url: str, timeout: float) -> IO[bytes]:

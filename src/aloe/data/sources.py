@@ -18,6 +18,7 @@ import glob
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -35,7 +36,9 @@ from aloe.data.decode import (
     UnreadableImage,
     decode_image,
     is_image_name,
+    is_read_name,
 )
+from aloe.data.names import shown
 
 if TYPE_CHECKING:
     from aloe.data.shards import ShardSource
@@ -127,6 +130,35 @@ def open_store(path: Path) -> Store:
     return archive
 
 
+PART_OF = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+
+def are_parts(folders: Iterable[str]) -> bool:
+    """Whether folders are all named as the parts of a data set (train, val, test), which are no classes."""
+    return all(folder.lower() in PART_OF for folder in folders)
+
+
+def left_out(source: Any) -> list[str]:
+    """What a source read over, in sentences: folders that cannot be listed, members of shards that are no samples."""
+    found = list(getattr(source, "left_out", ()))
+    inner = getattr(source, "source", None)  # of a part of a source
+    return found if inner is None else [*found, *left_out(inner)]
+
+
+def parts_taken(source: Any) -> str:
+    """A sentence where the images are those of all parts of a data set, which nobody may have meant; else ""."""
+    if not isinstance(source, StoredImages):
+        return ""
+    tops = {source.name(i).partition("/")[0] if "/" in source.name(i) else "" for i in range(len(source))}
+    if len(tops) < 2 or not are_parts(tops):
+        return ""
+    return f"The images are of all the parts {', '.join(sorted(tops))}; give one of these folders to use it alone."
+
+
 def class_folder(name: str) -> str:
     """The name of the folder that an image lies in, which is its class; "" at the top."""
     return name.rpartition("/")[0].rpartition("/")[2]
@@ -135,33 +167,43 @@ def class_folder(name: str) -> str:
 class FolderStore:
     """The files under a folder, or chosen ones of them; links are followed, a folder only once."""
 
-    def __init__(self, root: Path, names: list[str] | None = None) -> None:
+    def __init__(self, root: Path, names: list[str] | None = None, lost: Iterable[str] = ()) -> None:
         self.root = root
         self._names = names
+        self.lost = list(lost)  # folders that cannot be listed, and why
 
     @classmethod
     def of_files(cls, paths: Iterable[str | Path]) -> FolderStore:
         """Files, folders and glob patterns, named from their common folder."""
-        files = sorted({file for path in paths for file in _expanded(path)})
+        lost: list[str] = []
+        files = sorted({file for path in paths for file in _expanded(path, lost)})
         if not files:
-            return cls(Path(), [])
+            return cls(Path(), [], lost)
         root = Path(os.path.commonpath([file.parent for file in files]))
-        return cls(root, [file.relative_to(root).as_posix() for file in files])
+        return cls(root, [file.relative_to(root).as_posix() for file in files], lost)
 
     def names(self) -> list[str]:
-        return list(_walk(self.root)) if self._names is None else self._names
+        if self._names is not None:
+            return self._names
+        self.lost.clear()
+        return list(_walk(self.root, self.lost))
 
     def size(self, name: str) -> int:
+        """Bytes of a regular file; anything else (a link to nowhere, a pipe, a device) is unreadable and never opened."""
         try:
-            return (self.root / name).stat().st_size
+            facts = (self.root / name).stat()
         except OSError as error:
-            raise UnreadableImage(name, error.strerror or str(error)) from error
+            raise UnreadableImage(shown(name), error.strerror or str(error)) from error
+        if not stat.S_ISREG(facts.st_mode):
+            raise UnreadableImage(shown(name), "not a regular file")
+        return facts.st_size
 
     def read(self, name: str) -> bytes:
+        self.size(name)
         try:
             return (self.root / name).read_bytes()
         except OSError as error:
-            raise UnreadableImage(name, error.strerror or str(error)) from error
+            raise UnreadableImage(shown(name), error.strerror or str(error)) from error
 
 
 class StoredImages:
@@ -177,8 +219,17 @@ class StoredImages:
             tops = sorted({name.rpartition("/")[0] or "." for name in everything})
             some = ", ".join(tops[:8]) + (", ..." if len(tops) > 8 else "")
             raise UserError(f"No images under {inner!r} in {where}; its images are in: {some}.")
+        self.left_out: list[str] = [f"{line} (this folder is left out)" for line in getattr(store, "lost", ())]
         if not chosen:
-            raise UserError(f"No images found in {where}: looked, hidden files aside, for {_EXTENSIONS}.")
+            why = "".join(f"; {line}" for line in self.left_out)
+            raise UserError(f"No images found in {where}: looked, hidden files aside, for {_EXTENSIONS}{why}.")
+        read = {os.path.splitext(name)[0] for name in chosen if is_read_name(name)}
+        beside = [name for name in chosen if not is_read_name(name) and os.path.splitext(name)[0] in read]
+        if beside:  # a camera's raw file and its JPEG, for one
+            self.left_out.append(
+                f"{len(beside)} files of other formats beside an image of the same name: {_first_names(beside)}"
+            )
+            chosen = sorted(set(chosen) - set(beside))
         self._files = chosen
         self._start = 0 if chosen == [inner] else len(start)
 
@@ -186,6 +237,9 @@ class StoredImages:
         return len(self._files)
 
     def name(self, index: int) -> str:
+        return shown(self._raw(index))
+
+    def _raw(self, index: int) -> str:
         return self._files[index][self._start :]
 
     def load(self, index: int, draft_size: DraftSize | None = None) -> Image.Image:
@@ -197,7 +251,9 @@ class StoredImages:
     @cached_property
     def classes(self) -> list[str] | None:
         parents = {class_folder(self.name(i)) for i in range(len(self))}
-        return sorted(parents) if len(parents) > 1 and "" not in parents else None
+        if len(parents) < 2 or "" in parents or are_parts(parents):
+            return None
+        return sorted(parents)
 
     @cached_property
     def labels(self) -> np.ndarray | None:
@@ -208,7 +264,7 @@ class StoredImages:
         return np.array([number[parent] for parent in parents], dtype=np.int64)
 
     def fingerprint(self) -> str:
-        return digest(f"{self.name(i)}\0{self._store.size(file)}" for i, file in enumerate(self._files))
+        return digest(f"{self._raw(i)}\0{_size(self._store, file)}" for i, file in enumerate(self._files))
 
     def state(self) -> str:
         return self._state  # labels and classes are part of the names
@@ -216,7 +272,7 @@ class StoredImages:
     @cached_property
     def _state(self) -> str:
         facts = _content if sum(_size(self._store, file) for file in self._files) <= HASHED_BYTES else _stamp
-        return digest(f"{self.name(i)}\0{facts(self._store, file)}" for i, file in enumerate(self._files))
+        return digest(f"{self._raw(i)}\0{facts(self._store, file)}" for i, file in enumerate(self._files))
 
 
 class SceneImages:
@@ -267,26 +323,34 @@ class SceneImages:
 _EXTENSIONS = ", ".join(EXTENSIONS)
 
 
-def _expanded(path: str | Path) -> Iterator[Path]:
-    """The image files a path or a glob pattern stands for, absolute."""
+def _first_names(names: Sequence[str]) -> str:
+    return ", ".join(map(shown, names[:3])) + (", ..." if len(names) > 3 else "")
+
+
+def _expanded(path: str | Path, lost: list[str]) -> Iterator[Path]:
+    """The image files a path or a glob pattern stands for, absolute; folders that cannot be listed go to `lost`."""
     text = os.path.expanduser(path)
     exists = os.path.exists(text)
     if not exists and not glob.has_magic(text):
-        raise UserError(f"{text} does not exist; give images, a folder, an archive or a pattern.")
+        raise UserError(f"{shown(text)} does not exist; give images, a folder, an archive or a pattern.")
     for found in [text] if exists else glob.iglob(text, recursive=True):
         file = Path(os.path.abspath(found))
         if file.is_dir():
-            yield from (file / name for name in _walk(file) if is_image_name(name))
+            yield from (file / name for name in _walk(file, lost) if is_image_name(name))
         elif is_image_name(file.name):
             yield file
         elif exists:
             raise UserError(f"{text} is not an image ({_EXTENSIONS}); give archives one at a time.")
 
 
-def _walk(root: Path) -> Iterator[str]:
-    """Names of the files under `root`, relative to it, following links once."""
+def _walk(root: Path, lost: list[str]) -> Iterator[str]:
+    """Names of the files under `root`, relative to it, following links once; folders that cannot be listed go to `lost`."""
+
+    def failed(error: OSError) -> None:
+        lost.append(f"{shown(str(error.filename))}: {error.strerror or error}")
+
     seen = set()
-    for folder, below, files in os.walk(root, followlinks=True):
+    for folder, below, files in os.walk(root, onerror=failed, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:
             below.clear()

@@ -22,10 +22,13 @@ from aloe.core.errors import UserError
 from aloe.data.archives import Store
 from aloe.data.decode import DraftSize, is_image_name
 from aloe.data.hub import HubImages, is_dataset_folder, load_splits
+from aloe.data.names import shown
 from aloe.data.sources import (
+    PART_OF,
     FolderStore,
     ImageSource,
     StoredImages,
+    are_parts,
     class_folder,
     digest,
     open_images,
@@ -36,12 +39,6 @@ from aloe.data.subset import SubsetImages
 
 Metric = Literal["top-1", "mean per class"]
 Opener = Callable[[], ImageSource]
-
-PART_OF = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,8 @@ class Splits:
 
 def alone(test: str | Path) -> Splits:
     """Test images alone, labelled or not, for the tasks that learn nothing."""
-    return Splits(str(test), str(test), None, open_images(test))
+    name = shown(str(test))
+    return Splits(name, name, None, open_images(test))
 
 
 class Relabelled:
@@ -143,6 +141,11 @@ def labelled(source: ImageSource, part: str, where: str, *, left_out: Sequence[s
     """
     if source.classes is None or source.labels is None:
         folders = {class_folder(source.name(i)) for i in range(len(source))}
+        if len(folders) > 1 and "" not in folders and are_parts(folders):
+            raise UserError(
+                f"{where} has the parts {', '.join(sorted(folders))} and no class folders in them: its {part} images have"
+                " no labels."
+            )
         if len(folders) == 1 and "" not in folders:
             raise UserError(f"All {part} images of {where} are of one class, {folders.pop()}; at least two are needed.")
         raise UserError(
@@ -254,7 +257,7 @@ def _open_tree(store: Store, folder: str, where: str) -> ImageSource:
         return _one_folder_per_class(StoredImages(store, folder, where=where), where)
     root = store.root / folder
     source = StoredImages(FolderStore(root), where=str(root))
-    empty = set(_folders(root)) - {source.name(i).partition("/")[0] for i in range(len(source))}
+    empty = set(map(shown, _folders(root))) - {source.name(i).partition("/")[0] for i in range(len(source))}
     if folder and empty:
         raise UserError(f"The class folders {_some(sorted(empty))} of {root} have no images; fill or remove them.")
     return _one_folder_per_class(source, where)

@@ -33,7 +33,7 @@ class MemoryImages:
     def fingerprint(self) -> str:
         state = hashlib.sha256()
         for name, data in self.images:
-            state.update(name.encode() + data)
+            state.update(name.encode("utf-8", "surrogateescape") + data)
         return state.hexdigest()
 
     def state(self) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from aloe.core.errors import UserError
 from aloe.data.draws import ImageDataset, collate_images
+from aloe.data.sources import left_out
 from aloe.data.splits import Splits
 from aloe.data.transforms import ResizeCenterCrop
 from aloe.evaluation.backbones import model_fingerprint
@@ -80,9 +81,11 @@ class Case:
         return self._features[part, kind]
 
     def unreadable(self, parts: Sequence[str]) -> tuple[str, ...]:
-        """One clause for each of the parts from whose features images are missing."""
+        """One clause for each of the parts from whose features images are missing, and for what the data leave out."""
         missing = {part: found.unreadable for (part, _), found in self._features.items() if part in parts}
-        return tuple(f"{len(n)} {part} images could not be read, first {n[0]}" for part, n in missing.items() if n)
+        lost = [f"{len(n)} {part} images could not be read, first {n[0]}" for part, n in missing.items() if n]
+        found = [line for part in parts for line in left_out(getattr(self.splits, part, None))]
+        return tuple(dict.fromkeys([*lost, *found]))
 
     @property
     def classes(self) -> list[str]:
@@ -180,7 +183,6 @@ def _linear(case: Case, facts: dict[str, Any]) -> Outcome:
             classes=case.classes,
             backbone=str(Path(case.name).resolve()) if Path(case.name).exists() else case.name,
             feature=chosen.feature,
-            loss=chosen.loss,
             fingerprint=facts["fingerprints"]["model"],
         )
         if probe.kind == "bcos" and chosen.feature != "concat" and not isinstance(case.model, Teacher):

@@ -22,7 +22,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from aloe.core.errors import UserError
-from aloe.data.draws import AlignmentDraws, ShardDraws
+from aloe.data.draws import LEFT_OUT_NAME, AlignmentDraws, ShardDraws
 from aloe.data.shards import ShardSource
 from aloe.data.sources import ImageSource
 from aloe.data.subset import SubsetImages
@@ -150,7 +150,7 @@ def _begun(home: Path) -> bool:
     """Whether a run has anything to lose: a step in its log, a checkpoint, a model."""
     log = home / LOG_NAME
     return (log.is_file() and log.stat().st_size > 0) or any(
-        not path.name.startswith((".", RUN_NAME, LOG_NAME, FAULTS_NAME)) for path in home.iterdir()
+        not path.name.startswith((".", RUN_NAME, LOG_NAME, FAULTS_NAME, LEFT_OUT_NAME)) for path in home.iterdir()
     )
 
 

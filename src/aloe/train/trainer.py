@@ -19,7 +19,7 @@ from transformers import PrinterCallback, TrainingArguments
 from aloe.core.errors import UserError
 from aloe.data.draws import FaultLog, ImageDataset, collate_draws, collate_images
 from aloe.data.shards import ShardSource
-from aloe.data.sources import ImageSource
+from aloe.data.sources import ImageSource, left_out
 from aloe.data.transforms import ResizeCenterCrop
 from aloe.models.saving import save_student
 from aloe.train.arguments import make_schedule
@@ -70,11 +70,11 @@ class DrawTrainer(SealedTrainer):
         self.stop.accelerator = self.accelerator
         self.add_callback(self.stop)
         self.remove_callback(PrinterCallback)
-        images = None if isinstance(train, ShardSource) else len(train)
+        images = None if isinstance(train, ShardSource) else len(train) + (0 if held_out is None else len(held_out))
         if settings.fsdp:
             self._shard()
         self.settings, self.bar = settings, bar
-        self.faults = FaultLog(images, settings.max_bad_fraction, home / FAULTS_NAME)
+        self.faults = FaultLog(images, settings.max_bad_fraction, home / FAULTS_NAME, left_out(train))
         self._sums: dict[str, Tensor] = {}
         self._count = 0
 

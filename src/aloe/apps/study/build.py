@@ -22,7 +22,7 @@ from aloe.apps.study.store import Material, create_study
 from aloe.attribution.methods import attribute, check_options, find_method, unsupported
 from aloe.core.errors import UserError
 from aloe.data.decode import UnreadableImage
-from aloe.data.sources import open_images
+from aloe.data.sources import left_out, open_images
 from aloe.data.transforms import ResizeCenterCrop, to_tensor
 from aloe.evaluation.backbones import model_fingerprint, native_pixels
 from aloe.models.teachers import resize
@@ -93,6 +93,7 @@ def build_study(
     built.notes += [f"{differing} images for which student and teacher predict different classes were left out"] * bool(
         differing
     )
+    built.notes += left_out(source)
     if not material:
         raise UserError(f"No image is left for the study. {'; '.join(built.notes)}.")
     about = {key: {"model": model_fingerprint(m), "options": (options or {}).get(key, {})} for key, m in models.items()}

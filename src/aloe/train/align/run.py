@@ -16,7 +16,7 @@ from transformers import set_seed
 from aloe.core.errors import UserError
 from aloe.data.draws import check_source
 from aloe.data.shards import ShardSource
-from aloe.data.sources import ImageSource, open_source
+from aloe.data.sources import ImageSource, open_source, parts_taken
 from aloe.data.subset import MemoryImages
 from aloe.models.convert import Student, bcosify
 from aloe.models.fingerprint import fingerprint
@@ -30,6 +30,7 @@ from aloe.train.align.statistics import COUNT
 from aloe.train.align.trainer import AlignmentModel, AlignmentTrainer, alignment_bar
 from aloe.train.arguments import training_arguments
 from aloe.train.checkpoints import checkpoints
+from aloe.train.progress import say
 from aloe.train.runs import claim, hold_out, record, sample_images, starting_point
 
 
@@ -77,6 +78,8 @@ def align(
         check_pair(converted.config, teacher, side)
     converted.config.teacher = {**converted.config.teacher, "resolution": resolution}
     blocks = resolve_blocks(resolved.after_block, teacher.num_layers)
+    if progress and (words := parts_taken(source)):
+        say(words)
     train, held_out = _split(source, resolved)
     if not isinstance(train, ShardSource):
         check_source(train, max_bad_fraction=resolved.max_bad_fraction)

@@ -10,6 +10,7 @@ import numpy as np
 
 from aloe.core.errors import UserError
 from aloe.data.decode import UnreadableImage
+from aloe.data.names import shown
 from aloe.data.sources import ImageSource, class_folder, open_images, split_inner
 from aloe.data.splits import in_order_of, labelled
 
@@ -79,7 +80,7 @@ def _empty_folders(where: str, source: ImageSource) -> list[str]:
     if not root.is_dir():
         return []
     full = {source.name(i).partition("/")[0] for i in range(len(source))}
-    folders = {p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")}
+    folders = {shown(p.name) for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")}
     return sorted(folders - full)
 
 

@@ -1,0 +1,46 @@
+"""Names of files and members as text: any byte string that a file system holds, written so that it can be read back."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+# What no list, log, page or terminal should get raw: control characters, bytes that are no UTF-8 (Python's lone
+# surrogates), line separators, and marks that turn the direction of what follows.
+_RAW = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_LIKE_OURS = re.compile(r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4}|\\)")
+
+
+def shown(name: str) -> str:
+    """`name` with `\\xNN` and `\\uNNNN` for what cannot be shown; a name that needs none stays as it is.
+
+    Different names stay different: a backslash is doubled where the name has one of these, or looks as if it had.
+    """
+    if not (_RAW.search(name) or _LIKE_OURS.search(name)):
+        return name
+    return _RAW.sub(_escaped, name.replace("\\", "\\\\"))
+
+
+def append_lines(path: Path, lines: list[str]) -> None:
+    """Add lines to a text file, each on one line whatever it holds."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write("".join(f"{shown_line(line)}\n" for line in lines))
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file; none where there is no file, bytes that are no text as in names."""
+    if not path.is_file():
+        return []
+    return [shown_line(line) for line in path.read_bytes().decode("utf-8", "surrogateescape").split("\n") if line]
+
+
+def shown_line(line: str) -> str:
+    """A sentence with what cannot be shown escaped; one that holds shown names already stays as it is."""
+    return _RAW.sub(_escaped, line)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is no UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return f"\\u{code:04x}"
