@@ -92,7 +92,6 @@ LEFT = [(*f, m, failure) for f in FEW for k, m in EXPLAINED if k == f[1] for fai
 @pytest.mark.parametrize(("family", "kind", "method", "failure"), [case for case in LEFT if can_fail(*case)])
 def test_the_model_is_left_as_it_was(family, kind, method, failure, images):
     if method in TINY:
-        pytest.importorskip("captum")
         pytest.importorskip("sklearn.linear_model")  # whose first import draws from Python's own generator
     teacher = build_teacher(family)
     model = teacher if kind == "teacher" else bcosify(teacher).eval()
@@ -130,8 +129,6 @@ def test_dropout_of_a_model_in_training_plays_no_part(images):
 @pytest.mark.parametrize("method", [m for m in METHODS if m != "inherent"])
 def test_a_teacher_s_trainable_parameters_do_not_matter(method, images):
     """A parameter that asks for a gradient is still a constant of the rules, not a second path of a product."""
-    if method in TINY:
-        pytest.importorskip("captum")
     for family in ("dinov2-swiglu", "dinov3", "siglip2"):
         thawed = build_teacher(family)
         thawed.requires_grad_(True)

@@ -12,6 +12,7 @@ import transformers as hf
 from torch import nn
 
 from aloe.attribution.methods import METHODS, attribute, find_method, find_methods, unsupported
+from aloe.attribution.presets import preset_options
 from aloe.attribution.targets import TextTarget
 from aloe.core.errors import UserError
 from aloe.models.convert import bcosify
@@ -20,13 +21,6 @@ from conftest import FAMILIES, VISION, build_teacher
 
 TINY = {"intgrad": {"steps": 3, "internal_batch_size": 4}, "lime": {"samples": 5, "segments": 2}}
 EXPLAINED = [("teacher", m) for m in METHODS if m != "inherent"] + [("student", m) for m in METHODS]
-
-
-@pytest.fixture(autouse=True)
-def captum_for_some(request):
-    params = request.node.callspec.params if hasattr(request.node, "callspec") else {}
-    if params.get("method") in ("intgrad", "lime"):
-        pytest.importorskip("captum")
 
 
 @functools.cache
@@ -314,8 +308,6 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_one_clear_sentence(name):
     images, target, method, options, message = BAD[name]
-    if method in TINY:
-        pytest.importorskip("captum")
     with pytest.raises(UserError, match=message) as caught:
         attribute(model_of("vit-classifier", "teacher"), images, target, method, **options)
     assert "\n" not in str(caught.value)
@@ -349,15 +341,44 @@ def test_an_activation_without_a_rule_is_refused_by_name():
     assert unsupported(teacher, "legrad") is None
 
 
-@pytest.mark.parametrize("method", ["intgrad", "lime"])
-@pytest.mark.parametrize("missing", ["captum", "sklearn"])
-def test_missing_packages_are_named_with_their_extra(method, missing, monkeypatch):
-    monkeypatch.setitem(sys.modules, missing, None)
-    for name in [m for m in sys.modules if m.startswith(f"{missing}.")]:
+def test_a_missing_package_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    for name in [m for m in sys.modules if m.startswith("sklearn.")]:
         monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(UserError, match=rf"need {missing}: pip install 'aloe-vit\[attribution\]'") as caught:
-        attribute(model_of("vit", "teacher"), GOOD, None, method)
+    with pytest.raises(UserError, match=r"LIME needs scikit-learn: pip install 'aloe-vit\[attribution\]'") as caught:
+        attribute(model_of("vit", "teacher"), GOOD, None, "lime")
     assert "\n" not in str(caught.value)
+    attribute(model_of("vit", "teacher"), GOOD, None, "intgrad", steps=2)
+
+
+def test_the_papers_preset_is_the_authors_settings_and_given_options_go_before_it():
+    teacher, student = (model_of("vit-classifier", kind) for kind in ("teacher", "student"))
+    by_name = {
+        "attnlrp": {"variant": "cp", "gamma": 0, "conv_gamma": 0},
+        "intgrad": {"steps": 50, "baseline": "zero"},
+        "legrad": {"layers": 1},
+        "lime": {"samples": 500, "square": 16, "regression": "lasso", "alpha": 0.01},
+    }
+    for key, options in by_name.items():
+        for model in (teacher, student):
+            found = attribute(model, GOOD[:1], 1, key, preset="paper")
+            torch.testing.assert_close(found.maps, attribute(model, GOOD[:1], 1, key, **options).maps)
+            resolved = METHODS[key].resolved(preset_options("paper", key), model)
+            assert resolved.items() >= options.items()
+        assert (attribute(teacher, GOOD[:1], 1, key, **TINY.get(key, {})).maps != found.maps).any()
+    two = attribute(teacher, GOOD[:1], 1, "legrad", preset="paper", layers=2)
+    assert two.options == {"layers": 2, "pool": "mean"}
+    for key in ("inherent", "chefercam", "rollout", "inputxgrad", "random"):
+        assert preset_options("paper", key) == preset_options("best", key) == {}
+    with pytest.raises(UserError, match=r"no preset 'papers', did you mean paper.*best, paper"):
+        attribute(teacher, GOOD[:1], 1, "legrad", preset="papers")
+
+
+def test_on_a_student_the_papers_attnlrp_is_its_own_explanation():
+    student = model_of("vit-classifier", "student")
+    lrp = attribute(student, GOOD, [0, 1, 2][: len(GOOD)], "attnlrp", preset="paper").maps
+    own = attribute(student, GOOD, [0, 1, 2][: len(GOOD)], "inherent").maps
+    torch.testing.assert_close(lrp, own, rtol=1e-4, atol=1e-7)
 
 
 def test_targets_in_a_numpy_array():

@@ -12,6 +12,7 @@ from aloe.attribution.methods import attribute
 from aloe.attribution.perturbation import integrated_gradients, lime
 from aloe.attribution.subject import Outputs, Subject, opened
 from aloe.attribution.targets import TextTarget
+from aloe.core.errors import UserError
 from aloe.models.convert import bcosify
 from conftest import build_teacher
 
@@ -143,8 +144,85 @@ def test_lime_is_evaluated_in_parts(size, patches):
     found, _ = lime(subject, patches, AXES, samples=20, segments=3, internal_batch_size=size)
     expected, _ = lime(Presence(WEIGHTS), patches, AXES, samples=20, segments=3)
     torch.testing.assert_close(found, expected)
-    assert subject.largest == max(len(patches), min(max(size, 1), 20))
-    assert (subject.forwards, subject.backwards) == (2 * 21, 0)
+    torch.manual_seed(0)
+    distinct = len(torch.stack([torch.bernoulli(torch.full((9,), 0.5)) for _ in range(20)]).unique(dim=0))
+    assert distinct < 20, "vacuous: no sample twice"
+    assert subject.largest == max(len(patches), min(max(size, 1), distinct))
+    assert (subject.forwards, subject.backwards) == (2 * (1 + distinct), 0)
+
+
+@pytest.mark.parametrize("kind", ["teacher", "student"])
+@pytest.mark.parametrize(
+    ("regression", "alpha", "layout"),
+    [("lasso", None, {"square": 16}), ("lasso", 1e-5, {"square": 12}), ("ridge", None, {"segments": 3})],
+)
+def test_lime_is_captums(kind, regression, alpha, layout, images):
+    """Samples, weights and the fit, with captum's default regression and with the ridge; 12 px leave a narrow last square."""
+    from captum._utils.models.linear_model import SkLearnRidge
+
+    model = models_of("vit-classifier")[kind]
+    options = {"samples": 60, "regression": regression, "alpha": alpha, "seed": 5, **layout}
+    found = attribute(model, images, [0, 1, 2], "lime", **options).maps
+    rows = torch.arange(32) // layout["square"] if "square" in layout else torch.arange(32) * 3 // 32
+    mask = rows[:, None] * (int(rows.max()) + 1) + rows
+    fit = SkLearnRidge(alpha=1.0) if regression == "ridge" else None
+    if alpha is not None:
+        from captum._utils.models.linear_model import SkLearnLasso
+
+        fit = SkLearnLasso(alpha=alpha)
+    with opened(model) as subject, torch.random.fork_rng(), torch.no_grad():
+        inputs = subject.prepare(images)
+        for i in range(3):
+            torch.manual_seed(5)
+            theirs = captum.Lime(lambda x, i=i: subject.run(x).logits[:, i], interpretable_model=fit).attribute(
+                inputs[i : i + 1], feature_mask=mask[None, None], n_samples=60, perturbations_per_eval=7
+            )
+            torch.testing.assert_close(found[i], theirs[0, 0].float(), rtol=1e-3, atol=2e-6)
+    # the logits of a student that is not trained are so small that captum's alpha leaves nothing of them
+    small = (kind, regression, alpha) == ("student", "lasso", None)
+    assert bool((found != 0).flatten(1).any(1).all()) != small, "vacuous: no segment matters"
+
+
+@pytest.mark.parametrize("method", ["lime", "intgrad"])
+@pytest.mark.parametrize("family", ["vit-classifier", "siglip"])
+def test_targets_of_one_image_share_its_passes(method, family, images):
+    """Equal images in a row have the maps that each has alone, for the forward passes of one."""
+    options = {"lime": {"samples": 12, "segments": 3}, "intgrad": {"steps": 5}}[method]
+    for model in models_of(family).values():
+        if family == "siglip":
+            targets = torch.randn(5, 48, generator=torch.Generator().manual_seed(3))
+        else:
+            targets = torch.tensor([0, 1, 2, 2, 0])
+        of = torch.tensor([0, 0, 0, 1, 2])
+        found = attribute(model, images[of], targets, method, **options)
+        for i, image in enumerate(of.tolist()):
+            alone = attribute(model, images[image], targets[i : i + 1], method, **options)
+            torch.testing.assert_close(found.maps[i], alone.maps[0], rtol=1e-3, atol=1e-5)
+            torch.testing.assert_close(found.value[i], alone.value[0])
+        assert found.cost.forward * 5 == 5 + 3 * (alone.cost.forward - 1)
+        assert found.cost.backward == alone.cost.backward
+
+
+def test_lime_on_one_segment_and_on_an_empty_input(patches):
+    """Neither divides by zero: one segment that is always there, and an image without any energy."""
+    whole, _ = lime(Presence(WEIGHTS), patches, AXES, samples=8, square=100)
+    assert whole.shape == (2, 12, 12)
+    assert whole.isfinite().all()
+    empty, _ = lime(Presence(WEIGHTS), torch.zeros(1, 3, 12, 12), AXES[:1], samples=8, segments=3)
+    assert (empty == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"square": 0}, "squares of 1 pixel"),
+        ({"regression": "linear"}, "no regression 'linear'; it takes ridge or lasso"),
+        ({"alpha": -1.0}, "alpha >= 0"),
+    ],
+)
+def test_bad_limes(options, sentence, patches):
+    with pytest.raises(UserError, match=sentence):
+        lime(Presence(WEIGHTS), patches, AXES, **options)
 
 
 @pytest.mark.parametrize("target", [1, "LABEL_1", [1, 1, 1], torch.tensor(1), torch.tensor([1, 1, 1])])

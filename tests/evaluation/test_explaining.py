@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -80,11 +81,10 @@ def test_rows_for_every_model_and_method(home, tmp_path):
     assert game["details"]["cost"]["backward"] == 2  # LeGrad: one for each of two blocks
     curve = rows[5]["details"]
     assert curve["fractions"][0] == 0
-    assert curve["fractions"][-1] == 1
+    assert curve["fractions"][-1] == 0.8125
     assert len(curve["most"]) == len(curve["least_high"]) == len(curve["fractions"])
     assert rows[5]["value"] == pytest.approx(curve["area_most"])
-    # whichever comes first, nothing and everything removed are the same
-    assert (curve["most"][0], curve["most"][-1]) == pytest.approx((curve["least"][0], curve["least"][-1]))
+    assert curve["most"][0] == pytest.approx(curve["least"][0])  # nothing removed is the same, whichever comes first
     json.dumps(rows)
     assert len({r["settings"]["grids"] for r in rows[:5]}) == 1
     again = evaluate_all(models(home), ["gridpg"], data, tmp_path, methods=["legrad"], **QUICK)
@@ -113,7 +113,8 @@ def test_the_stored_grids_serve_a_later_model(home, tmp_path):
         evaluate_all(models(home), ["gridpg"], data, tmp_path, grids_file=tmp_path / "none.json", **QUICK)
 
 
-def test_gridpg_is_that_of_the_maps(home, tmp_path):
+@pytest.mark.parametrize("protocol", ["windows", "whole"])
+def test_gridpg_is_that_of_the_maps(home, tmp_path, protocol):
     """The row's value from the stored grids and `explain`, by loops."""
     from aloe import explain
     from aloe.data.sources import open_images
@@ -121,7 +122,8 @@ def test_gridpg_is_that_of_the_maps(home, tmp_path):
     from aloe.models.saving import load
 
     data = [(None, str(home / "test"))]
-    row = evaluate_all(models(home)[1:], ["gridpg"], data, tmp_path, methods=["inherent"], **QUICK)[0]
+    given = {"methods": ["inherent"], **QUICK, **({} if protocol == "windows" else {"protocol": protocol})}
+    row = evaluate_all(models(home)[1:], ["gridpg"], data, tmp_path, **given)[0]
     source, student = open_images(str(home / "test")), load(models(home)[1])
     (stored,) = (tmp_path / "grids").iterdir()
     grids = GridList.load(stored, state=source.state()[:16])
@@ -130,10 +132,23 @@ def test_gridpg_is_that_of_the_maps(home, tmp_path):
         a, b, c, d = (to_tensor(crop(source.load(i))) for i in indices)
         grid = torch.cat([torch.cat([a, b], 2), torch.cat([c, d], 2)], 1)
         for cell, label in enumerate(labels):
-            positive = explain(student, grid, label).contributions[0].clamp_min(0)
+            if protocol == "whole":
+                mean = explain(student, grid, label).contributions[0]
+            else:
+                mean, count = torch.zeros(64, 64), torch.zeros(64, 64)
+                for y in (0, 16, 32):
+                    for x in (0, 16, 32):
+                        window = explain(student, grid[:, y : y + 32, x : x + 32], label)
+                        mean[y : y + 32, x : x + 32] += window.contributions[0]
+                        count[y : y + 32, x : x + 32] += 1
+                mean /= count
+            positive = mean.clamp_min(0)
             top, left = cell // 2 * 32, cell % 2 * 32
             found.append(float(positive[top : top + 32, left : left + 32].sum() / positive.sum()))
     assert row["value"] == pytest.approx(100 * np.mean(found), rel=1e-4)
+    assert row["settings"]["protocol"] == row["details"]["protocol"] == protocol
+    assert row["details"]["pixels"] == {"windows": 32, "whole": 64}[protocol]
+    assert row["details"].get("windows") == {"windows": 9, "whole": None}[protocol]
 
 
 def test_deletion_is_that_of_the_model(home, tmp_path):
@@ -141,7 +156,8 @@ def test_deletion_is_that_of_the_model(home, tmp_path):
     from aloe.models.saving import load
 
     data = [(None, str(home / "test"))]
-    row = evaluate_all(models(home)[1:], ["deletion"], data, tmp_path, methods=["inherent"], block=8, **QUICK)[0]
+    given = {"methods": ["inherent"], "block": 8, "fractions": "fine", **QUICK}
+    row = evaluate_all(models(home)[1:], ["deletion"], data, tmp_path, **given)[0]
     student = load(models(home)[1])
     with torch.no_grad():
         empty = student(torch.zeros(1, 6, 32, 32)).logits.softmax(1)[0]
@@ -165,10 +181,164 @@ def test_inside_needs_masks_and_uses_them(home, tmp_path):
 
 def test_resized_grids_are_named(home, tmp_path):
     data = [(None, str(home / "test"))]
-    row = evaluate_all(models(home)[:1], ["gridpg"], data, tmp_path, methods=["legrad"], grid_input="resized", **QUICK)[
-        0
+    one = (models(home)[:1], ["gridpg"], data, tmp_path)
+    row = evaluate_all(*one, methods=["legrad"], protocol="resized", **QUICK)[0]
+    assert (row["settings"]["protocol"], row["details"]["protocol"], row["details"]["pixels"]) == (
+        *("resized", "resized", 32),
+    )
+    by_its_first_name = evaluate_all(*one, methods=["legrad"], grid_input="resized", **QUICK)[0]
+    assert by_its_first_name == row
+    assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 1
+
+
+def first_key(row):
+    """The key of a row as versions before the protocols made it: a hash of all of its facts."""
+    settings = {
+        k: v for k, v in row["settings"].items() if k not in ("protocol", "smooth", "preset", "fractions", "among")
+    }
+    settings |= {"grid_input": "native"} if row["task"] == "gridpg" else {}
+    names = ("task", "fingerprints", "versions", "device", "model", "name", "stage", "teacher", "architecture")
+    facts = {**{k: row[k] for k in (*names, "interpretable", "data", "metric")}, "settings": settings}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def test_rows_of_earlier_versions_are_found_again(home, tmp_path):
+    """Whole grids and the finer list of shares on confident images were all there was; rows and keys of then still count."""
+    data = [(None, str(home / "test"))]
+    then = {"protocol": "whole", "fractions": "fine", "among": "confident", "block": 8, **QUICK}
+    methods = ["attnlrp", "legrad", "lime", "random"]
+    options = {"lime": {"samples": 8}}
+    rows = evaluate_all(
+        models(home)[:1], ["gridpg", "deletion"], data, tmp_path, methods=methods, options=options, **then
+    )
+    assert [row["key"] for row in rows] == [first_key(row) for row in rows]
+    lime = next(row for row in rows if row["details"]["method"] == "lime")
+    assert lime["settings"]["options"] == {"samples": 8, "segments": 8, "alpha": 1.0, "seed": 0}
+    now = evaluate_all(models(home)[:1], ["gridpg", "deletion"], data, tmp_path, methods="legrad", block=8, **QUICK)
+    assert not {row["key"] for row in now} & {row["key"] for row in rows}
+
+
+def test_the_stored_grids_serve_every_protocol(home, tmp_path):
+    data = [(None, str(home / "test"))]
+    rows = [
+        evaluate_all(models(home)[:1], ["gridpg"], data, tmp_path, methods=["legrad"], protocol=protocol, **QUICK)[0]
+        for protocol in ("windows", "whole", "resized")
     ]
-    assert (row["details"]["grid_input"], row["details"]["pixels"]) == ("resized", 32)
+    (stored,) = (tmp_path / "grids").iterdir()
+    assert len({row["settings"]["grids"] for row in rows}) == 1
+    assert len({row["key"] for row in rows}) == 3
+    for protocol, row in zip(("windows", "whole", "resized"), rows, strict=True):
+        given = {**QUICK, "grids_file": stored, "protocol": protocol, "methods": ["legrad"]}
+        assert evaluate_all(models(home)[:1], ["gridpg"], data, tmp_path, **given) == [row]
+
+
+def test_a_costly_method_is_measured_on_the_first_grids(home, tmp_path):
+    data = [(None, str(home / "test"))]
+    given = {**QUICK, "first_grids": {"legrad": 2, "random": 99}, "methods": ["legrad", "random", "inputxgrad"]}
+    legrad, other, random = evaluate_all(models(home)[:1], ["gridpg"], data, tmp_path, **given)
+    assert (legrad["settings"]["first"], random["settings"]["first"]) == (2, 99)
+    assert "first" not in other["settings"]
+    assert [row["details"]["grids"] for row in (legrad, other, random)] == [2, 3, 3]
+    assert len({row["settings"]["grids"] for row in (legrad, other, random)}) == 1
+    two = evaluate_all(models(home)[:1], ["gridpg"], data, tmp_path, methods="legrad", **{**QUICK, "grids": 2})[0]
+    assert two["value"] == legrad["value"], "not the same grids as a shorter list of that seed"
+
+
+def test_a_preset_says_so_and_the_same_options_are_not_measured_twice(home, tmp_path):
+    data = [(None, str(home / "test"))]
+    given = {"methods": ["inherent", "attnlrp", "legrad"], **QUICK}
+    best = evaluate_all(models(home)[1:], ["gridpg"], data, tmp_path, **given)
+    paper = evaluate_all(models(home)[1:], ["gridpg"], data, tmp_path, preset="paper", **given)
+    assert {row["settings"]["preset"] for row in best} == {"best"}
+    assert {row["settings"]["preset"] for row in paper} == {"paper"}
+    options = {row["details"]["method"]: row["settings"]["options"] for row in paper}
+    assert options == {
+        "inherent": {},
+        "attnlrp": {"variant": "cp", "gamma": 0.0, "conv_gamma": 0.0},
+        "legrad": {"layers": 1, "pool": "mean"},
+    }
+    own, lrp, legrad = zip(best, paper, strict=True)
+    assert own[0]["seconds"] == own[1]["seconds"], "measured anew"
+    assert own[0]["key"] != own[1]["key"]
+    assert own[0]["value"] == own[1]["value"] == pytest.approx(lrp[1]["value"], rel=1e-4)
+    assert legrad[0]["value"] != legrad[1]["value"]
+    lines = len((tmp_path / "results.jsonl").read_text().splitlines())
+    assert evaluate_all(models(home)[1:], ["gridpg"], data, tmp_path, preset="paper", **given) == paper
+    assert len((tmp_path / "results.jsonl").read_text().splitlines()) == lines == 6
+    by_hand = {"legrad": {"layers": 2}}
+    mixed = evaluate_all(models(home)[1:], ["gridpg"], data, tmp_path, preset="paper", options=by_hand, **given)
+    assert mixed[2]["settings"]["options"] == {"layers": 2, "pool": "mean"}
+
+
+def test_heads_trained_with_binary_cross_entropy_are_read_by_sigmoids(home, tmp_path):
+    """Of confidence and of deletion alike: a logit bias says so of a student, its record of a plain probe."""
+    from aloe.evaluation.backbones import load_any, trained_with_sigmoid
+    from aloe.models.saving import load
+
+    data = [(None, str(home / "test"))]
+    student = load(models(home)[1])
+    student.config.logit_bias = -1.5
+    save_student(student, tmp_path / "biased")
+    assert [trained_with_sigmoid(load_any(name)) for name in (*models(home), tmp_path / "biased")] == [
+        False,
+        False,
+        True,
+    ]
+    row = evaluate_all(
+        [str(tmp_path / "biased")], ["deletion"], data, tmp_path, methods=["inherent"], block=8, **QUICK
+    )[0]
+    with torch.no_grad():
+        empty = student(torch.zeros(1, 6, 32, 32)).logits.sigmoid()[0]
+    assert row["details"]["fractions"][-1] == 0.8125  # 80 % of 16 blocks
+    all_gone = evaluate_all(
+        [str(tmp_path / "biased")],
+        ["deletion"],
+        data,
+        tmp_path,
+        methods=["inherent"],
+        block=8,
+        fractions="fine",
+        **QUICK,
+    )[0]
+    assert all_gone["details"]["most"][-1] == pytest.approx(100 * float(empty.mean()), rel=1e-4)
+    fitted = [(str(home / "train"), str(home / "test"))]
+    probe = evaluate_all([str(home / "teacher")], ["linear"], fitted, tmp_path, progress=False, epochs=2, loss="bce")[0]
+    assert trained_with_sigmoid(load_any(tmp_path / probe["details"]["probe"]))
+
+
+def test_deletion_follows_the_papers_list_on_any_image(home, tmp_path):
+    data = [(None, str(home / "test"))]
+    given = {"methods": ["legrad"], "block": 4, **QUICK, "share": 0.01, "images": 12}
+    row = evaluate_all(models(home)[:1], ["deletion"], data, tmp_path, **given)[0]
+    whole = [0, 1, 1, 3, 6, 10, 13, 19, 26, 38, 51]  # of 64 blocks; 1 % and 2 % are one block
+    assert row["details"]["fractions"] == [n / 64 for n in dict.fromkeys(whole)]
+    assert (row["settings"]["fractions"], row["settings"]["among"]) == ("paper", "any")
+    curve = row["details"]["most"]
+    areas = [(a + b) / 2 * (y - x) for a, b, x, y in zip(curve, curve[1:], *pairwise_of(row), strict=False)]
+    assert row["value"] == pytest.approx(sum(areas) / row["details"]["fractions"][-1])
+    assert row["details"]["images"] == 12
+    assert "share" not in row["settings"]
+    sure = evaluate_all(models(home)[:1], ["deletion"], data, tmp_path, among="confident", **given)[0]
+    assert sure["settings"]["share"] == 0.01
+    assert sure["details"]["images"] == 4, "the surest of each class"
+
+
+def pairwise_of(row):
+    fractions = row["details"]["fractions"]
+    return fractions, fractions[1:]
+
+
+def test_a_model_without_a_size_of_its_own_asks_for_one(home, tmp_path):
+    from aloe.evaluation.backbones import load_any
+    from aloe.models.saving import load
+
+    student, teacher = load(models(home)[1]), load_any(models(home)[0])
+    student.config.image_size, student.config.teacher, teacher.resolution = None, {}, None
+    for model in (student, teacher):
+        with pytest.raises(UserError, match=r"does not say what size of images it is made for; give one with --reso"):
+            evaluate(model, "gridpg", (None, str(home / "test")), methods="legrad", share=1.0, grids=1)
+    given = {"methods": "legrad", "share": 1.0, "grids": 1, "resolution": 32}
+    assert evaluate(teacher, "gridpg", (None, str(home / "test")), **given)["details"]["pixels"] == 32
 
 
 def test_one_row_from_evaluate(home):
@@ -190,6 +360,13 @@ def test_one_row_from_evaluate(home):
         ({"methods": ["legrad"], "options": {"legrad": {"layers": "last"}}}, "LeGrad, layers: .*integer"),
         ({"share": None, "confidence": 1.0}, "confiden"),
         ({"grid_size": 3}, "9"),
+        ({"smooth": 33}, "smooth = 33 pixels is wider than a cell of 32 pixels; give at most 32"),
+        ({"smooth": 17, "protocol": "resized"}, "wider than a cell of 16 pixels"),
+        ({"smooth": 2}, "odd number of pixels"),
+        ({"preset": "papers"}, r"preset: input should be 'best' or 'paper' \(got 'papers'\)"),
+        ({"protocol": "window"}, r"protocol: input should be 'windows', 'whole' or 'resized' \(got 'window'\)"),
+        ({"protocol": "windows", "grid_input": "native"}, "protocol = windows and grid_input = native disagree"),
+        ({"first_grids": {"sight": 3}}, "no attribution method 'sight'"),
         ({"share": 0}, "share"),
         ({"fill": "pink"}, "fill"),
     ],
@@ -302,4 +479,4 @@ def test_noise_differs_by_class(home, tmp_path):
     low, high = row["details"]["interval"]
     assert low < 25 < high
     assert row["settings"]["options"] == {"seed": 0}
-    assert {"captum", "scikit-learn"} <= set(row["versions"])
+    assert "scikit-learn" in row["versions"]

@@ -9,7 +9,7 @@ import torch
 
 from aloe.core.errors import UserError
 from aloe.metrics.bootstrap import bootstrap_interval
-from aloe.metrics.gridpg import cell_scores, grid_pointing
+from aloe.metrics.gridpg import PROTOCOLS, box_mean, cell_scores, grid_pointing
 from aloe.metrics.grids import GridList
 
 SIDE = 6
@@ -90,14 +90,15 @@ def test_bad_maps(maps, n, message):
 
 
 @pytest.mark.parametrize("n", [2, 3])
-@pytest.mark.parametrize("resized", [False, True])
-def test_a_map_that_is_one_in_the_right_cell_scores_one_and_a_uniform_one_chance(n, resized):
-    side = 2 * n * SIDE if resized else None
-    result = grid_pointing(uniform, load, grid_list(n), side=side)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_map_that_is_one_in_the_right_cell_scores_one_and_a_uniform_one_chance(n, protocol):
+    result = grid_pointing(uniform, load, grid_list(n), protocol=protocol)
     assert result.score == pytest.approx(1 / n**2, abs=1e-12)
     assert result.chance == 1 / n**2
     assert result.per_cell.tolist() == pytest.approx([1 / n**2] * n**2)
-    perfect = grid_pointing(oracle, load, grid_list(n))
+    if protocol == "resized":  # which blurs the cells' edges
+        return
+    perfect = grid_pointing(oracle, load, grid_list(n), protocol=protocol)
     assert (perfect.score, perfect.interval) == (1, (1, 1))
     assert perfect.per_cell.tolist() == [1] * n**2
     assert (perfect.maps, perfect.discarded) == (5 * n**2, 0)
@@ -105,7 +106,7 @@ def test_a_map_that_is_one_in_the_right_cell_scores_one_and_a_uniform_one_chance
 
 def test_scores_are_of_the_explained_class_in_its_own_cell():
     grids = grid_list()
-    result = grid_pointing(noise, load, grids, grids_per_pass=2, samples=100, seed=4)
+    result = grid_pointing(noise, load, grids, protocol="whole", maps_per_pass=8, samples=100, seed=4)
     for g in range(len(grids)):
         images = load(grids.indices[g].tolist())
         grid = torch.cat([torch.cat(tuple(images[:2]), 2), torch.cat(tuple(images[2:]), 2)], 1)
@@ -119,8 +120,11 @@ def test_scores_are_of_the_explained_class_in_its_own_cell():
     assert low < result.score < high
 
 
-def test_passes_and_repetition_do_not_change_the_scores():
-    one, other, again = (grid_pointing(noise, load, grid_list(), grids_per_pass=p) for p in (1, 5, 1))
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_passes_and_repetition_do_not_change_the_scores(protocol):
+    one, other, again = (
+        grid_pointing(noise, load, grid_list(), protocol=protocol, maps_per_pass=p) for p in (1, 20, 1)
+    )
     assert torch.equal(one.scores, other.scores)
     assert torch.equal(one.scores, again.scores)
     assert one.interval == other.interval == again.interval
@@ -155,7 +159,7 @@ def test_one_call_explains_all_classes_of_a_pass():
         calls.append((images, classes))
         return uniform(images, classes)
 
-    grid_pointing(attribute, load, grids, grids_per_pass=3, progress=lambda *done: told.append(done))
+    grid_pointing(attribute, load, grids, protocol="whole", maps_per_pass=12, progress=lambda *done: told.append(done))
     assert [len(images) for images, _ in calls] == [12, 8]
     assert torch.equal(torch.cat([classes for _, classes in calls]), grids.labels.flatten())
     for images, classes in calls:
@@ -167,7 +171,7 @@ def test_one_call_explains_all_classes_of_a_pass():
     assert told == [(3, 5), (5, 5)]
 
 
-def test_a_side_resizes_the_grid_and_stays_in_range():
+def test_resized_grids_have_the_size_of_a_cell_and_stay_in_range():
     seen = []
 
     def attribute(images, classes):
@@ -178,21 +182,73 @@ def test_a_side_resizes_the_grid_and_stays_in_range():
         image = (torch.arange(SIDE)[:, None] + torch.arange(SIDE)) % 2
         return image.float().expand(len(indices), 3, -1, -1)
 
-    grid_pointing(attribute, chequered, grid_list(), side=8)
-    grid_pointing(attribute, chequered, grid_list(), side=2 * SIDE)
-    assert [images.shape[-1] for images in seen] == [8, 12]
-    assert 0 <= seen[0].min() <= seen[0].max() <= 1
-    assert set(seen[1].unique().tolist()) == {0, 1}  # nothing to resize
+    for protocol in PROTOCOLS:
+        grid_pointing(attribute, chequered, grid_list(1 + 1, 1), protocol=protocol, maps_per_pass=100)
+    assert [images.shape[-1] for images in seen] == [SIDE, 2 * SIDE, SIDE]
+    assert [len(images) for images in seen] == [9 * 4, 4, 4]
+    assert 0 <= seen[2].min() <= seen[2].max() <= 1
+    assert set(seen[0].unique().tolist()) == set(seen[1].unique().tolist()) == {0, 1}  # nothing is resized
+
+
+def test_what_every_protocol_shows_differs():
+    """A method that sees how large an image is: protocols do not give the same scores."""
+
+    def attribute(images, classes):
+        return oracle(images, classes) + images.shape[-1] / 100 + noise(images, classes).abs()
+
+    scores = [grid_pointing(attribute, load, grid_list(), protocol=p).score for p in PROTOCOLS]
+    assert len({round(score, 6) for score in scores}) == 3
+
+
+# --- smoothing
+
+
+def literal_box_mean(maps, k):
+    found = torch.zeros_like(maps, dtype=torch.float64)
+    for b, image in enumerate(maps.tolist()):
+        for y in range(len(image)):
+            for x in range(len(image[0])):
+                total = 0.0
+                for dy in range(-(k // 2), k // 2 + 1):
+                    for dx in range(-(k // 2), k // 2 + 1):
+                        if 0 <= y + dy < len(image) and 0 <= x + dx < len(image[0]):
+                            total += image[y + dy][x + dx]
+                found[b, y, x] = total / k**2
+    return found
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_smoothing_is_the_mean_over_a_box_before_the_positive_part(k):
+    maps = torch.randn(2, 12, 12, generator=torch.Generator().manual_seed(k))
+    expected = literal_box_mean(maps, k)
+    torch.testing.assert_close(box_mean(maps, k, 2).double(), expected, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(cell_scores(box_mean(maps, k, 2), 2), literal_cell_scores(expected, 2))
+    for protocol in PROTOCOLS if k <= 3 else PROTOCOLS[:2]:  # cells of resized grids have 3 pixels
+        one, other = (grid_pointing(noise, load, grid_list(), protocol=protocol, smooth=s).score for s in (0, k))
+        assert (one == other) == (k == 1)
+
+
+def test_no_smoothing_leaves_maps_as_they_are():
+    maps = torch.randn(2, 12, 12)
+    assert box_mean(maps, 0) is maps
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"side": 7}, "cannot be 7 pixels wide: 2 must divide it"),
-        ({"side": 0}, "0 pixels wide"),
-        ({"grids_per_pass": 0}, "grids_per_pass=0"),
+        ({"protocol": "windowed"}, "no protocol 'windowed', did you mean windows.*windows, whole, resized"),
+        ({"maps_per_pass": 0}, "maps_per_pass=0"),
+        ({"smooth": 4}, "odd number of pixels, or 0 for none, got 4"),
+        ({"smooth": -1}, "got -1"),
+        ({"smooth": 7}, "smooth = 7 pixels is wider than a cell of 6 pixels; give at most 6"),
+        ({"smooth": 5, "protocol": "resized"}, "wider than a cell of 3 pixels"),
+        ({"grids": grid_list(4, 1), "protocol": "resized"}, "4 x 4 cells cannot be 6 pixels wide: 4 must divide it"),
         ({"attribute": lambda images, classes: torch.ones(len(images), 3, 3)}, r"must be \(20, 12, 12\).*\(20, 3, 3\)"),
         ({"attribute": lambda images, classes: torch.ones(5, 12, 12)}, r"got \(5, 12, 12\)"),
+        (
+            {"attribute": lambda images, classes: torch.ones(5, 6, 6), "protocol": "windows"},
+            r"Maps of windows must be \(32, 6, 6\), got \(5, 6, 6\)",
+        ),
         ({"attribute": lambda images, classes: uniform(images, classes) / 0}, "20 of 20 attribution maps"),
         ({"load": lambda indices: torch.ones(1, 3, SIDE, SIDE)}, "20 images of a grid must be"),
         ({"load": lambda indices: torch.ones(20, 3, SIDE, 7)}, "20 images of a grid must be"),
@@ -200,6 +256,6 @@ def test_a_side_resizes_the_grid_and_stays_in_range():
     ],
 )
 def test_bad_games(change, message):
-    arguments = {"attribute": uniform, "load": load, "grids": grid_list(), **change}
+    arguments = {"attribute": uniform, "load": load, "grids": grid_list(), "protocol": "whole", **change}
     with pytest.raises(UserError, match=message):
         grid_pointing(**arguments)

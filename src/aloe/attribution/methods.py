@@ -20,7 +20,8 @@ from aloe.attribution.attnlrp import attnlrp, default_gammas
 from aloe.attribution.baselines import input_x_gradient, random_map
 from aloe.attribution.inherent import as_batch, explain
 from aloe.attribution.memory import peak_memory
-from aloe.attribution.perturbation import integrated_gradients, lime
+from aloe.attribution.perturbation import REGRESSIONS, integrated_gradients, lime
+from aloe.attribution.presets import preset_options
 from aloe.attribution.subject import Subject, check_model, opened
 from aloe.attribution.targets import Target, as_target, part_of
 from aloe.bcos.functional import ACTIVATIONS
@@ -57,6 +58,11 @@ class Method:
         if self.key == "attnlrp":
             gammas = default_gammas(not isinstance(model, Teacher))
             values |= {name: value for name, value in gammas.items() if values[name] is None}
+        if self.key == "lime":
+            values |= {"alpha": REGRESSIONS.get(values["regression"])} if values["alpha"] is None else {}
+            hidden = {"square": None, "regression": "ridge"}  # as rows of earlier versions, which had neither option
+            hidden |= {"segments": values["segments"]} if values["square"] is not None else {}
+            values = {n: v for n, v in values.items() if n not in hidden or v != hidden[n]}
         return {name: value for name, value in values.items() if name != "internal_batch_size"}
 
 
@@ -103,6 +109,7 @@ def attribute(
     targets: Target = None,
     method: str = "inherent",
     *,
+    preset: str = "best",
     batch_size: int | None = None,
     memory: bool = False,
     progress: Callable[[int], None] | None = None,
@@ -115,15 +122,18 @@ def attribute(
         images, targets: as in `aloe.explain`; a target of None is the predicted class, without a classifier the features'
             own direction.
         method: a key of `aloe.attribution.methods.METHODS`.
+        preset: whose options the method has where none are given: `best`, this project's, or `paper`, the paper's
+            (`aloe.attribution.presets`).
         batch_size: images per pass; default: the method's.
         memory: measure the peak of memory as well; the seconds are then not to be trusted.
         progress: called with the number of images done after every batch.
         options: the method's own.
 
     Raises:
-        UserError: an unknown method or option, a method that the model cannot support, wrong images or targets.
+        UserError: an unknown method, preset or option, a method that the model cannot support, wrong images or targets.
     """
     chosen, targets = find_method(method), as_target(targets)
+    options = preset_options(preset, method, options)
     check_model(model)
     if reason := unsupported(model, method):
         raise UserError(f"{chosen.title}: {reason}.")

@@ -10,7 +10,7 @@ PACKAGES = {
     "accelerate": "core",
     "datasets": "hf: data sets (pip install 'aloe-vit[data]')",
     "webdataset": "wds: shards (pip install 'aloe-vit[data]')",
-    "captum": "Integrated Gradients and LIME (pip install 'aloe-vit[attribution]')",
+    "scikit-learn": "LIME (pip install 'aloe-vit[attribution]')",
     "gradio": "aloe app (pip install 'aloe-vit[app]')",
     "fastapi": "aloe study serve (pip install 'aloe-vit[study]')",
     "matplotlib": "the plots of aloe report (pip install 'aloe-vit[report]')",

@@ -43,6 +43,12 @@ def evaluate(
     methods: Annotated[
         str | None, typer.Option("--methods", "--method", help="Attribution methods, with commas; default: all.")
     ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Options of methods: best, or paper, as the authors ran them.")
+    ] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="Grids for gridpg: windows (the paper's), whole, resized.")
+    ] = None,
     confidence: Annotated[float | None, typer.Option(help="Least probability of images for gridpg, deletion.")] = None,
     share: Annotated[float | None, typer.Option(help="Instead: the most confident share of each class.")] = None,
     grids: Annotated[int | None, typer.Option(min=1, help="Grids for gridpg.")] = None,
@@ -78,6 +84,8 @@ def evaluate(
         "class_names": class_names,
         "reference": reference,
         "methods": None if methods is None else [m.strip() for m in methods.split(",") if m.strip()],
+        "preset": preset,
+        "protocol": protocol,
         "confidence": confidence,
         "share": share,
         "grids": grids,

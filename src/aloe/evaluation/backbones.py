@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,23 @@ def load_any(name: str | Path) -> Teacher | nn.Module:
 
 
 def native_pixels(model: Teacher | nn.Module) -> int:
-    """The side in pixels at which a model is meant to be used."""
+    """The side in pixels at which a model is meant to be used.
+
+    Raises:
+        UserError: the model does not say.
+    """
     config: Any = model.config
-    return model.resolution if isinstance(model, Teacher) else config.resolution
+    with suppress(TypeError, ValueError):
+        if (side := int(model.resolution if isinstance(model, Teacher) else config.resolution)) > 0:
+            return side
+    name = model.name if isinstance(model, Teacher) else config.teacher.get("name", "") or type(model).__name__
+    raise UserError(f"{name} does not say what size of images it is made for; give one with --resolution.")
+
+
+def trained_with_sigmoid(model: Teacher | nn.Module) -> bool:
+    """Whether a model's classes are told by sigmoids: its head was trained with binary cross-entropy, as its logit bias or
+    its probe's record says. Others' are told by the softmax."""
+    return bool(getattr(model.config, "logit_bias", 0.0)) or getattr(model, "head_loss", None) == "bce"
 
 
 def model_fingerprint(model: Teacher | nn.Module) -> str:
@@ -66,5 +81,6 @@ def _with_probe(folder: Path) -> Teacher:
         if probe.bias is not None:
             head.bias.copy_(probe.bias)
     model.classifier = head.requires_grad_(False)
+    model.head_loss = record.get("loss")  # type: ignore[assignment]
     model.config.id2label = dict(enumerate(record["classes"]))
     return model

@@ -66,8 +66,19 @@ class ResultLog:
         self.rows[row["key"]] = row
 
 
+# Settings that came after results had been measured, and what they were until then: at that value they are left out of the
+# hash, so that those rows are found again.
+_LATER = {"smooth": 0, "preset": "best", "fractions": "fine", "among": "confident"}
+_FIRST_NAMED = {"whole": "native", "resized": "resized"}  # protocols of GridPG, as `grid_input`
+
+
 def row_key(facts: dict[str, Any]) -> str:
     """A hash of what determines a row's value."""
+    if isinstance(settings := facts.get("settings"), dict):
+        settings = {k: v for k, v in settings.items() if k not in _LATER or v != _LATER[k]}
+        if (name := _FIRST_NAMED.get(settings.get("protocol", ""))) is not None:
+            settings = {**{k: v for k, v in settings.items() if k != "protocol"}, "grid_input": name}
+        facts = {**facts, "settings": settings}
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

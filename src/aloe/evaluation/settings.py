@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from aloe.core.settings import Checked
 
@@ -41,20 +41,36 @@ class EvaluateSettings(Checked):
     reference: str | None = Field(None, description="the teacher that cosines are taken to")
 
     methods: tuple[str, ...] = Field(("all",), min_length=1, description="attribution methods; all: every one")
-    options: dict[str, dict[str, Any]] = Field({}, description="of attribution methods, by name")
+    preset: Literal["best", "paper"] = Field("best", description="options of attribution methods: ours or the paper's")
+    options: dict[str, dict[str, Any]] = Field({}, description="of attribution methods, by name, before the preset's")
     confidence: float = Field(0.95, ge=0, le=1, description="least probability of explained images, of every model")
     share: float | None = Field(None, gt=0, le=1, description="instead: this share of each class's, the most confident")
     grid_size: int = Field(2, ge=2, description="gridpg: cells on a side")
     grids: int = Field(250, ge=1, description="gridpg: how many")
     grids_file: Path | None = Field(None, description="gridpg: a stored list instead of choosing one")
-    grid_input: Literal["native", "resized"] = Field("native", description="resized: grids at the model's own size")
+    first_grids: dict[str, PositiveInt] = Field({}, description="gridpg: by method, only so many of them, the first")
+    protocol: Literal["windows", "whole", "resized"] = Field("windows", description="gridpg: what a model is shown")
+    smooth: int = Field(0, ge=0, description="gridpg: side of the box that maps are averaged over; 0: none")
     images: int = Field(200, ge=1, description="deletion, inside: images explained")
     block: int = Field(16, ge=1, description="deletion: pixels on a side")
     fill: Literal["zero", "black", "mean", "blur"] = "zero"
     deletion_mode: Literal["deletion", "insertion"] = "deletion"
+    fractions: Literal["paper", "fine"] = Field("paper", description="deletion: shares removed; fine: steps of 5 %")
+    among: Literal["any", "confident"] = Field("any", description="deletion: which images are drawn")
 
     batch_size: int = Field(128, ge=1)
     workers: int = Field(0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_its_first_name(cls, values: Any) -> Any:
+        """`grid_input`, which the protocol was called when `native` (now `whole`) and `resized` were all there was."""
+        if not isinstance(values, dict) or "grid_input" not in values:
+            return values
+        named = {"native": "whole"}.get(values["grid_input"], values["grid_input"])
+        if values.get("protocol", named) != named:
+            raise ValueError(f"protocol = {values['protocol']} and grid_input = {values['grid_input']} disagree")
+        return {**{k: v for k, v in values.items() if k != "grid_input"}, "protocol": named}
 
     @field_validator("k", "learning_rates", "methods", mode="before")
     @classmethod

@@ -183,6 +183,7 @@ def _linear(case: Case, facts: dict[str, Any]) -> Outcome:
             classes=case.classes,
             backbone=str(Path(case.name).resolve()) if Path(case.name).exists() else case.name,
             feature=chosen.feature,
+            loss=chosen.loss,
             fingerprint=facts["fingerprints"]["model"],
         )
         if probe.kind == "bcos" and chosen.feature != "concat" and not isinstance(case.model, Teacher):

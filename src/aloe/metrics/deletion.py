@@ -28,6 +28,7 @@ BLOCK = 16
 FILLS = ("zero", "black", "mean", "blur")
 MODES = ("deletion", "insertion")
 FRACTIONS = tuple(step / 20 for step in range(21))
+PAPER_FRACTIONS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8)
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,11 @@ class Curves:
     least: Tensor
 
     def summary(self, samples: int = SAMPLES, seed: int = 0) -> CurveSummary:
-        """Means, areas (trapezoids over the fractions) and their intervals over images."""
+        """Means, areas (trapezoids over the fractions, divided by their range: mean probabilities) and their intervals
+        over images."""
         facts: dict[str, Tensor] = {"fractions": self.fractions}
         for name, curves in (("most", self.most), ("least", self.least)):
-            areas = torch.trapezoid(curves, self.fractions, dim=1)
+            areas = torch.trapezoid(curves, self.fractions, dim=1) / (self.fractions[-1] - self.fractions[0])
             facts[name], facts[f"area_{name}"] = curves.mean(0), areas.mean()
             facts[f"{name}_low"], facts[f"{name}_high"] = bootstrap_interval(curves, samples=samples, seed=seed)
             facts[f"area_{name}_interval"] = torch.stack(bootstrap_interval(areas, samples=samples, seed=seed))

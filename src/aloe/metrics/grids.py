@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,10 @@ class GridList:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def first(self, count: int) -> GridList:
+        """The first grids of the list, all where it has no more."""
+        return replace(self, indices=self.indices[:count], labels=self.labels[:count])
 
     def save(self, path: Path) -> None:
         """Write the list as JSON, whole or not at all.

@@ -1,0 +1,143 @@
+"""What measures of explanations share: the images that all models of a run are compared on, and a model with a method as one
+function of images and classes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aloe.attribution.methods import Cost, attribute
+from aloe.attribution.presets import preset_options
+from aloe.core.errors import UserError
+from aloe.data.transforms import ResizeCenterCrop, to_tensor
+from aloe.evaluation.backbones import native_pixels, trained_with_sigmoid
+from aloe.evaluation.features import classify
+from aloe.evaluation.tasks import Case, class_of_logit
+from aloe.metrics.grids import GridList, choose_grids, confident
+
+
+class Common:
+    """What all models share: the images' labels, the confident ones, and each model's logit of each class."""
+
+    def __init__(self, cases: Sequence[Case]) -> None:
+        self.cases, first = cases, cases[0]
+        self.settings, self.source, self.classes = first.settings, first.splits.test, first.classes
+        self.labels = torch.as_tensor(self.source.labels, dtype=torch.int64)
+        tables = [_probabilities(case, len(self.labels)) for case in cases]
+        self.right = {c.name: confident([t], self.labels, threshold=0.0) for c, t in zip(cases, tables, strict=True)}
+        threshold = {} if self.settings.share is not None else {"threshold": self.settings.confidence}
+        self.rule = {"share": self.settings.share} if self.settings.share is not None else threshold
+        self.eligible = confident(tables, self.labels, **self.rule)
+        self.correct = confident(tables, self.labels, threshold=0.0)
+        self.state = self.source.state()[:16]
+
+    def grids(self) -> GridList:
+        """The stored list of these models, or the one that was named."""
+        s = self.settings
+        if s.grids_file is not None:
+            return stored_grids(s.grids_file, self.source)
+        models = sorted(Path(c.name).name if Path(c.name).exists() else c.name for c in self.cases)
+        rule = {**self.rule, "seed": s.seed, "count": s.grids, "models": models}
+        indices, labels = choose_grids(
+            self.eligible, self.labels, n=s.grid_size, count=s.grids, seed=s.seed, classes=self.classes
+        )
+        rule["images"] = len(indices.unique())
+        grids = GridList(s.grid_size, indices, labels, rule, self.cases[0].splits.name, self.state)
+        folder = self.cases[0].output_dir
+        if folder is not None:
+            grids.save(folder / "grids" / f"{_plain(grids.data)}-{grids_key(grids)}.json")
+        return grids
+
+    def images(self, among: Tensor) -> Tensor:
+        """Up to `settings.images` of them, classes in turn, the same for all models."""
+        order = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(self.settings.seed))
+        by_class = [[int(i) for i in order if among[i] and self.labels[i] == c] for c in self.labels.unique()]
+        turns = [queue[k] for k in range(max(map(len, by_class), default=0)) for queue in by_class if k < len(queue)]
+        if not turns:
+            raise UserError(
+                f"No image of {self.cases[0].splits.name} is classified correctly and confidently by every model; lower "
+                "--confidence, or give --share."
+            )
+        return torch.tensor(sorted(turns[: self.settings.images]))
+
+
+class Explainer:
+    """A model and a method as a function of images and the data's classes; adds up what its maps cost."""
+
+    def __init__(self, case: Case, method: str) -> None:
+        self.case, self.method = case, method
+        self.options = preset_options(case.settings.preset, method, case.settings.options.get(method))
+        self.logit = _logit_of_class(case)
+        self.costs: list[tuple[int, Cost]] = []
+        self.peak: int | None = None
+        case.model.to(case.device)
+
+    def __call__(self, images: Tensor, classes: Tensor) -> Tensor:
+        if self.peak is None:  # of one image, apart from the timed maps
+            one = attribute(
+                self.case.model, images[:1], self.logit[classes[:1]], self.method, memory=True, **self.options
+            )
+            self.peak = one.cost.peak_bytes
+        found = attribute(self.case.model, images, self.logit[classes], self.method, **self.options)
+        self.costs.append((len(images), found.cost))
+        return found.pixels().cpu()
+
+    def load(self, indices: Sequence[int]) -> Tensor:
+        side = self.side()
+        crop = ResizeCenterCrop(side)
+        return torch.stack([to_tensor(crop(self.case.splits.test.load(int(i)))) for i in indices])
+
+    def side(self) -> int:
+        """Pixels of the images: the model's own size, or that of the settings."""
+        return self.case.settings.resolution or native_pixels(self.case.model)
+
+    def cost(self) -> dict[str, float | int | None]:
+        """Passes and seconds per image, over all maps so far; peak memory of a single image."""
+        count = sum(n for n, _ in self.costs)
+        mean = {k: sum(n * getattr(c, k) for n, c in self.costs) / count for k in ("forward", "backward", "seconds")}
+        return {**mean, "peak_bytes": self.peak}
+
+
+def stored_grids(path: Path, source: Any) -> GridList:
+    grids = GridList.load(path, state=source.state()[:16])
+    labels = torch.as_tensor(source.labels, dtype=torch.int64)
+    if int(grids.indices.max()) >= len(labels) or not torch.equal(labels[grids.indices], grids.labels):
+        raise UserError(f"The grids {path} do not fit their images; delete the file to have grids chosen again.")
+    return grids
+
+
+def grids_key(grids: GridList) -> str:
+    """A hash of what the grids show."""
+    data = grids.indices.numpy().tobytes() + grids.labels.numpy().tobytes() + grids.state.encode()
+    return hashlib.sha256(data).hexdigest()[:8]
+
+
+def _probabilities(case: Case, count: int) -> Tensor:
+    """The probability of every class of the data for every image, (N, C); zero for images that could not be read."""
+    features = case.features("test", "pooled")
+    logits = classify(case.model, features.tensor())
+    assert logits is not None
+    table = torch.zeros(count, len(case.classes))
+    table[features.index] = probability_of(case.model)(logits)[:, _logit_of_class(case)]
+    return table
+
+
+def probability_of(model: Any) -> Callable[[Tensor], Tensor]:
+    """Logits (N, C) to each class's probability, as the head was trained: by sigmoids or by the softmax."""
+    return torch.sigmoid if trained_with_sigmoid(model) else lambda logits: logits.softmax(1)
+
+
+def _logit_of_class(case: Case) -> Tensor:
+    """The index of the logit that stands for each of the data's classes, (C,)."""
+    meant = class_of_logit(case.model.config, len(next(case.model.classifier.parameters())), case.classes)
+    assert meant is not None
+    return torch.stack([(meant == c).nonzero()[0, 0] for c in range(len(case.classes))])
+
+
+def _plain(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in Path(name).name)

@@ -1,0 +1,174 @@
+"""The three measures of explanations: the grid pointing game, pixel deletion, and the share of attribution inside a mask.
+
+Each is prepared once for all models of a run, and then run for every model and method.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from math import isfinite
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aloe.attribution.methods import METHODS
+from aloe.attribution.subject import opened
+from aloe.evaluation.backbones import native_pixels
+from aloe.evaluation.explained_cases import Common, Explainer, grids_key, probability_of
+from aloe.evaluation.tasks import Case, Outcome
+from aloe.metrics.bootstrap import bootstrap_interval
+from aloe.metrics.deletion import FRACTIONS, PAPER_FRACTIONS, deletion_curves
+from aloe.metrics.gridpg import grid_pointing
+from aloe.metrics.pointing import inside_share, pointing_hits
+from aloe.metrics.windows import window_starts
+from aloe.models.teachers import resize
+
+
+@dataclass
+class Prepared:
+    settings: dict[str, Any]
+    run: Callable[[Case, Explainer, Callable[[int, int], None]], Outcome]
+    first: dict[str, int] = field(default_factory=dict)
+
+    def of_method(self, method: str) -> dict[str, Any]:
+        """The settings, and how many grids a method is measured on where it is not all of them."""
+        return {**self.settings, **({"first": self.first[method]} if method in self.first else {})}
+
+
+def _gridpg(common: Common) -> Prepared:
+    grids, settings = common.grids(), common.settings
+    images = grids.indices.unique()
+    shown = {int(c) for c in grids.labels.unique()}
+    absent = [name for c, name in enumerate(common.classes) if c not in shown]
+
+    def run(case: Case, explainer: Explainer, advance: Callable[[int, int], None]) -> Outcome:
+        side = explainer.side()
+        part = grids.first(settings.first_grids.get(explainer.method, len(grids)))
+        found = grid_pointing(
+            explainer,
+            explainer.load,
+            part,
+            protocol=settings.protocol,
+            smooth=settings.smooth,
+            seed=grids.rule.get("seed", 0),
+            progress=advance,
+        )
+        wrong = int((~common.right[case.name][images]).sum())
+        notes = [f"no confident image of {', '.join(absent)}: not in any grid"] if absent else []
+        notes += [f"{case.name} is wrong on {wrong} of the {len(images)} images of these grids"] if wrong else []
+        if not isfinite(found.score):  # told apart from a score of 0 by the maps that were discarded
+            notes.append(f"{METHODS[explainer.method].title} gave no map with positive mass")
+        windows = {"windows": len(window_starts(side, grids.n)) ** 2} if settings.protocol == "windows" else {}
+        details = {
+            "interval": [100 * x if isfinite(x) else 0.0 for x in found.interval],
+            "per_cell": [100 * x for x in found.per_cell.nan_to_num(0).tolist()],
+            "grids": len(part),
+            "cells": found.maps,
+            "discarded": found.discarded,
+            "images": len(part.indices.unique()),
+            "classes": len(shown),
+            "misclassified": wrong,
+            "protocol": settings.protocol,
+            "pixels": grids.n * side if settings.protocol == "whole" else side,
+            **windows,
+            "chance": 100 * found.chance,
+            "cost": explainer.cost(),
+        }
+        score = 100 * found.score if isfinite(found.score) else 0.0
+        return Outcome(score, {"test": len(part.indices.unique())}, details, tuple(notes))
+
+    rule = {k: v for k, v in grids.rule.items() if k != "models"}
+    how = {"protocol": settings.protocol, "smooth": settings.smooth, "resolution": settings.resolution}
+    return Prepared({"n": grids.n, **rule, "grids": grids_key(grids), **how}, run, settings.first_grids)
+
+
+def _deletion(common: Common) -> Prepared:
+    settings = common.settings
+    anyone = torch.ones_like(common.eligible)
+    chosen = common.images(common.eligible if settings.among == "confident" else anyone)
+    fractions = PAPER_FRACTIONS if settings.fractions == "paper" else FRACTIONS
+
+    def run(case: Case, explainer: Explainer, advance: Callable[[int, int], None]) -> Outcome:
+        labels, parts, told = common.labels[chosen], [], probability_of(case.model)
+        for i in range(0, len(chosen), _IMAGES_PER_PASS):
+            images, classes = (
+                explainer.load(chosen[i : i + _IMAGES_PER_PASS].tolist()),
+                labels[i : i + _IMAGES_PER_PASS],
+            )
+            maps = explainer(images, classes)
+            with opened(case.model) as subject:
+                parts.append(
+                    deletion_curves(
+                        maps,
+                        images,
+                        explainer.logit[classes],
+                        prepare=lambda x, s=subject: s.prepare(x.to(s.device, s.dtype)),  # type: ignore[misc]
+                        probability=lambda x, y, s=subject: told(s.forward(x).logits).gather(1, y[:, None])[:, 0],  # type: ignore[misc]
+                        block=settings.block,
+                        fractions=fractions,
+                        fill=settings.fill,
+                        mode=settings.deletion_mode,
+                    )
+                )
+            advance(min(i + _IMAGES_PER_PASS, len(chosen)), len(chosen))
+        curves = replace(parts[0], **{k: torch.cat([getattr(p, k) for p in parts]) for k in ("most", "least")})
+        summary = curves.summary(seed=settings.seed)
+        numbers = {k: v.tolist() if k == "fractions" else (100 * v).tolist() for k, v in vars(summary).items()}
+        details = {
+            "mode": settings.deletion_mode,
+            "fill": settings.fill,
+            "block": settings.block,
+            "images": len(chosen),
+        }
+        return Outcome(numbers["area_most"], {"test": len(chosen)}, {**details, **numbers, "cost": explainer.cost()})
+
+    names = ("fill", "block", "deletion_mode", "resolution", "seed", "fractions", "among")
+    rule = common.rule if settings.among == "confident" else {}
+    return Prepared({**{n: getattr(settings, n) for n in names}, **rule, **_of_images(chosen)}, run)
+
+
+def _inside(common: Common) -> Prepared:
+    settings, source, chosen = common.settings, common.source, common.images(common.correct)
+
+    def run(case: Case, explainer: Explainer, advance: Callable[[int, int], None]) -> Outcome:
+        side = settings.resolution or native_pixels(case.model)
+        masks = torch.stack([_mask(source, int(i), side) for i in chosen])
+        seen = masks.flatten(1).any(1)
+        maps = []
+        for i in range(0, len(chosen), _IMAGES_PER_PASS):
+            part = chosen[i : i + _IMAGES_PER_PASS]
+            maps.append(explainer(explainer.load(part.tolist()), common.labels[part]))
+            advance(min(i + _IMAGES_PER_PASS, len(chosen)), len(chosen))
+        found, masks = torch.cat(maps)[seen], masks[seen]
+        shares, hits = inside_share(found, masks), pointing_hits(found, masks)
+        none = not bool(shares.isfinite().any())
+        notes = (f"{METHODS[explainer.method].title} gave no map with positive mass",) if none else ()
+        shares = torch.zeros_like(shares) if none else shares
+        low, high = bootstrap_interval(shares, seed=settings.seed)
+        details = {
+            "interval": [100 * float(low), 100 * float(high)],
+            "pointing": 100 * float(hits.double().mean()),
+            "area": 100 * float(masks.double().mean()),
+            "images": len(masks),
+            "discarded": len(masks) if none else int(shares.isnan().sum()),
+            "cost": explainer.cost(),
+        }
+        return Outcome(100 * float(shares.nanmean()), {"test": len(masks)}, details, notes)
+
+    return Prepared({"resolution": settings.resolution, "seed": settings.seed, **_of_images(chosen)}, run)
+
+
+def _of_images(chosen: Tensor) -> dict[str, Any]:
+    return {"images": hashlib.sha256(chosen.numpy().tobytes()).hexdigest()[:8]}
+
+
+def _mask(source: Any, index: int, side: int) -> Tensor:
+    mask = torch.from_numpy(source.mask(index).copy()).float()
+    return resize(mask[None, None].expand(1, 3, -1, -1), side)[0, 0] >= 0.5
+
+
+_IMAGES_PER_PASS = 32
+PREPARE: dict[str, Callable[[Common], Prepared]] = {"gridpg": _gridpg, "deletion": _deletion, "inside": _inside}
