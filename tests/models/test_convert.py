@@ -126,7 +126,7 @@ def test_a_live_module_is_left_as_it_was(images):
 
 
 def test_unknown_stem_and_unknown_architecture():
-    with pytest.raises(UserError, match="stem must be one of patch, conv"):
+    with pytest.raises(UserError, match="stem must be one of patch, conv, conv-even"):
         bcosify(build_teacher("vit"), stem="cnn")
     import transformers as hf
 

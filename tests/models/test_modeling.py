@@ -25,6 +25,7 @@ KINDS = {
     "rope": {"position_embedding": "rope", "num_register_tokens": 2, "layer_scale": True, "mlp": "swiglu"},
     "pooling": {"use_cls_token": False, "pooling": "attention", "hidden_act": "gelu_pytorch_tanh"},
     "mean-conv": {"use_cls_token": False, "pooling": "mean", "stem": "conv"},
+    "even-conv": {"stem": "conv", "stem_kernel": 4},
 }
 
 

@@ -28,7 +28,7 @@ def align(
     batch_size: Annotated[int | None, typer.Option(help="Images per step and process.")] = None,
     learning_rate: Annotated[float | None, typer.Option("--learning-rate", "--lr")] = None,
     stem: Annotated[
-        str | None, typer.Option(help="patch (folded from the teacher) or conv (new, the paper's).")
+        str | None, typer.Option(help="patch (folded from the teacher), conv (new, the paper's) or conv-even.")
     ] = None,
     objective: Annotated[str | None, typer.Option(help="cosine, mse, standardized, siglip or infonce.")] = None,
     after_block: Annotated[str | None, typer.Option(help="default, paper, all, or numbers such as 4,8,12.")] = None,

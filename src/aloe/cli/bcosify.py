@@ -12,7 +12,7 @@ from aloe.cli.common import Json, OutputDir, quiet_libraries, say, table
 def bcosify(
     teacher: Annotated[str, typer.Argument(help="Hub id or local folder.")],
     output_dir: OutputDir,
-    stem: Annotated[str, typer.Option(help="patch or conv.")] = "patch",
+    stem: Annotated[str, typer.Option(help="patch, conv or conv-even.")] = "patch",
     b: Annotated[float, typer.Option(min=1, help="Exponent of every B-cos unit.")] = 2.0,
     seed: Annotated[int, typer.Option()] = 0,
     calibrate: Annotated[

@@ -29,7 +29,9 @@ def finetune(
     learning_rate: Annotated[float | None, typer.Option("--learning-rate", "--lr")] = None,
     loss: Annotated[str | None, typer.Option(help="bce (uniform off-targets) or cross-entropy.")] = None,
     freeze: Annotated[str | None, typer.Option(help="none, or backbone: only the head learns.")] = None,
-    stem: Annotated[str | None, typer.Option(help="Of a teacher: patch (folded) or conv (new, the paper's).")] = None,
+    stem: Annotated[
+        str | None, typer.Option(help="Of a teacher: patch (folded), conv (the paper's) or conv-even.")
+    ] = None,
     resolution: Annotated[int | None, typer.Option(help="Student pixels; default: the model's own.")] = None,
     precision: Annotated[str | None, typer.Option(help="float32, bf16 or fp16.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that decode images.")] = None,

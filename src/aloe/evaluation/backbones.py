@@ -21,6 +21,7 @@ from aloe.models.teachers import Teacher, load_teacher
 _LATER = {
     **{"encoding": "unit", "image_mean": None, "image_std": None, "bcos_variant": "cosine", "b_conv": None},
     **{"conv_norm_eps": 0.0, "stem_norm": "rms", "stem_norm_eps": 1e-6, "pre_norm": False, "logit_scale": 1.0},
+    "stem_kernel": 3,
 }
 
 

@@ -11,6 +11,8 @@ from transformers import PreTrainedConfig
 from aloe.core.errors import UserError
 
 STEMS = ("patch", "conv")
+STEM_NAMES = ("patch", "conv", "conv-even")  # what a conversion may be asked for: `conv-even` has the even kernel
+EVEN_KERNEL = 4
 POSITIONS = ("learned", "rope")
 POOLINGS = ("cls", "mean", "attention")
 MLPS = ("mlp", "swiglu")
@@ -40,8 +42,9 @@ class BcosViTConfig(PreTrainedConfig):
             as in transformers' ViT; `hidden_act` is `gelu`, `gelu_pytorch_tanh`, `quick_gelu`, `silu` or `relu`.
         image_size, patch_size: pixels, square; the native token grid is image_size // patch_size on a side.
         b: exponent B >= 1 of every B-cos unit; 1 makes the network a plain bias-free ViT.
-        stem: `patch` (one B-cos unit per patch) or `conv` (3x3 B-cos convolutions of `stem_widths`, then a B-cos unit).
+        stem: `patch` (one B-cos unit per patch) or `conv` (B-cos convolutions of `stem_widths`, then a B-cos unit).
         stem_widths: widths of the convolutional stem, stride 2 wherever the width grows over the one before it.
+        stem_kernel: side of the stem's kernels of stride 2: 3 (the paper's), or 4, which reads every pixel equally often.
         encoding: `unit`, the six channels are x and 1 - x of x in [0, 1]; `normalized`, of (x - image_mean) / image_std.
         image_mean, image_std: three numbers each, for that encoding alone.
         bcos_variant: `cosine`, the gate is |cos(x, w)|^(b-1); `unnormalized`, |w . x / ||x|| |^(b-1).
@@ -81,6 +84,7 @@ class BcosViTConfig(PreTrainedConfig):
         b: float = 2.0,
         stem: str = "patch",
         stem_widths: list[int] | None = None,
+        stem_kernel: int = 3,
         use_cls_token: bool = True,
         num_register_tokens: int = 0,
         position_embedding: str = "learned",
@@ -115,6 +119,7 @@ class BcosViTConfig(PreTrainedConfig):
         self.b = b
         self.stem = stem
         self.stem_widths = (stem_widths or conv_stem_widths(patch_size)) if stem == "conv" else None
+        self.stem_kernel = stem_kernel
         self.use_cls_token = use_cls_token
         self.num_register_tokens = num_register_tokens
         self.position_embedding = position_embedding
@@ -160,6 +165,11 @@ class BcosViTConfig(PreTrainedConfig):
         return stem_stride(self.stem_widths or [])
 
     @property
+    def stem_name(self) -> str:
+        """The stem as `bcosify` is asked for it: one of `STEM_NAMES`."""
+        return "conv-even" if self.stem == "conv" and self.stem_kernel == EVEN_KERNEL else self.stem
+
+    @property
     def resolution(self) -> int:
         """Pixels on a side at which the model is meant to be used."""
         return int(self.teacher.get("resolution") or self.image_size)
@@ -195,6 +205,8 @@ class BcosViTConfig(PreTrainedConfig):
         for field, exponent in (("b", self.b), ("b_conv", self.b if self.b_conv is None else self.b_conv)):
             if not exponent >= 1:
                 raise ValueError(f"{field} must be at least 1, got {exponent}.")
+        if self.stem_kernel not in (3, EVEN_KERNEL):
+            raise ValueError(f"stem_kernel must be 3 or {EVEN_KERNEL}, got {self.stem_kernel}.")
         if self.conv_norm_eps < 0 or self.stem_norm_eps < 0:
             raise ValueError("conv_norm_eps and stem_norm_eps must be at least 0.")
         self._check_encoding()

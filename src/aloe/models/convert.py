@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from aloe.bcos.functional import ACTIVATIONS
 from aloe.core.errors import UserError
-from aloe.models.configuration import STEMS, BcosViTConfig
+from aloe.models.configuration import EVEN_KERNEL, STEM_NAMES, BcosViTConfig
 from aloe.models.families import GATED
 from aloe.models.modeling import BcosViTForImageClassification, BcosViTModel
 from aloe.models.rules import Copy, Fold, Rule, assemble, renamed, same_but_for_unit_axes, sources_of
@@ -59,8 +59,8 @@ def bcosify(
 
     Args:
         teacher: a `Teacher`, or what `load_teacher` takes.
-        stem: `patch`, the teacher's patch embedding folded into six channels (exact at b = 1), or `conv`, a new
-            convolutional B-cos stem as in the paper.
+        stem: `patch`, the teacher's patch embedding folded into six channels (exact at b = 1); `conv`, a new
+            convolutional B-cos stem as in the paper; or `conv-even`, the same with kernels that read all pixels alike.
         b: exponent of every B-cos unit.
         seed: of the tensors that are new (the conv stem).
         with_report: also return the `ConversionReport`.
@@ -72,8 +72,8 @@ def bcosify(
         UserError: unknown stem, or a teacher with a layout that the family's table does not know.
     """
     teacher = teacher if isinstance(teacher, Teacher) else load_teacher(teacher)
-    if stem not in STEMS:
-        raise UserError(f"stem must be one of {', '.join(STEMS)}, got {stem!r}.")
+    if stem not in STEM_NAMES:
+        raise UserError(f"stem must be one of {', '.join(STEM_NAMES)}, got {stem!r}.")
     config = student_config(teacher, stem, b)
     model_class = BcosViTModel if teacher.classifier is None else BcosViTForImageClassification
     reference = next(teacher.tower.parameters())
@@ -110,7 +110,8 @@ def student_config(teacher: Teacher, stem: str, b: float) -> BcosViTConfig:
         image_size=teacher.grid_size * patch,
         patch_size=patch,
         b=b,
-        stem=stem,
+        stem=stem.removesuffix("-even"),
+        stem_kernel=EVEN_KERNEL if stem == "conv-even" else 3,
         num_register_tokens=teacher.num_register_tokens,
         rope_theta=float(getattr(source, "rope_theta", None) or 100.0),
         mlp="swiglu" if gated else "mlp",
@@ -235,7 +236,7 @@ def _activation(name: str) -> str:
 
 def _student_patch(patch: int, stem: str) -> int:
     """A conv stem has total stride 16, 8, 4 or 2; patch 14 pairs with 16 on the same token grid (docs/method.md 4)."""
-    return 16 if stem == "conv" and patch == 14 else patch
+    return 16 if stem != "patch" and patch == 14 else patch
 
 
 def _intermediate_size(teacher: Teacher, gated: bool) -> int:

@@ -64,7 +64,11 @@ class BcosPatchEmbedding(nn.Module):
 
 
 class BcosConvStem(nn.Sequential):
-    """3x3 B-cos convolutions, each with an uncentred norm and ReLU; stride 2 where the width grows (docs/method.md 4)."""
+    """B-cos convolutions, each with an uncentred norm and ReLU; stride 2 where the width grows (docs/method.md section 4).
+
+    A 3x3 kernel of stride 2 reads every other row and column twice as often as the rest, which explanations show as a
+    checkerboard. A 4x4 kernel of stride 2 (`stem_kernel`) reads every pixel four times.
+    """
 
     def __init__(self, config: BcosViTConfig) -> None:
         layers: list[nn.Module] = []
@@ -79,13 +83,17 @@ class BcosConvStem(nn.Sequential):
         for width in config.stem_widths or []:
             layers.append(
                 nn.Sequential(
-                    BcosConv2d(before, width, 3, stride=2 if width > before else 1, **unit),
+                    BcosConv2d(before, width, *_kernel_and_stride(before, width, config), **unit),
                     ScaleNorm2d(width, config.stem_norm_eps, centred=config.stem_norm == "variance"),
                     GatedActivation("relu"),
                 )
             )
             before = width
         super().__init__(*layers)
+
+
+def _kernel_and_stride(before: int, width: int, config: BcosViTConfig) -> tuple[int, int]:
+    return (config.stem_kernel, 2) if width > before else (3, 1)
 
 
 class BcosViTEmbeddings(nn.Module):
@@ -113,9 +121,13 @@ class BcosViTEmbeddings(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (B, 6, H, W) -> (B, prefix + patches, D)."""
         grid = self.grid(x.shape[-2], x.shape[-1])
-        tokens = self.patch_embedding(x if self.stem is None else self.stem(x))
+        tokens = self.patches(x)
         prefix = tokens.new_zeros(tokens.shape[0], self.config.num_prefix_tokens, tokens.shape[2])
         return torch.cat((prefix, tokens), dim=1) + self.constants(*grid).to(tokens.dtype)
+
+    def patches(self, x: Tensor) -> Tensor:
+        """Patch tokens without anything constant: x (B, 6, H, W) -> (B, patches, D)."""
+        return self.patch_embedding(x if self.stem is None else self.stem(x))
 
     def constants(self, rows: int, columns: int) -> Tensor:
         """What is added whatever the image: CLS, registers and position embeddings, (1, prefix + rows*columns, D)."""

@@ -37,7 +37,7 @@ LOCK_NAME = f".{RUN_NAME}.lock"
 # May change between the parts of one run: they do not enter the result.
 _FREE = {"workers", "prefetch", "keep_checkpoints", "report_to", "log_every", "save_every", "evaluate_every"}
 # Settings that runs of earlier versions do not know: left out where they are off, so that those runs go on.
-_LATER = {"logits": 0.0}
+LATER = {"logits": 0.0, "stem_steps": 0}
 
 
 def record(settings: TrainSettings, source: Any, world_size: int, **facts: Any) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def record(settings: TrainSettings, source: Any, world_size: int, **facts: Any) 
         "data_fingerprint": source.fingerprint(),
         "image_count": None if isinstance(source, ShardSource) else len(source),
         "processes": world_size,
-        **{name: value for name, value in values.items() if name not in _LATER or value != _LATER[name]},
+        **{name: value for name, value in values.items() if name not in LATER or value != LATER[name]},
         "versions": {name: version(name) for name in ("aloe-vit", "torch", "transformers")},
     }
 

@@ -30,7 +30,7 @@ class TrainSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     recipe_package: ClassVar[str]
 
-    stem: Literal["patch", "conv"] = "patch"
+    stem: Literal["patch", "conv", "conv-even"] = "patch"
     b: float = Field(2.0, ge=1)
     calibrate: bool = Field(False, description="rescale the converted units before training")
 

@@ -12,7 +12,13 @@ SIZE, CLASSES, WIDTH = 32, 5, 16
 SMALL = {"hidden_size": WIDTH, "num_attention_heads": 2, "intermediate_size": 32, "image_size": SIZE, "patch_size": 8}
 NAMES = {0: "cat", 1: "dog", 2: "owl", 3: "newt", 4: "7 spot ladybird"}
 ROPE = {"position_embedding": "rope", "num_register_tokens": 2, "layer_scale": True, "mlp": "swiglu"}
-POOLED = {"use_cls_token": False, "pooling": "attention", "hidden_act": "gelu_pytorch_tanh", "stem": "conv"}
+POOLED = {
+    "use_cls_token": False,
+    "pooling": "attention",
+    "hidden_act": "gelu_pytorch_tanh",
+    "stem": "conv",
+    "stem_kernel": 4,
+}
 PUBLISHED = {  # the switches that the authors' checkpoints need
     **{"encoding": "normalized", "image_mean": [0.5] * 3, "image_std": [0.25] * 3, "bcos_variant": "unnormalized"},
     **{"stem": "conv", "b_conv": 1.5, "conv_norm_eps": 1e-5, "stem_norm": "variance", "pre_norm": True},

@@ -23,7 +23,7 @@ from train.align.test_run import losses, tiny
 pytestmark = pytest.mark.slow
 
 
-def _align(processes: int, teacher: Path, images: Path, output: Path, batch: int) -> list[float]:
+def _align(processes: int, teacher: Path, images: Path, output: Path, batch: int, *more: str) -> list[float]:
     command = [sys.executable]
     if processes > 1:
         command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
@@ -39,6 +39,7 @@ def _align(processes: int, teacher: Path, images: Path, output: Path, batch: int
         "log_every=1",
         "--set",
         "holdout=2",
+        *more,
     ]
     done = subprocess.run(
         command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240, check=False
@@ -58,6 +59,13 @@ def test_two_processes_equal_one_with_the_same_global_batch(tmp_path):
     two = _align(2, teacher, images, tmp_path / "two", batch=4)
     assert len(one) == 3
     np.testing.assert_allclose(two, one, rtol=1e-5)
+    warm = ("--stem", "conv-even", "--set", "stem_steps=2", "--set", "logits=1", "--objective", "standardized")
+    one = _align(1, teacher, images, tmp_path / "warm-one", 8, *warm)
+    two = _align(2, teacher, images, tmp_path / "warm-two", 4, *warm)
+    np.testing.assert_allclose(two, one, rtol=1e-4)
+    first, second = (losses(tmp_path / name / "stem") for name in ("warm-one", "warm-two"))
+    assert len(first) == 2
+    np.testing.assert_allclose(second, first, rtol=1e-4)
 
 
 CONTRASTED = """

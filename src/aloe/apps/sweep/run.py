@@ -31,7 +31,7 @@ from aloe.train.align.points import check_pair, resolve_blocks
 from aloe.train.align.run import align
 from aloe.train.align.settings import AlignSettings
 from aloe.train.checkpoints import checkpoints
-from aloe.train.runs import record, sole
+from aloe.train.runs import LATER, record, sole
 from aloe.train.stopping import Diverged
 
 
@@ -178,6 +178,7 @@ class Sweep:
 
     def _configuration(self, point: Point, facts: dict[str, Any]) -> dict[str, Any]:
         known = record(point.settings, self.source, 1, **facts, **{FRACTION: point.fraction})
+        known |= {name: getattr(point.settings, name) for name in LATER.keys() & self.plan.vary.keys()}
         return {k: v for k, v in known.items() if k not in ("versions", "image_count")}
 
     def _fingerprint(self) -> str:

@@ -21,19 +21,21 @@ IMAGES = 64  # enough: a scale per unit is one number
 
 
 @torch.no_grad()
-def calibrate(student: nn.Module, images: Tensor) -> dict[str, float]:
+def calibrate(student: nn.Module, images: Tensor, *, stem: bool = True) -> dict[str, float]:
     """Scale every B-cos unit in place so that its output has the root mean square of its linear response.
 
     Args:
         student: a converted B-cos ViT (its `classifier`, if any, is left alone).
         images: (B, 3, H, W) in [0, 1], a few dozen unlabelled images.
+        stem: also the stem and the patch unit; those that were warmed up have their scale already.
 
     Returns:
         The factor of every unit, by name.
     """
     factors: dict[str, float] = {}
     backbone: Any = student.base_model
-    units = [(n, m) for n, m in backbone.named_modules() if isinstance(m, BcosLinear | BcosConv2d | BcosPatchEmbedding)]
+    kinds = BcosLinear | BcosConv2d | BcosPatchEmbedding
+    units = [(n, m) for n, m in backbone.named_modules() if isinstance(m, kinds) and (stem or "embeddings." not in n)]
     hooks = [m.register_forward_hook(_rescale(name, factors)) for name, m in units]
     training = backbone.training
     backbone.eval()

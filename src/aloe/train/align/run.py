@@ -27,6 +27,7 @@ from aloe.train.align.calibrate import calibrate
 from aloe.train.align.points import check_pair, resolve_blocks
 from aloe.train.align.settings import AlignSettings
 from aloe.train.align.statistics import COUNT
+from aloe.train.align.stem import warmed_up
 from aloe.train.align.trainer import AlignmentModel, AlignmentTrainer, alignment_bar
 from aloe.train.arguments import training_arguments
 from aloe.train.checkpoints import checkpoints
@@ -107,19 +108,21 @@ def align(
         if state == "finished":
             return load(home)
         start = starting_point(home)
+        data = {"train": train, "held_out": held_out, "resolution": resolution}
+        warms = resolved.stem_steps > 0 and student is None
+        if warms and start is None:
+            converted = warmed_up(converted, teacher, resolved, home, device, progress=progress, **data)
         if (calibrates or measures) and start is None:
             sample = draw() if sample is None else sample
             if calibrates:
-                calibrate(converted, sample[:CALIBRATED])
+                calibrate(converted, sample[:CALIBRATED], stem=not warms)
         trainer = AlignmentTrainer(
             AlignmentModel(converted.base_model, teacher, resolved, blocks),
             teacher,
             settings=resolved,
             sample=sample,
             args=arguments,
-            train=train,
-            held_out=held_out,
-            resolution=resolution,
+            **data,
             bar=alignment_bar() if progress else None,
         )
         return trainer.run(converted, stage="aligned", start=start)

@@ -23,6 +23,7 @@ class AlignSettings(TrainSettings):
     after_block: Literal["default", "paper", "all"] | list[int] = "default"
     pooled: bool = True
     logits: float = Field(0.0, ge=0, description="weight of the teacher's own class distribution as a further target")
+    stem_steps: int = Field(0, ge=0, description="steps in which a conv stem learns alone, before the alignment")
     compile_teacher: bool = Field(False, description="the teacher's blocks through torch.compile")
     resolutions: list[int] | None = Field(
         None, min_length=1, description="pixels, one of which is drawn for every step; default: always the resolution"
@@ -52,6 +53,8 @@ class AlignSettings(TrainSettings):
     def _something_to_align(self) -> Self:
         if not self.pooled and (self.after_block == [] or self.objective in ("siglip", "infonce")):
             raise ValueError(f"objective {self.objective} without the pooled output aligns nothing")
+        if self.stem_steps and self.stem == "patch":
+            raise ValueError("stem_steps warm up a convolutional stem; the stem is patch")
         if self.objective in ("siglip", "infonce") and self.batch_size < 2:
             raise ValueError(
                 f"objective {self.objective} contrasts images of a batch, so batch_size must be at least 2"

@@ -91,7 +91,7 @@ def finetune(
         "labels_fingerprint": labels_fingerprint(source),
         "validation_fingerprint": None if validation is None or held_out is None else held_out.state(),
         "resolution": resolution,
-        "stem": student.config.stem,
+        "stem": student.config.stem_name,
         "b": student.config.b,
     }
     with claim(home, record(resolved, source, arguments.world_size, **facts)) as state:

@@ -34,7 +34,7 @@ def starting_student(
         name = type(model).__name__
     if not isinstance(model, BcosViTModel | BcosViTForImageClassification):
         teacher = load_teacher(model)
-        if settings.stem == "conv" and settings.freeze == "backbone":
+        if settings.stem != "patch" and settings.freeze == "backbone":
             raise UserError("A conv stem is new and has to learn: choose freeze none, or stem patch.")
         return bcosify(teacher, settings.stem, settings.b, seed=settings.seed), teacher.name
     for key in {"stem", "b"} & settings.model_fields_set:

@@ -1,0 +1,126 @@
+"""The warm-up of a convolutional stem: it learns the teacher's patch embedding before anything else is trained.
+
+A new stem starts from noise, and blocks that adapt to noise have to be learnt again. So stem and patch unit first learn alone
+to give the tokens that the teacher's patch embedding gives, by relative squared error. Neither teacher nor student runs a
+block in such a step.
+
+The stage is a run in the folder `stem` of the alignment's, with its own checkpoints and `log.jsonl`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aloe.models.convert import bcosify
+from aloe.models.saving import load
+from aloe.models.teachers import Teacher, resize
+from aloe.train.align.settings import AlignSettings
+from aloe.train.arguments import training_arguments
+from aloe.train.checkpoints import checkpoints
+from aloe.train.progress import EVAL_PREFIX, ProgressBar
+from aloe.train.runs import starting_point
+from aloe.train.trainer import DrawTrainer
+
+FOLDER = "stem"
+RATE = 3e-3  # of AdamW, one cycle; the stem's widths are the same for every teacher
+
+
+class StemModel(nn.Module):
+    """A student of which stem and patch unit alone are trained, and the teacher's patch embedding."""
+
+    _no_split_modules: tuple[str, ...] = ()
+
+    def __init__(self, student: nn.Module, teacher: Teacher) -> None:
+        super().__init__()
+        self.student: Any = student
+        exact: Any = bcosify(teacher, "patch", b=1.0).base_model  # at B = 1 its tokens are the teacher's
+        self._side = teacher.input_size
+        embedding = exact.embeddings.patch_embedding.requires_grad_(False)
+        self._embedding = (embedding,)  # in a tuple: neither trained, wrapped nor saved
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B, 3, H, W) in [0, 1] -> patch tokens (B, N, D) of the stem, and the teacher's."""
+        core, embedding = self.student, self._embedding[0].to(images.device)
+        ours = core.embeddings.patches(core.encode(images))
+        side = self._side(images.shape[-1] // core.config.patch_size)
+        with torch.no_grad():
+            theirs = embedding(core.encode(resize(images, side)))
+        return ours.float(), theirs.float()
+
+
+class StemTrainer(DrawTrainer):
+    """Trainer whose loss is the squared error of the patch tokens, relative to their square."""
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        ours, theirs = model(self.faults.take(inputs)["pixel_values"])
+        loss = relative_error(ours, theirs)
+        return (loss, {}) if return_outputs else loss
+
+    def measure(self, model: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Mean cosine of the patch tokens."""
+        ours, theirs = model(batch["pixel_values"])
+        return {"cosine_patches": F.cosine_similarity(ours, theirs, dim=-1).mean()}
+
+
+def relative_error(ours: Tensor, theirs: Tensor) -> Tensor:
+    """|ours - theirs|^2 / |theirs|^2 of every image, mean over the images; (B, N, D) each -> scalar."""
+    return ((ours - theirs).square().sum((1, 2)) / theirs.square().sum((1, 2))).mean()
+
+
+def warmed_up(
+    student: Any,
+    teacher: Teacher,
+    settings: AlignSettings,
+    home: Path,
+    device: str | None,
+    *,
+    progress: bool,
+    **data: Any,
+) -> Any:
+    """The student with a stem that has learnt, from `home`/stem if that is done, else from its last checkpoint.
+
+    Args:
+        student: converted, with a conv stem. settings: the alignment's; `stem_steps` of them are taken, at `RATE`.
+        data: `train`, `held_out` and `resolution`, as `DrawTrainer` takes them.
+
+    Raises:
+        UserError: as for every training.
+    """
+    place = home / FOLDER
+    if (place / "model.safetensors").is_file():
+        return load(place)
+    changes = {"steps": settings.stem_steps, "learning_rate": RATE, "schedule": "one-cycle", "fsdp": False}
+    chosen = settings.model_copy(update=changes)
+    student.requires_grad_(False)
+    core = student.base_model
+    for part in (core.embeddings.stem, core.embeddings.patch_embedding):
+        part.requires_grad_(True)
+    place.mkdir(parents=True, exist_ok=True)
+    arguments = training_arguments(chosen, place, device, evaluates=data["held_out"] is not None, verb="align")
+    trainer = StemTrainer(
+        StemModel(core, teacher), settings=chosen, args=arguments, bar=stem_bar() if progress else None, **data
+    )
+    stage = student.config.teacher["stage"]
+    found = trainer.run(student, stage=stage, start=starting_point(place))
+    if arguments.should_save:
+        for path in checkpoints(place):
+            shutil.rmtree(path)
+    return found.requires_grad_(True)
+
+
+def stem_bar() -> ProgressBar:
+    """The error and, once there is one, the held-out cosine."""
+
+    def words(logs: dict[str, Any]) -> str:
+        cosine = logs.get(f"{EVAL_PREFIX}cosine_patches")
+        return f"error {logs.get('loss', 0):.3f}" + ("" if cosine is None else f"  cosine {cosine:.3f}")
+
+    return ProgressBar("warming up the stem", words)

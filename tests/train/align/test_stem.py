@@ -1,0 +1,118 @@
+"""The warm-up of a conv stem: what it learns from, what it leaves alone, resume; and kernels that read all pixels alike."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+
+from aloe.attribution.inherent import explain
+from aloe.core.errors import UserError
+from aloe.models.configuration import BcosViTConfig
+from aloe.models.convert import bcosify
+from aloe.train import trainer as trainer_module
+from aloe.train.align.settings import AlignSettings
+from aloe.train.align.stem import FOLDER, StemModel, relative_error
+from aloe.train.checkpoints import checkpoints
+from aloe.train.progress import JsonlLog, read_log
+from conftest import build_teacher
+from pictures import write_pictures
+from train.align.test_run import losses, same_weights, tiny
+
+CONV = {"stem": "conv-even", "stem_steps": 4, "save_every": 2, "holdout": 2}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_pictures(tmp_path_factory.mktemp("images"), 24)
+
+
+@pytest.fixture
+def images():
+    return torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(("stem", "even"), [("conv", False), ("conv-even", True)])
+def test_the_even_stem_reads_every_pixel_equally_often(stem, even):
+    """Counted kernel by kernel from the last convolution back to the pixels, without the border."""
+    core = bcosify(build_teacher("vit"), stem=stem)
+    reads = torch.ones(1, 1, 16, 16, dtype=torch.float64)
+    for layer in reversed(core.embeddings.stem):
+        side, stride = layer[0].weight.shape[-1], layer[0].stride
+        kernel = torch.ones(1, 1, side, side, dtype=torch.float64)
+        reads = F.conv_transpose2d(reads, kernel, stride=stride, padding=1, output_padding=(stride - side) % 2)
+    inner = reads[0, 0, 32:-32, 32:-32]
+    assert inner.shape == (64, 64)
+    assert bool((inner == inner[0, 0]).all()) is even
+    assert even or float(inner.max() / inner.min()) > 2
+
+
+def test_completeness_and_the_token_grid(images):
+    student = bcosify(build_teacher("vit-classifier"), stem="conv-even").double()
+    found = explain(student, images.double())
+    assert float(found.completeness_error().max()) < 1e-12
+    assert student.config.stem_name == "conv-even"
+    assert student.base_model.embeddings.patches(student.base_model.encode(images.double())).shape[1] == 16
+
+
+def test_configurations_of_before_have_kernels_of_3():
+    known = bcosify(build_teacher("vit"), stem="conv").config.to_dict()
+    assert known.pop("stem_kernel") == 3
+    assert BcosViTConfig(**known).stem_kernel == 3
+    with pytest.raises(ValueError, match="stem_kernel must be 3 or 4"):
+        BcosViTConfig(stem="conv", stem_kernel=5)
+
+
+@pytest.mark.parametrize("family", ["vit", "siglip", "dinov2"])
+def test_the_target_is_the_teacher_s_patch_embedding(family, images):
+    teacher = build_teacher(family)
+    model = StemModel(bcosify(teacher, stem="conv"), teacher)
+    convolution = next(m for m in teacher.tower.modules() if isinstance(m, torch.nn.Conv2d))
+    with torch.no_grad():
+        ours, theirs = model(images)
+        wanted = convolution(teacher.normalize(images)).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(theirs, wanted, rtol=1e-4, atol=1e-5)
+    ratios = [float(((a - b) ** 2).sum() / (b**2).sum()) for a, b in zip(ours, theirs, strict=True)]
+    assert relative_error(ours, theirs).item() == pytest.approx(sum(ratios) / len(images), rel=1e-5)
+
+
+def test_only_stem_and_patch_unit_learn_and_the_error_falls(folder, tmp_path):
+    tiny(folder, tmp_path / "run", **{**CONV, "stem_steps": 30, "steps": 1, "batch_size": 8})
+    found = losses(tmp_path / "run" / FOLDER)
+    assert len(found) == 30
+    assert sum(found[-5:]) < 0.8 * sum(found[:5])
+    warm = load_file(tmp_path / "run" / FOLDER / "model.safetensors")
+    fresh = bcosify(build_teacher("vit"), stem="conv-even").state_dict()
+    moved = {name for name, value in fresh.items() if not torch.equal(value, warm[name])}
+    assert moved == {n for n in fresh if n.startswith(("embeddings.stem", "embeddings.patch_embedding"))}
+    assert any("eval_cosine_patches" in row for row in read_log(tmp_path / "run" / FOLDER))
+    assert not checkpoints(tmp_path / "run" / FOLDER)
+
+
+@pytest.mark.parametrize("step", [3, 7])
+def test_interrupted_in_either_stage_it_goes_on_as_if_nothing_had_happened(folder, tmp_path, monkeypatch, step):
+    settings = {**CONV, "steps": 4}
+    whole = tiny(folder, tmp_path / "whole", **settings)
+    passed = []
+
+    class Stops(JsonlLog):
+        def on_step_end(self, args, state, control, **_):
+            passed.append(state.global_step)
+            if len(passed) == step:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer_module, "JsonlLog", Stops)
+    with pytest.raises(KeyboardInterrupt):
+        tiny(folder, tmp_path / "cut", **settings)
+    monkeypatch.setattr(trainer_module, "JsonlLog", JsonlLog)
+    assert same_weights(whole, tiny(folder, tmp_path / "cut", **settings))
+    for place in ("whole", "cut"):
+        assert len(losses(tmp_path / place)) == len(losses(tmp_path / place / FOLDER)) == 4
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    assert losses(tmp_path / "cut" / FOLDER) == losses(tmp_path / "whole" / FOLDER)
+
+
+def test_a_patch_stem_has_nothing_to_warm_up():
+    with pytest.raises(UserError, match="the stem is patch"):
+        AlignSettings.resolve(overrides={"stem_steps": 10})
