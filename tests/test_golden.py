@@ -22,15 +22,28 @@ from pathlib import Path
 
 import pytest
 import torch
-from places import TESTS
 from safetensors.torch import load_file
 
 import aloe as aloe_package
 from aloe.evaluation.results import versions
+from places import TESTS
 
-ALIGN = "--steps 6 --batch-size 4 --resolution 16 --workers 0 --device cpu --recipe short".split()
+ALIGN = [
+    "--steps",
+    "6",
+    "--batch-size",
+    "4",
+    "--resolution",
+    "16",
+    "--workers",
+    "0",
+    "--device",
+    "cpu",
+    "--recipe",
+    "short",
+]
 ALIGN += [word for k in ("save_every=3", "holdout=3", "evaluate_every=3", "log_every=2") for word in ("--set", k)]
-FROM_FOLDERS = "--train images --test images -o results --cache cache --device cpu --workers 0".split()
+FROM_FOLDERS = [*"--train images --test images -o results --cache cache --device cpu --workers 0".split(" ")]
 
 
 @pytest.fixture
@@ -52,7 +65,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 def test_a_finished_run_is_known(here, aloe):
     before = contents(here / "run")
-    code, out, err = aloe("align", "teacher", "images", "-o", "run", *ALIGN)
+    code, _, err = aloe("align", "teacher", "images", "-o", "run", *ALIGN)
     assert code == 0, err
     assert contents(here / "run") == before
     code, _, err = aloe("align", "teacher", "images", "-o", "run", *ALIGN, "--seed", "1")
