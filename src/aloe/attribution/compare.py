@@ -16,6 +16,7 @@ from aloe.attribution.inherent import explain
 from aloe.attribution.methods import Method, attribute, check_options, find_method, find_methods, unsupported
 from aloe.attribution.targets import class_index
 from aloe.core.errors import UserError
+from aloe.core.files import whole
 from aloe.data.draws import ImageDataset, collate_images
 from aloe.data.sources import left_out, open_images
 from aloe.data.subset import SubsetImages
@@ -219,8 +220,6 @@ def _side(model: Any, resolution: int | None) -> int:
 def _save_maps(path: Path, entries: Sequence[_Entry], maps: Sequence[Tensor]) -> None:
     from safetensors.torch import save_file
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     named = {f"{e.group}/{e.method.key}": m.contiguous() for e, m in zip(entries, maps, strict=True)}
-    aside = path.with_name(f".{path.name}")
-    save_file(named, aside)
-    aside.replace(path)
+    with whole(path) as aside:
+        save_file(named, aside)

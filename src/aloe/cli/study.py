@@ -129,13 +129,13 @@ def export(
     """Write the answers to a file, without links and codes; also while the study is served."""
     from aloe.apps.study.answers import FORMATS, stored_answers
     from aloe.core.errors import UserError
-    from aloe.draw.figures import write_whole
+    from aloe.core.files import write_whole
 
     form = FORMATS.get(output.suffix.removeprefix("."))
     if form is None:
         raise UserError(f"{output.name} ends in neither .csv nor .jsonl.")
     answers = stored_answers(db)
-    write_whole(output, form(answers).encode())
+    write_whole(output, form(answers))
     say({"output": str(output), "answers": len(answers)}, f"{len(answers)} answers in {output}", json)
 
 
@@ -193,7 +193,7 @@ def simulate(
     from aloe.apps.study.simulate import Preferences
     from aloe.apps.study.simulate import simulate as draw
     from aloe.core.errors import UserError
-    from aloe.draw.figures import write_whole
+    from aloe.core.files import write_whole
 
     form = FORMATS.get(output.suffix.removeprefix("."))
     if form is None:
@@ -204,7 +204,7 @@ def simulate(
         raise UserError(f"--scores takes method=number with commas, got {scores!r}.") from None
     settings = StudySettings.of(methods=tuple(of), trials=trials, ties=ties > 0, seed=seed, repeats=min(4, trials // 2))
     found = draw(settings, images, participants, Preferences(of, spread, tie=ties, careless=careless), seed)
-    write_whole(output, form(found).encode())
+    write_whole(output, form(found))
     say({"output": str(output), "answers": len(found)}, f"{len(found)} simulated answers in {output}", json)
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from aloe.core.errors import UserError
+from aloe.core.files import HASHED_BYTES, digest, stamp
 from aloe.data.decode import DraftSize, decode_image
-from aloe.data.sources import HASHED_BYTES, digest, stamp
 
 
 class HubImages:

@@ -28,6 +28,7 @@ import numpy as np
 from PIL import Image
 
 from aloe.core.errors import UserError
+from aloe.core.files import HASHED_BYTES, digest, stamp
 from aloe.data.archives import Store, open_archive
 from aloe.data.decode import (
     EXTENSIONS,
@@ -42,8 +43,6 @@ from aloe.data.names import shown
 
 if TYPE_CHECKING:
     from aloe.data.shards import ShardSource
-
-HASHED_BYTES = 1 << 30  # `state` reads every file of a source up to this size, a matter of seconds
 
 
 class ImageSource(Protocol):
@@ -380,21 +379,3 @@ def _stamp(store: Store, file: str) -> str:
         return stamp(store.root / file)
     archive: Any = store
     return f"{store.size(file)} in {stamp(archive.path)}"
-
-
-def stamp(path: Path) -> str:
-    """What the system tells of a file and that differs after any change of it, without reading it."""
-    # The inode tells apart files of one size and moment whose folders have swapped names.
-    try:
-        facts = path.stat()
-    except OSError as error:
-        return f"unreadable: {error.strerror}"
-    return f"{facts.st_size} {facts.st_ino} {facts.st_mtime_ns} {facts.st_ctime_ns}"
-
-
-def digest(lines: Iterable[str]) -> str:
-    """SHA-256 of the lines, for fingerprints."""
-    state = hashlib.sha256()
-    for line in lines:
-        state.update(line.encode("utf-8", "surrogateescape") + b"\n")
-    return state.hexdigest()

@@ -7,8 +7,9 @@ import hashlib
 import numpy as np
 from PIL import Image
 
+from aloe.core.files import digest
 from aloe.data.decode import DraftSize, decode_image
-from aloe.data.sources import ImageSource, digest
+from aloe.data.sources import ImageSource
 
 
 class MemoryImages:

@@ -19,8 +19,9 @@ import torch
 from PIL import Image
 
 from aloe.core.errors import UserError
+from aloe.core.files import write_whole
 from aloe.draw.explanations import over_white, signed_map
-from aloe.draw.figures import STYLE, drawn, load_matplotlib, plain, write_whole
+from aloe.draw.figures import STYLE, drawn, load_matplotlib, plain
 from aloe.draw.gallery import row
 
 KINDS = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".pdf": "pdf", ".svg": "svg"}

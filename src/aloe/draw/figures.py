@@ -1,12 +1,9 @@
-"""What every matplotlib figure here shares: its style, words taken literally, the same bytes every time, whole files."""
+"""What every matplotlib figure here shares: its style, words taken literally, the same bytes every time."""
 
 from __future__ import annotations
 
 import io
-import os
 import warnings
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from aloe.core.errors import UserError
@@ -52,20 +49,3 @@ def drawn(figure: Any, kind: str, **options: Any) -> bytes:
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # names in scripts that the font lacks show boxes
         figure.savefig(buffer, format=kind, metadata=_DATES.get(kind), **options)
     return buffer.getvalue()
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file aside and rename it into place.
-
-    Raises:
-        UserError: the folder cannot be written or the disk is full.
-    """
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error

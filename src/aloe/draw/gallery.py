@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from aloe.core.errors import UserError
+from aloe.core.files import whole
 
 GAP, INK, PAPER = 8, (40, 40, 40), (255, 255, 255)
 
@@ -50,15 +48,8 @@ def save_png(picture: Image.Image, path: Path) -> None:
     Raises:
         UserError: the folder cannot be written or the disk is full.
     """
-    temporary = path.with_name(f".{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(temporary, "PNG", optimize=True)
-        os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error
+    with whole(path) as aside:
+        picture.save(aside, "PNG", optimize=True)
 
 
 def _scaled(picture: np.ndarray | Image.Image, side: int) -> Image.Image:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from aloe.core.errors import UserError
+from aloe.core.files import whole
 from aloe.data.archives import cache_folder
 
 Part = dict[str, Any]
@@ -47,20 +47,17 @@ class PartFolder:
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
-        target = self.path(number)
-        aside = target.with_suffix(f".{os.getpid()}.part")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            save_file(part, aside, metadata={"unreadable": json.dumps(list(unreadable))})
-            os.replace(aside, target)
-        except (OSError, SafetensorError) as error:
-            raise UserError(
+        def fault(error: Exception) -> str:
+            return (
                 f"The features could not be kept in {self.folder.parent} ({error}); free some space there, give another"
                 " --cache, or run with --no-cache."
-            ) from error
-        finally:
-            with suppress(OSError):  # such as that of a cache that is a file, which was told above
-                aside.unlink()
+            )
+
+        try:
+            with whole(self.path(number), fault) as aside:
+                save_file(part, aside, metadata={"unreadable": json.dumps(list(unreadable))})
+        except SafetensorError as error:
+            raise UserError(fault(error)) from error
 
 
 def read_part(path: Path, without: Sequence[str] = ()) -> Part:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -15,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from aloe.core.errors import UserError
+from aloe.core.files import digest_of
 from aloe.data.draws import ImageDataset, collate_images
 from aloe.data.sources import ImageSource
 from aloe.data.subset import SubsetImages
@@ -212,7 +211,7 @@ def _key(model: Any, source: ImageSource, **view: Any) -> str:
         "part": PART_IMAGES,
         **view,
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
+    return digest_of(facts, 24)
 
 
 class _progress:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from aloe.bcos.functional import NORM_FLOOR, bcos_linear
 from aloe.core.errors import UserError
+from aloe.core.files import read_json, whole
 from aloe.models.modeling import BcosViTForImageClassification, BcosViTModel
 
 HEAD_NAME, RECORD_NAME = "head.safetensors", "probe.json"
@@ -77,18 +77,13 @@ def save_probe(
         "sha256": hashlib.sha256(data).hexdigest(),
         "versions": {name: version(name) for name in ("aloe-vit", "torch")},
     }
-    text = json.dumps(record, indent=2) + "\n"
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        for name, content in ((HEAD_NAME, data), (RECORD_NAME, text.encode())):
-            aside = home / f".{name}.{os.getpid()}"
-            try:
-                aside.write_bytes(content)
-                os.replace(aside, home / name)
-            finally:
-                aside.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"The probe could not be written to {home}: {error.strerror or error}.") from error
+
+    def fault(error: OSError) -> str:
+        return f"The probe could not be written to {home}: {error.strerror or error}."
+
+    for name, content in ((HEAD_NAME, data), (RECORD_NAME, (json.dumps(record, indent=2) + "\n").encode())):
+        with whole(home / name, fault) as aside:
+            aside.write_bytes(content)
 
 
 def load_probe(folder: str | Path) -> tuple[Probe, dict[str, Any]]:
@@ -102,7 +97,7 @@ def load_probe(folder: str | Path) -> tuple[Probe, dict[str, Any]]:
 
     home = Path(folder)
     try:
-        record = json.loads((home / RECORD_NAME).read_text())
+        record = read_json(home / RECORD_NAME)
         data = (home / HEAD_NAME).read_bytes()
         if record["sha256"] != hashlib.sha256(data).hexdigest():
             raise UserError(f"{home}: {HEAD_NAME} does not belong to {RECORD_NAME}; fit the probe again.")

@@ -6,8 +6,6 @@ file is not measured again. A line cut off by a crash is dropped when the file i
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from aloe.core.errors import UserError
+from aloe.core.files import append_line, digest_of, json_lines
 from aloe.evaluation.settings import RESULTS_NAME
 from aloe.models.teachers import Teacher
 
@@ -43,12 +42,10 @@ class ResultLog:
         except OSError as error:
             raise UserError(f"{self.path} cannot be read: {error.strerror}.") from error
         end = data.rfind(b"\n") + 1
-        for number, line in enumerate(data[:end].splitlines(), 1):
-            try:
-                row = json.loads(line)
-                self.rows[row["key"]] = row
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{self.path}, line {number}, is not a result row; move the file away.") from error
+        for number, row in json_lines(data[:end]):
+            if not isinstance(row, dict) or not isinstance(row.get("key"), str):
+                raise UserError(f"{self.path}, line {number}, is not a result row; move the file away.")
+            self.rows[row["key"]] = row
         if end < len(data):
             with self.path.open("rb+") as file:
                 file.truncate(end)
@@ -58,11 +55,7 @@ class ResultLog:
 
     def add(self, row: Row) -> None:
         """Append a row; it is on the disk when this returns."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(self.path, row)
         self.rows[row["key"]] = row
 
 
@@ -79,7 +72,7 @@ def row_key(facts: dict[str, Any]) -> str:
         if (name := _FIRST_NAMED.get(settings.get("protocol", ""))) is not None:
             settings = {**{k: v for k, v in settings.items() if k != "protocol"}, "grid_input": name}
         facts = {**facts, "settings": settings}
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return digest_of(facts, 16)
 
 
 def versions(*also: str) -> dict[str, str]:

@@ -6,11 +6,11 @@ wording that OpenCLIP ships. Like the single prompt of the paper's Table B3 they
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from aloe.core.errors import UserError
+from aloe.core.files import parse_json, read_text
 
 SINGLE = ("a photo of a {}",)
 _OPENCLIP = """
@@ -75,7 +75,7 @@ def read_strings(path: str | Path) -> list[str]:
     """
     file = Path(path).expanduser()
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_text(file)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
@@ -83,7 +83,7 @@ def read_strings(path: str | Path) -> list[str]:
     if file.suffix != ".json":
         return [line.strip() for line in text.splitlines() if line.strip()]
     try:
-        found = json.loads(text)
+        found = parse_json(text)
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}).") from error
     if isinstance(found, dict):

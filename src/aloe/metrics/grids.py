@@ -6,11 +6,8 @@ model is measured on images that suit it better than another. The list is a JSON
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ import torch
 from torch import Tensor
 
 from aloe.core.errors import UserError
+from aloe.core.files import read_json, write_json
 from aloe.metrics.maps import in_unit_interval
 
 THRESHOLD = 0.95
@@ -68,16 +66,8 @@ class GridList:
             UserError: the file cannot be written.
         """
         facts = {"n": self.n, "data": self.data, "state": self.state, "rule": self.rule}
-        text = json.dumps({**facts, "indices": self.indices.tolist(), "labels": self.labels.tolist()})
-        aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            aside.write_text(text + "\n", encoding="utf-8")
-            os.replace(aside, path)
-        except OSError as error:
-            with suppress(OSError):
-                aside.unlink()
-            raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error
+        tables = {"indices": self.indices.tolist(), "labels": self.labels.tolist()}
+        write_json(path, {**facts, **tables}, indent=None)
 
     @classmethod
     def load(cls, path: Path, *, state: str) -> GridList:
@@ -87,7 +77,7 @@ class GridList:
             UserError: no such file, a damaged one, or one that belongs to other data.
         """
         try:
-            known = json.loads(path.read_bytes())
+            known = read_json(path)
             facts = {name: known[name] for name in ("n", "rule", "data", "state")}
             facts["rule"] = dict(facts["rule"])
             grids = cls(indices=_table(known["indices"]), labels=_table(known["labels"]), **facts)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from aloe.core.errors import UserError
+from aloe.core.files import read_object
 
 
 @contextmanager
@@ -31,7 +30,7 @@ def explain_hub_errors(name: str) -> Iterator[None]:
     if local and not (path / "config.json").is_file():
         raise UserError(f"{name} holds no config.json; give a folder that save_pretrained wrote, or a hub id.")
     if local:
-        read_json(path / "config.json")
+        read_object(path / "config.json", "fetch it again")
     try:
         yield
     except SafetensorError as error:
@@ -59,21 +58,6 @@ def explain_hub_errors(name: str) -> Iterator[None]:
         else:
             message = f"{name} could not be loaded: {_sentence(error)}."
         raise UserError(message) from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        UserError: it holds something else.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); fetch it again.") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path} is not a JSON object; fetch it again.")
-    return values
 
 
 def _sentence(error: BaseException) -> str:

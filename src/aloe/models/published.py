@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from aloe.core.errors import UserError
+from aloe.core.files import read_object
 from aloe.models.configuration import BcosViTConfig, stem_stride
-from aloe.models.hub import explain_hub_errors, read_json
+from aloe.models.hub import explain_hub_errors
 from aloe.models.modeling import BcosViTForImageClassification, BcosViTModel
 from aloe.models.published_layout import (
     ACTIVATIONS,
@@ -86,7 +87,7 @@ def load_published(
     parameters = _dtype(dtype)
     with explain_hub_errors(name):
         folder = Path(name) if Path(name).is_dir() else _download(name, revision)
-        values = read_json(folder / "config.json")
+        values = read_object(folder / "config.json", "fetch it again")
         kind = _kind(name, values.get("model_type"))
         tensors = _tensors(folder, name)
         prefix = _prefix(name, tensors)
@@ -319,7 +320,7 @@ def _tensors(folder: Path, name: str) -> dict[str, Tensor]:
     index = folder / "model.safetensors.index.json"
     files = ["model.safetensors"]
     if index.is_file():
-        stated = read_json(index).get("weight_map")
+        stated = read_object(index, "fetch it again").get("weight_map")
         files = sorted({str(v) for v in stated.values()}) if isinstance(stated, dict) else []
         odd = [f for f in files if Path(f).name != f or not f.endswith(".safetensors")]
         if odd or not files:
@@ -347,4 +348,4 @@ def _download(name: str, revision: str | None) -> Path:
 
 def _processor(folder: Path) -> dict[str, Any]:
     path = folder / "preprocessor_config.json"
-    return read_json(path) if path.is_file() else {}
+    return read_object(path, "fetch it again") if path.is_file() else {}

@@ -7,7 +7,6 @@ shapes cannot tell comes from the config.json, else from the architecture's name
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from aloe.core.errors import UserError
+from aloe.core.files import read_json
 from aloe.models.rules import assemble, renamed, same_but_for_unit_axes, sources_of
 from aloe.models.teachers import Teacher, family_of
 from aloe.models.timm_layouts import (
@@ -144,7 +144,7 @@ def _read_json(folder: Path) -> dict[str, Any]:
     """The fields of timm's config.json with those of its `pretrained_cfg`; nothing where there is none or it is another's."""
     path = folder / "config.json"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

@@ -17,7 +17,8 @@ from markupsafe import Markup
 
 import aloe
 from aloe.core.errors import UserError
-from aloe.draw.figures import load_matplotlib, write_whole
+from aloe.core.files import write_whole
+from aloe.draw.figures import load_matplotlib
 from aloe.draw.tables import HTML_STYLE, LATEX_PACKAGES, Table, printable
 from aloe.evaluation.settings import RESULTS_NAME
 from aloe.report.correspondence_plots import correspondence_chart

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from aloe.core.errors import UserError
+from aloe.core.files import json_lines, read_bytes
 from aloe.evaluation.settings import RESULTS_NAME
 
 
@@ -63,22 +63,21 @@ def read_results(paths: Sequence[Path]) -> tuple[list[Result], list[str]]:
 
 def _read_file(file: Path) -> tuple[list[Result], list[str]]:
     try:
-        lines = file.read_bytes().decode(errors="replace").split("\n")
+        data = read_bytes(file)
     except FileNotFoundError as error:
         raise UserError(f"{file} does not exist; give a folder that `aloe evaluate` has written to.") from error
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}.") from error
-    rows, notes = [], []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
+    rows, notes, last = [], [], data.count(b"\n") + 1
+    for number, value in json_lines(data):
+        if isinstance(value, ValueError):
+            cut = "cut off, as by an interrupted run," if number == last else "not JSON"
+            notes.append(f"Line {number} of {file} is {cut} and was left out.")
             continue
         try:
-            rows.append(Result.model_validate(json.loads(line)))
+            rows.append(Result.model_validate(value))
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the whole"
             notes.append(f"Line {number} of {file} is no result row and was left out: {where}: {first['msg']}.")
-        except (ValueError, RecursionError):
-            cut = "cut off, as by an interrupted run," if number == len(lines) else "not JSON"
-            notes.append(f"Line {number} of {file} is {cut} and was left out.")
     return rows, notes

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from aloe.core.errors import UserError
+from aloe.core.files import json_lines, read_bytes
 from aloe.report.rows import Result
 
 SWEEP_NAME = "sweep.jsonl"
@@ -48,11 +49,11 @@ def read_sweep(folder: Path) -> list[SweepRow]:
     if not path.is_file():
         return []
     found: dict[str, SweepRow] = {}
-    lines = path.read_bytes().decode(errors="replace").split("\n")
-    for number, line in enumerate(lines[:-1], 1):
+    data = read_bytes(path)
+    for number, value in json_lines(data[: data.rfind(b"\n") + 1]):
         try:
-            row = SweepRow.model_validate(json.loads(line))
-        except (ValueError, ValidationError) as error:
+            row = SweepRow.model_validate(value)
+        except ValidationError as error:
             raise UserError(f"{path}, line {number}, is not a row of a sweep; move the file away.") from error
         found[row.key] = row
     return list(found.values())

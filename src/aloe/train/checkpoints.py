@@ -7,7 +7,6 @@ With the run's `run.json` in it a checkpoint knows whose it is; folders of other
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -21,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from aloe.core.errors import UserError
+from aloe.core.files import file_digest, parse_json, read_json
 
 SEAL = "checksums.json"
 RUN_NAME = "run.json"  # of the run's folder, and a copy of it in every checkpoint
@@ -66,7 +66,7 @@ def stranger(path: Path, home: Path) -> str:
         differs = ", ".join(f"{k} {its.get(k)!r}, here {ours.get(k)!r}" for k in keys[:2])
         return f"a checkpoint of another run ({differs})"
     try:
-        step = json.loads((path / "trainer_state.json").read_text())["global_step"]
+        step = read_json(path / "trainer_state.json")["global_step"]
     except (OSError, ValueError, KeyError, TypeError):
         return ""  # its hashes are right: it has none
     return "" if step == step_of(path) else f"a copy of the checkpoint at step {step} under another number"
@@ -82,7 +82,7 @@ def rotate(home: Path, keep: int, step: int) -> None:
 
 def _record(folder: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads((folder / RUN_NAME).read_text()))
+        return dict(read_json(folder / RUN_NAME))
     except (OSError, ValueError, TypeError):  # of before checkpoints had one
         return {}
 
@@ -90,7 +90,7 @@ def _record(folder: Path) -> dict[str, Any]:
 def seal(folder: Path) -> None:
     """Write the hashes of a checkpoint's files, and bring all of it to the disk."""
     files = sorted(p for p in folder.rglob("*") if p.is_file())
-    hashes = {str(p.relative_to(folder)): _digest(p) for p in files}
+    hashes = {str(p.relative_to(folder)): file_digest(p) for p in files}
     (folder / SEAL).write_text(json.dumps(hashes, indent=1) + "\n")
     for path in (*files, folder / SEAL, folder):
         _flush(path)
@@ -99,8 +99,8 @@ def seal(folder: Path) -> None:
 def is_sound(folder: Path) -> bool:
     """Whether every file that was sealed is there and unchanged."""
     try:
-        hashes = json.loads((folder / SEAL).read_text())
-        return bool(hashes) and all(_digest(folder / name) == known for name, known in hashes.items())
+        hashes = read_json(folder / SEAL)
+        return bool(hashes) and all(file_digest(folder / name) == known for name, known in hashes.items())
     except (OSError, ValueError, AttributeError):
         return False
 
@@ -121,8 +121,8 @@ def read_state(path: Path) -> Any:
     try:
         with safe_open(path, framework="pt") as file:
             words = (file.metadata() or {})[_STATE]
-            return _unpacked(json.loads(words), file)
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+            return _unpacked(parse_json(words), file)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} holds no state.") from error
 
 
@@ -157,14 +157,6 @@ def _unpacked(value: Any, file: Any) -> Any:
         return {_unpacked(k, file): _unpacked(v, file) for k, v in content}
     made = [_unpacked(v, file) for v in content]
     return tuple(made) if kind == "tuple" else made
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest()
 
 
 def _flush(path: Path) -> None:

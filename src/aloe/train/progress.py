@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
+
+from aloe.core.files import json_lines, write_whole
 
 LOG_NAME = "log.jsonl"
 EVAL_PREFIX = "eval_"
@@ -31,9 +32,7 @@ class JsonlLog(TrainerCallback):
             known = sum(row.get("step") == now for row in state.log_history)
             at = [row for row in rows if row["step"] == now][:known]
             kept = [*(row for row in rows if row["step"] < now), *at] if now else []
-            temporary = self.path.with_name(f".{LOG_NAME}")
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
-            os.replace(temporary, self.path)
+            write_whole(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if state.is_world_process_zero and logs:
@@ -57,15 +56,11 @@ def say(words: str) -> None:
 def _rows(path: Path) -> tuple[list[dict[str, Any]], int]:
     """The rows of a log, and the number of its damaged lines."""
     rows, damaged = [], 0
-    for line in path.read_bytes().split(b"\n") if path.is_file() else []:
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            if type(row["step"]) is not int or row["step"] < 0:
-                raise ValueError("no step")
+    for _, row in json_lines(path.read_bytes()) if path.is_file() else ():
+        step = row.get("step") if isinstance(row, dict) else None
+        if type(step) is int and step >= 0:
             rows.append(row)
-        except (ValueError, KeyError, TypeError, IndexError, RecursionError):  # bytes that are no text are a ValueError
+        else:
             damaged += 1
     return rows, damaged
 

@@ -8,7 +8,6 @@ student; another run's folder is refused.
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from aloe.core.errors import UserError
+from aloe.core.files import read_json, write_json
 from aloe.data.draws import LEFT_OUT_NAME, AlignmentDraws, ShardDraws
 from aloe.data.shards import ShardSource
 from aloe.data.sources import ImageSource
@@ -74,9 +74,7 @@ def claim(home: Path, record: dict[str, Any]) -> Iterator[str]:
         with sole(home):
             state = _known(home, record)  # again: somebody may have been here before the lock
             if state == "new":
-                temporary = home / f".{RUN_NAME}.{os.getpid()}"  # several ranks may claim at once
-                temporary.write_text(json.dumps(record, indent=2) + "\n")
-                os.replace(temporary, home / RUN_NAME)
+                write_json(home / RUN_NAME, record)
             held = True
             yield state
     except OSError as error:
@@ -132,7 +130,7 @@ def _known(home: Path, record: dict[str, Any]) -> str:
     path = home / RUN_NAME
     if path.is_file():
         try:
-            known = dict(json.loads(path.read_text()))
+            known = dict(read_json(path))
         except (ValueError, TypeError) as error:
             raise UserError(f"{path} is damaged; give another --output-dir.") from error
         keys = [k for k in record if k not in TOLD and known.get(k) != record[k]]

@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from aloe.core.errors import UserError
+from aloe.core.files import read_mapping
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -78,7 +79,7 @@ class TrainSettings(BaseModel):
         """
         values = cls._read_recipe(recipe)
         if file is not None:
-            values |= _read_yaml(Path(file))
+            values |= read_mapping(Path(file), "configuration file")
         values |= {k: v for k, v in (overrides or {}).items() if v is not None}
         try:
             return cls.model_validate(values)
@@ -124,15 +125,3 @@ def _sentence(error: ValidationError, known: list[str]) -> str:
             given = "" if key == "settings" else f" (got {item['input']!r})"
             parts.append(f"{key}: {problem[0].lower() + problem[1:]}{given}")
     return "Wrong settings: " + "; ".join(dict.fromkeys(parts)) + "."
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise UserError(f"The configuration file {path} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"The configuration file {path} is not YAML: {str(error).splitlines()[0]}.") from error
-    if not isinstance(values, dict):
-        raise UserError(f"The configuration file {path} must hold `key: value` lines.")
-    return values

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import jinja2
 import numpy as np
 from PIL import Image
 
+from aloe.core.files import write_whole
 from aloe.draw.explanations import over_white, signed_map
 
 SIDE = 192
@@ -39,9 +39,7 @@ def write_page(
         steps=steps,
     )
     path = folder / "index.html"
-    temporary = folder / ".index.html"
-    temporary.write_text(html, encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, html)
     return path
 
 

@@ -9,7 +9,6 @@ page. The headers keep the browser from asking anybody else for anything.
 from __future__ import annotations
 
 import ipaddress
-import json
 import re
 import socket
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from aloe.core.errors import UserError
+from aloe.core.files import parse_json
 
 MAX_BODY = 30 << 20  # bytes: an image of `explorer.MAX_BYTES` in base64, and some more
 
@@ -109,7 +109,7 @@ def is_plain(body: bytes) -> bool:
     Gradio takes a dict of a certain form, wherever it stands, for a file on this machine or elsewhere, and fetches it.
     """
     try:
-        asked = json.loads(body)
+        asked = parse_json(body)
     except ValueError:
         return False
     values = asked.get("data") if isinstance(asked, dict) else None

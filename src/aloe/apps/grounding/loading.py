@@ -10,7 +10,8 @@ from aloe.apps.grounding.llava_more import LAYOUT, load_llava_more
 from aloe.apps.grounding.model import VisionLanguage
 from aloe.apps.grounding.view import view_of
 from aloe.core.errors import UserError
-from aloe.models.hub import explain_hub_errors, read_json
+from aloe.core.files import read_object
+from aloe.models.hub import explain_hub_errors
 from aloe.models.saving import load
 from aloe.models.text import load_tokenizer
 
@@ -65,7 +66,7 @@ def check_config(name: str, values: dict[str, Any]) -> None:
 def aligned_blocks(folder: str | Path) -> list[int] | None:
     """The blocks after which a student's run compared it with its teacher, where the folder tells."""
     path = Path(folder) / "run.json"
-    blocks = read_json(path).get("blocks") if path.is_file() else None
+    blocks = read_object(path, "fetch it again").get("blocks") if path.is_file() else None
     return blocks if isinstance(blocks, list) else None
 
 
@@ -75,4 +76,4 @@ def _template(name: str) -> str | None:
     if path.is_file():
         return path.read_text(encoding="utf-8")
     old = Path(name) / "chat_template.json"
-    return read_json(old).get("chat_template") if old.is_file() else None
+    return read_object(old, "fetch it again").get("chat_template") if old.is_file() else None

@@ -18,8 +18,8 @@ from PIL import Image
 
 from aloe.apps.grounding.ground import Grounding, WordGrounding
 from aloe.core.errors import UserError
+from aloe.core.files import write_whole
 from aloe.draw.explanations import NEGATIVE, POSITIVE, colour_explanation, gaussian_smooth, over_white
-from aloe.draw.figures import write_whole
 from aloe.draw.gallery import row, save_png, stack
 
 SIDE = 448
@@ -40,8 +40,8 @@ def write_grounding(found: Grounding, folder: Path) -> dict[str, Any]:
         save_png(word_picture(found, word), folder / name)
         line["picture"] = name
     save_png(sentence(found), folder / "sentence.png")
-    write_whole(folder / "index.html", page(found).encode())
-    write_whole(folder / "grounding.json", (json.dumps(numbers, indent=2, ensure_ascii=False) + "\n").encode())
+    write_whole(folder / "index.html", page(found))
+    write_whole(folder / "grounding.json", json.dumps(numbers, indent=2, ensure_ascii=False) + "\n")
     return numbers
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aloe.apps.publish.names import is_hub_id, public_name
 from aloe.core.errors import UserError
+from aloe.core.files import read_json
 from aloe.models.convert import Student
 from aloe.models.saving import load
 from aloe.train.progress import EVAL_PREFIX, read_log
@@ -77,7 +77,7 @@ def _record(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(read_json(path))
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is damaged; move it away to publish without the settings of the run.") from error
 

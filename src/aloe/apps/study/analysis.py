@@ -21,7 +21,7 @@ from aloe.apps.study.tables import (
     wins_table,
 )
 from aloe.core.errors import UserError
-from aloe.draw.figures import write_whole
+from aloe.core.files import write_whole
 from aloe.draw.tables import Table
 
 

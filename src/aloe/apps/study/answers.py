@@ -15,6 +15,7 @@ from typing import Any, get_type_hints
 from aloe.apps.study.store import CHOICES, LEFT, RIGHT, connect
 from aloe.apps.study.trials import IDENTICAL, KINDS
 from aloe.core.errors import UserError
+from aloe.core.files import json_lines, read_bytes, read_text
 
 _QUERY = (
     "SELECT participant, position, (SELECT count(*) FROM trials o WHERE o.participant = t.participant) AS planned, kind,"
@@ -103,10 +104,9 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     if path.suffix not in (".csv", ".jsonl"):
         return _stored(path)
     try:
-        text = path.read_text(encoding="utf-8")
         if path.suffix == ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-        return list(csv.DictReader(io.StringIO(text)))
+            return [value for _, value in json_lines(read_bytes(path))]
+        return list(csv.DictReader(io.StringIO(read_text(path))))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}.") from error
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aloe.core.errors import UserError
-from aloe.draw.figures import write_whole
+from aloe.core.files import read_json, write_json
 
 SHARED_NAME, RUNS = "sweep.json", "runs"
 
@@ -29,7 +29,7 @@ def claim(home: Path, configurations: Iterable[Mapping[str, Any]], axes: Iterabl
     known: dict[str, Any] = {}
     if path.is_file():
         try:
-            known = dict(json.loads(path.read_text()))
+            known = dict(read_json(path))
             varied = {*known["varied"], *axes}
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is damaged; give another --output-dir.") from error
@@ -48,4 +48,4 @@ def claim(home: Path, configurations: Iterable[Mapping[str, Any]], axes: Iterabl
             f"{home} holds a sweep with other fixed settings ({', '.join(differs[:3])}); give another --output-dir, or the"
             " same settings."
         )
-    write_whole(path, (json.dumps({"varied": sorted(varied), "fixed": fixed}, indent=2) + "\n").encode())
+    write_json(path, {"varied": sorted(varied), "fixed": fixed})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from aloe.core.errors import UserError
+from aloe.core.files import read_mapping
 from aloe.core.settings import Checked
 from aloe.report.sweep_rows import value_in_words
 from aloe.train.align.settings import AlignSettings
@@ -94,17 +94,7 @@ def read_plan(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it cannot be read or is not a mapping.
     """
-    import yaml
-
-    try:
-        loaded = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise UserError(f"The sweep file {path} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"The sweep file {path} is not YAML: {str(error).splitlines()[0]}.") from error
-    if not isinstance(loaded, Mapping) or not all(isinstance(key, str) for key in loaded):
-        raise UserError(f"The sweep file {path} must hold `key: value` lines.")
-    return dict(loaded)
+    return read_mapping(path, "sweep file")
 
 
 def _fraction(value: Any) -> float:

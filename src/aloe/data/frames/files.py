@@ -16,9 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from aloe.core.errors import UserError
+from aloe.core.files import HASHED_BYTES, digest, stamp
 from aloe.data.archives import Store
 from aloe.data.decode import MAX_BYTES, MAX_PIXELS, UnreadableImage, decode_image
-from aloe.data.sources import HASHED_BYTES, digest, open_store, stamp
+from aloe.data.sources import open_store
 
 
 class Files:

@@ -11,7 +11,6 @@ intrinsics, which agrees with moving the points along by nearest neighbours to h
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,10 @@ from PIL import Image
 from torch import Tensor
 
 from aloe.core.errors import UserError
+from aloe.core.files import digest, parse_json
 from aloe.data.frames.files import Files, image_tensor
 from aloe.data.frames.frame import Frame, FramePairs
 from aloe.data.frames.geometry import checked_pose, rotation_angle
-from aloe.data.sources import digest
 
 COLLECTION = "wild_set"  # Probe3D's test split
 SHRUNK, SIDE = 1024, 512  # pixels of the shorter side first, then of the square
@@ -184,7 +183,7 @@ def _views(files: Files) -> list[View]:
 def _annotated(files: Files, folder: str, thing: str) -> list[View]:
     name = f"{folder}/annotations.json"
     try:
-        entries = sorted(json.loads(files.read(name)), key=lambda entry: str(entry["filename"]))
+        entries = sorted(parse_json(files.read(name)), key=lambda entry: str(entry["filename"]))
         views = [_view(folder, thing, entry) for entry in entries]
     except (ValueError, KeyError, TypeError, IndexError) as error:
         if isinstance(error, UserError):

@@ -14,7 +14,6 @@ beyond 10 m is 0. Probe3D trains on GeoNet's frames; without them the 795 labell
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,10 +22,10 @@ import numpy as np
 import torch
 
 from aloe.core.errors import UserError
+from aloe.core.files import digest, read_json, stamp
 from aloe.data.frames.files import positive_depth
 from aloe.data.frames.frame import Frame, FrameSource, FrameSplits
 from aloe.data.frames.pickles import load_arrays
-from aloe.data.sources import digest, stamp
 
 MAX_DEPTH = 10.0  # metres
 SIZE = (480, 640)
@@ -259,7 +258,7 @@ def _read_normals(path: Path, count: int) -> np.ndarray:
 def _sn40(path: Path) -> list[int]:
     """Indices from a list of {"img": "NUMBER_..."}, numbers from 1."""
     try:
-        return [int(entry["img"].split("_")[0]) - 1 for entry in json.loads(path.read_text())]
+        return [int(entry["img"].split("_")[0]) - 1 for entry in read_json(path)]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not a list of entries with img: NUMBER_... ({error}).") from error
 

@@ -12,9 +12,9 @@ from functools import lru_cache
 import torch
 
 from aloe.core.errors import UserError
+from aloe.core.files import digest
 from aloe.data.frames.frame import Frame, FramePairs, FrameSplits
 from aloe.data.scenes import render
-from aloe.data.sources import digest
 
 VIEWS = 6  # of each scene, in steps of 12 degrees
 MAX_DEPTH = 10.0  # metres, as for rooms; the ground of some scenes goes on to 40

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from aloe.core.errors import UserError
+from aloe.core.files import digest
 from aloe.data.decode import EXTENSIONS
 from aloe.data.frames.files import Files, image_tensor, positive_depth
 from aloe.data.frames.frame import Frame, FramePairs, FrameSplits
@@ -39,7 +40,6 @@ from aloe.data.frames.geometry import (
     visible_share,
 )
 from aloe.data.frames.pair_settings import PairSettings
-from aloe.data.sources import digest
 
 TRAIN_SHARE = 0.8  # of the frames in the order of their names
 MAX_DEPTH = 10.0  # metres

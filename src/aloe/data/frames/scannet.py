@@ -24,11 +24,11 @@ from PIL import Image
 from torch import Tensor
 
 from aloe.core.errors import UserError
+from aloe.core.files import digest
 from aloe.data.frames.files import Files, image_tensor, positive_depth
 from aloe.data.frames.frame import Frame, FramePairs
 from aloe.data.frames.geometry import checked_intrinsics, checked_pose
 from aloe.data.frames.pair_settings import PROTOCOLS
-from aloe.data.sources import digest
 
 HEIGHT, WIDTH = 480, 640
 BINS = (0.0, 15.0, 30.0, 60.0, 180.0)

@@ -1,0 +1,219 @@
+"""Files on users' disks: read as text, JSON or YAML by one rule, written whole or not at all, and hashed.
+
+A file is written aside, in its own folder, and renamed: a reader sees the old one or the new one, never a part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from aloe.core.errors import UserError
+
+TEXT_LIMIT = 256 << 20
+"""Bytes of the largest text file that is read."""
+HASHED_BYTES = 1 << 30
+"""Images of this many bytes together are known by their content, beyond that by names, sizes and times."""
+
+
+def read_bytes(path: Path, limit: int = TEXT_LIMIT) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+        OSError: there is none, or it cannot be read.
+        UserError: it is a device or a pipe, or larger than `limit` bytes.
+    """
+    facts = path.stat()
+    if not stat.S_ISREG(facts.st_mode):
+        if stat.S_ISDIR(facts.st_mode):
+            raise IsADirectoryError(21, "Is a directory", str(path))
+        raise UserError(f"{path} is not a regular file but a device or a pipe; give a file.")
+    if facts.st_size > limit:
+        raise UserError(f"{path} has {facts.st_size / 1e6:.0f} MB, more than the {limit / 1e6:.0f} MB that are read.")
+    return path.read_bytes()
+
+
+def read_text(path: Path, limit: int = TEXT_LIMIT) -> str:
+    """The text of a file in UTF-8, without the byte-order mark that spreadsheets write.
+
+    Raises:
+        OSError: there is none, or it cannot be read.
+        UnicodeDecodeError: it is not in UTF-8.
+        UserError: it is no regular file, or too large.
+    """
+    return read_bytes(path, limit).decode("utf-8-sig")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text, with or without a byte-order mark.
+
+    Raises:
+        ValueError: it is not JSON in UTF-8, or nested too deeply to be honest.
+    """
+    try:
+        return json.loads(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def parse_yaml(text: str | bytes) -> Any:
+    """The value of a YAML text.
+
+    Raises:
+        ValueError: it is not YAML in UTF-8, or nested too deeply to be honest; the message is one line.
+    """
+    import yaml
+
+    try:
+        return yaml.safe_load(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error).splitlines()[0]) from error
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not JSON; a `UserError` for what is no regular file or too large.
+    """
+    return parse_json(read_bytes(path))
+
+
+def read_object(path: Path, remedy: str) -> dict[str, Any]:
+    """The object in a JSON file. `remedy` says what to do about a file that holds something else.
+
+    Raises:
+        UserError: it cannot be read or holds something else.
+    """
+    try:
+        value = read_json(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); {remedy}.") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is not a JSON object; {remedy}.")
+    return value
+
+
+def read_mapping(path: Path, what: str) -> dict[str, Any]:
+    """The `key: value` lines of a YAML file; `what` names the file in errors, such as "configuration file".
+
+    Raises:
+        UserError: it cannot be read or holds something else.
+    """
+    try:
+        values = parse_yaml(read_bytes(path))
+    except OSError as error:
+        raise UserError(f"The {what} {path} cannot be read: {error.strerror}.") from error
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"The {what} {path} is not YAML: {error}.") from error
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise UserError(f"The {what} {path} must hold `key: value` lines.")
+    return values
+
+
+@contextmanager
+def whole(path: Path, fault: Callable[[OSError], str] | None = None) -> Iterator[Path]:
+    """A path beside `path` to write to; what is written there takes its place when the context ends, and only then.
+
+    Args:
+        fault: the sentence for a file that cannot be written; default: one that names `path`.
+
+    Raises:
+        UserError: the folder cannot be written, or the disk is full.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield aside
+        os.replace(aside, path)
+    except OSError as error:
+        words = fault(error) if fault else f"{path} cannot be written: {error.strerror or error}."
+        raise UserError(words) from error
+    finally:
+        with suppress(OSError):  # it was renamed, or was never there
+            aside.unlink()
+
+
+def write_whole(path: Path, data: str | bytes) -> None:
+    """Write a file whole or not at all; text in UTF-8.
+
+    Raises:
+        UserError: the folder cannot be written, or the disk is full.
+    """
+    with whole(path) as aside:
+        aside.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
+    """Write a value as JSON, whole or not at all.
+
+    Raises:
+        UserError: the folder cannot be written, or the disk is full.
+    """
+    write_whole(path, json.dumps(value, indent=indent) + "\n")
+
+
+def append_line(path: Path, value: Any) -> None:
+    """Append a value to a file of JSON lines; it is on the disk when this returns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(value) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def json_lines(data: bytes) -> Iterator[tuple[int, Any]]:
+    """(number, value) of every line that is not empty; the value of a line that is not JSON is its `ValueError`."""
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if line.strip():
+            try:
+                yield number, parse_json(line)
+            except ValueError as error:
+                yield number, error
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal digits."""
+    with path.open("rb") as file:
+        state = hashlib.sha256()
+        while part := file.read(1 << 20):
+            state.update(part)
+        return state.hexdigest()
+
+
+def stamp(path: Path) -> str:
+    """What the system tells of a file and that differs after any change of it, without reading it."""
+    # The inode tells apart files of one size and moment whose folders have swapped names.
+    try:
+        facts = path.stat()
+    except OSError as error:
+        return f"unreadable: {error.strerror}"
+    return f"{facts.st_size} {facts.st_ino} {facts.st_mtime_ns} {facts.st_ctime_ns}"
+
+
+def digest(lines: Iterable[str]) -> str:
+    """The SHA-256 of lines, in hexadecimal digits; names that are no text count by their bytes."""
+    state = hashlib.sha256()
+    for line in lines:
+        state.update(line.encode("utf-8", "surrogateescape") + b"\n")
+    return state.hexdigest()
+
+
+def digest_of(facts: Any, digits: int) -> str:
+    """The first digits of the SHA-256 of facts as JSON with sorted keys; what JSON has no word for counts as its `str`."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:digits]
