@@ -28,22 +28,9 @@ import aloe as aloe_package
 from aloe.evaluation.results import versions
 from places import TESTS
 
-ALIGN = [
-    "--steps",
-    "6",
-    "--batch-size",
-    "4",
-    "--resolution",
-    "16",
-    "--workers",
-    "0",
-    "--device",
-    "cpu",
-    "--recipe",
-    "short",
-]
+ALIGN = ["--steps", "6", "--batch-size", "4", "--resolution", "16", "--workers", "0", "--device", "cpu"]
 ALIGN += [word for k in ("save_every=3", "holdout=3", "evaluate_every=3", "log_every=2") for word in ("--set", k)]
-FROM_FOLDERS = [*"--train images --test images -o results --cache cache --device cpu --workers 0".split(" ")]
+FROM_FOLDERS = ["--train", "images", "--test", "images", "-o", "results", "--cache", "cache", "--device", "cpu"]
 
 
 @pytest.fixture

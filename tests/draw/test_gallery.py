@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from aloe.core.errors import UserError
-from aloe.draw import gallery
 from aloe.draw.gallery import GAP, row, save_png, stack
 
 
@@ -52,7 +51,7 @@ def test_a_png_is_saved_whole_or_not_at_all(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(gallery.os, "replace", full)
+    monkeypatch.setattr("os.replace", full)
     with pytest.raises(UserError, match=r"a\.png cannot be written: No space left"):
         save_png(Image.new("RGB", (5, 5), "blue"), path)
     assert [p.name for p in path.parent.iterdir()] == ["a.png"]

@@ -8,6 +8,7 @@ student; another run's folder is refused.
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from aloe.core.errors import UserError
-from aloe.core.files import read_json, write_json
+from aloe.core.files import read_json, whole
 from aloe.data.draws import LEFT_OUT_NAME, AlignmentDraws, ShardDraws
 from aloe.data.shards import ShardSource
 from aloe.data.sources import ImageSource
@@ -74,15 +75,22 @@ def claim(home: Path, record: dict[str, Any]) -> Iterator[str]:
         with sole(home):
             state = _known(home, record)  # again: somebody may have been here before the lock
             if state == "new":
-                write_json(home / RUN_NAME, record)
+                text = json.dumps(record, indent=2) + "\n"
+                with whole(home / RUN_NAME, lambda error: str(_unwritable(home, error, made))) as aside:
+                    aside.write_text(text)
             held = True
             yield state
     except OSError as error:
         if held:  # of the run itself
             raise
-        if made:
-            shutil.rmtree(home, ignore_errors=True)
-        raise UserError(f"{home} cannot be written: {error.strerror or error}.") from error
+        raise _unwritable(home, error, made) from error
+
+
+def _unwritable(home: Path, error: OSError, made: bool) -> UserError:
+    """The mistake of a folder that cannot be written; one that was made for the run goes."""
+    if made:
+        shutil.rmtree(home, ignore_errors=True)
+    return UserError(f"{home} cannot be written: {error.strerror or error}.")
 
 
 @contextmanager

@@ -7,7 +7,6 @@ vocabulary, so an unused one stands for it; pictures are padded to a square. Wha
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor
 from aloe.apps.grounding.model import TOWERS, VisionLanguage
 from aloe.apps.grounding.view import view_of
 from aloe.core.errors import UserError
+from aloe.core.files import read_object
 from aloe.models.hub import explain_hub_errors
 from aloe.models.text import load_tokenizer
 
@@ -184,7 +184,9 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     index = folder / "model.safetensors.index.json"
-    names = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    names = (
+        set(read_object(index, "fetch it again")["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    )
     missing = [n for n in sorted(names) if not (folder / n).is_file()]
     if missing:
         raise UserError(f"{folder} has no {missing[0]}; only safetensors are loaded, never pickled weights.")

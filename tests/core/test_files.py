@@ -1,0 +1,106 @@
+"""Files: read by one rule, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from aloe.core.errors import UserError
+from aloe.core.files import (
+    append_line,
+    digest,
+    file_digest,
+    json_lines,
+    parse_json,
+    parse_yaml,
+    read_bytes,
+    read_mapping,
+    read_object,
+    read_text,
+    whole,
+    write_json,
+    write_whole,
+)
+
+NESTED = "[" * 100_000
+
+
+@pytest.mark.parametrize("parse", [parse_json, parse_yaml])
+@pytest.mark.parametrize("text", [NESTED, NESTED.encode(), "{", b"\xff\xfe"])
+def test_what_is_no_text_of_the_kind_is_a_value_error(parse, text):
+    with pytest.raises(ValueError, match="."):
+        parse(text)
+
+
+@pytest.mark.parametrize("parse", [parse_json, parse_yaml])
+def test_a_byte_order_mark_is_no_part_of_the_text(parse):
+    assert parse("\ufeff[1]".encode()) == [1]
+
+
+def test_text_is_read_without_its_mark(tmp_path):
+    (tmp_path / "a.csv").write_text("name,x\n", encoding="utf-8-sig")
+    assert read_text(tmp_path / "a.csv") == "name,x\n"
+
+
+def test_only_regular_files_of_a_size_are_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path / "zero"):
+        if path.name == "zero":
+            path.symlink_to("/dev/zero")
+        with pytest.raises(UserError, match="not a regular file"):
+            read_bytes(path)
+    (tmp_path / "large").write_bytes(bytes(11))
+    with pytest.raises(UserError, match="more than"):
+        read_bytes(tmp_path / "large", limit=10)
+    with pytest.raises(IsADirectoryError):
+        read_bytes(tmp_path)
+
+
+@pytest.mark.parametrize("text", [NESTED, "[1]", "nothing", "\x00"])
+def test_an_object_is_an_object_or_one_sentence(tmp_path, text):
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"config\.json.*; fetch it again\.$"):
+        read_object(path, "fetch it again")
+    with pytest.raises(UserError, match="cannot be read: No such file"):
+        read_object(tmp_path / "none.json", "fetch it again")
+
+
+@pytest.mark.parametrize("text", [NESTED, "1: 2", "- a", "a: ["])
+def test_a_mapping_is_a_mapping_or_one_sentence(tmp_path, text):
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"The sweep file .*a\.yaml"):
+        read_mapping(path, "sweep file")
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "a.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(RuntimeError), whole(path) as aside:
+        aside.write_text("half")
+        raise RuntimeError
+    assert json.loads(path.read_text()) == {"a": 1}
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, os.strerror(28))))
+    with pytest.raises(UserError, match="cannot be written: No space left"):
+        write_whole(path, "other")
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [p.name for p in path.parent.iterdir()] == ["a.json"]
+
+
+def test_lines_come_with_their_numbers_and_faults(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    append_line(path, {"a": 1})
+    with path.open("ab") as file:
+        file.write(b"\n\xff\n[1")
+    values = dict(json_lines(path.read_bytes()))
+    assert values[1] == {"a": 1}
+    assert [n for n, value in values.items() if isinstance(value, ValueError)] == [3, 4]
+
+
+def test_digests_are_sha256(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert file_digest(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert digest(["a", "b"]) != digest(["ab"])
