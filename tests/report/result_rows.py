@@ -64,11 +64,12 @@ def make_gridpg(stage: str, method: str, value: float, **other: Any) -> dict[str
         "grids": 250,
         "cells": 1000,
         "discarded": 2,
-        "grid_input": "native",
+        "protocol": "windows",
         "chance": 25.0,
         "cost": {"forward": 1.0, "backward": 1.0, "seconds": 0.0123, "peak_bytes": 3 << 19},
     }
-    settings = {"n": 2, "threshold": 0.95, "count": 250, "images": 400, "grids": "0a1b2c3d", "grid_input": "native"}
+    settings = {"n": 2, "threshold": 0.95, "count": 250, "images": 400, "grids": "0a1b2c3d", "protocol": "windows"}
+    settings |= {"smooth": 0, "preset": "best"}
     return _explained("gridpg", stage, method, value, details, settings, other, metric="GridPG")
 
 
@@ -92,7 +93,8 @@ def make_deletion(stage: str, method: str, value: float, steps: int = 11, **othe
         "area_least": 67.0,
         "area_least_interval": [65.5, 69.25],
     }
-    settings = {"fill": "zero", "block": 16, "deletion_mode": "deletion", "threshold": 0.95, "images": "4e5f6a7b"}
+    settings = {"fill": "zero", "block": 16, "deletion_mode": "deletion", "images": "4e5f6a7b"}
+    settings |= {"fractions": "paper", "among": "any", "preset": "best"}
     return _explained("deletion", stage, method, value, details, settings, other, metric="area")
 
 

@@ -5,11 +5,25 @@ from __future__ import annotations
 import pytest
 from result_rows import VIT, make_deletion, make_gridpg, make_inside, make_row
 
+from aloe.core.errors import UserError
 from aloe.draw.tables import MINUS, MISSING
-from aloe.report.explained import accuracy, by_method, collect, measure_of, method_of, number, numbers
+from aloe.report.explained import (
+    GRIDS,
+    accuracy,
+    by_method,
+    collect,
+    measure_of,
+    method_of,
+    number,
+    numbers,
+    protocols_of,
+)
 from aloe.report.explained_tables import explained_others, localization_table, scores_table
 from aloe.report.methods import LOOKS, look, rank
+from aloe.report.protocol import deviations, grid_protocol, settings_of
 from aloe.report.rows import Result
+
+BESIDE = "paper, ViT-B/16"
 
 
 def results_of(*rows):
@@ -17,7 +31,7 @@ def results_of(*rows):
 
 
 def b6(*rows, **options):
-    """{(label of the row, data): {heading: text, bold in stars}} and the footnotes."""
+    """{(label of the row, data): {heading: text, bold in stars}}, without the paper's row of another teacher; footnotes."""
     results = results_of(*rows)
     table = localization_table(collect("b6", results), results, **options)
     shown = {
@@ -27,6 +41,7 @@ def b6(*rows, **options):
         }
         for block in table.blocks
         for row in block.rows
+        if row.labels[0] != BESIDE
     }
     return shown, table.footnotes
 
@@ -74,7 +89,7 @@ def test_table_b6_has_the_papers_columns():
     assert "Δ against AttnLRP." in notes
     assert "Chance: 25.00." in notes
     assert (
-        "Measured with n = 2, grids = 0a1b2c3d, grid_input = native, threshold = 0.95, images = 400, seed = 0." in notes
+        "Measured with protocol = windows, n = 2, grids = 0a1b2c3d, threshold = 0.95, images = 400, seed = 0." in notes
     )
 
 
@@ -109,7 +124,7 @@ def test_different_baselines_are_named_with_their_rows():
 def test_one_row_alone_is_a_table_without_a_difference(row, cells):
     shown, notes = b6(row)
     assert shown == {(row["name"], "C10"): cells}
-    assert not [note for note in notes if "against" in note]
+    assert not [note for note in notes if "Δ against" in note]
     table = scores_table(collect("b6", results_of(row)))
     assert [r.cells[0].text for block in table.blocks for r in block.rows] == ["50.00"]
     assert not table.blocks[0].rows[0].cells[0].bold, "nothing to be the best of"
@@ -218,7 +233,7 @@ def test_of_several_teachers_the_one_with_most_methods_is_the_baseline():
         ("b6", make_gridpg, {"settings": {"n": 3}}),
         ("b6", make_gridpg, {"settings": {"resolution": 64}}),
         ("b6", make_gridpg, {"settings": {"grids": "another list"}}),
-        ("b6", make_gridpg, {"settings": {"grid_input": "resized"}}),
+        ("b6", make_gridpg, {"settings": {"smooth": 15}}),
         ("b6", make_gridpg, {"fingerprints": {"test": "other images"}}),
         ("deletion", make_deletion, {"settings": {"block": 4}}),
         ("deletion", make_deletion, {"settings": {"fill": "mean"}}),
@@ -331,10 +346,10 @@ def test_the_table_of_all_methods_marks_each_models_best(name, make, best):
 
 
 def test_the_table_of_all_methods_has_what_a_row_tells():
-    row = make_gridpg("aligned", "inherent", 70.0, official=False, details={"grid_input": "resized"})
+    row = make_gridpg("aligned", "inherent", 70.0, official=False)
     table = scores_table(collect("b6", results_of(row)))
     (shown,) = table.blocks[0].rows
-    assert shown.labels == ("my-aligned", "ALOE", "W(x)x", "resized")
+    assert shown.labels == ("my-aligned", "ALOE", "W(x)x")
     found = dict(zip(table.columns, (cell.text + cell.note for cell in shown.cells), strict=True))
     assert found == {
         "GridPG": "70.00†",
@@ -392,3 +407,117 @@ def test_options_stand_below_the_table():
     assert "AttnLRP: variant full, gamma 0.05 (teacher); variant full, gamma 0 (aligned)." in [
         note.replace(" = ", " ") for note in table.footnotes
     ]
+
+
+# --- the protocols of GridPG and the paper's options
+
+
+def whole(stage, method, value, grid_input="native", **other):
+    """A row of before the protocols had names."""
+    row = make_gridpg(stage, method, value, **other)
+    for name in ("protocol", "smooth", "preset"):
+        row["settings"].pop(name)
+    row["details"].pop("protocol")
+    return row | {"settings": {**row["settings"], "grid_input": grid_input}}
+
+
+def test_rows_of_earlier_versions_are_those_of_whole_grids():
+    old, resized, new = results_of(
+        whole("aligned", "inherent", 36.0),
+        whole("aligned", "inherent", 30.0, grid_input="resized"),
+        make_gridpg("aligned", "inherent", 86.0),
+    )
+    older = old.model_copy(update={"settings": {}, "details": {"method": "inherent"}})
+    assert [grid_protocol(row) for row in (old, older, resized, new)] == ["whole", "whole", "resized", "windows"]
+    assert settings_of(old)["protocol"] == "whole"
+    assert "grid_input" not in settings_of(old)
+    assert deviations(old) == {"protocol": "whole"}
+    assert deviations(new) == {}
+    assert protocols_of([resized, old, new]) == ["windows", "whole", "resized"]
+
+
+def test_protocols_are_never_mixed_in_one_table():
+    rows = results_of(whole("teacher", "attnlrp", 38.0), make_gridpg("aligned", "inherent", 86.0))
+    sentence = (
+        r"windows \(windows of the model's own size\) and whole \(whole grids in one pass\) do not stand in one table"
+    )
+    with pytest.raises(UserError, match=sentence):
+        collect("b6", rows)
+    for protocol, shown in (("windows", [86.0]), ("whole", [38.0]), ("resized", None)):
+        measured = collect("b6", rows, protocol)
+        assert (measured and [row.value for row in measured.results]) == shown
+    by_hand = collect("b6", rows, "windows")
+    by_hand.groups += collect("b6", rows, "whole").groups
+    for table in (lambda: localization_table(by_hand, rows), lambda: scores_table(by_hand)):
+        with pytest.raises(UserError, match="do not stand in one table"):
+            table()
+
+
+def test_tables_of_other_protocols_say_so_in_name_and_caption():
+    rows = results_of(whole("teacher", "attnlrp", 38.0), make_gridpg("aligned", "inherent", 86.0))
+    for protocol, name in (("windows", "b6"), ("whole", "b6-whole")):
+        measured = collect("b6", rows, protocol)
+        tables = (localization_table(measured, rows), scores_table(measured))
+        assert [table.name for table in tables] == [name, f"{name}-all"]
+        assert all(GRIDS[protocol] in table.caption for table in tables)
+    assert "‡" in str(localization_table(collect("b6", rows, "whole"), rows).blocks)
+
+
+def test_the_papers_supervised_vit_stands_beside_windows_once_and_in_our_columns():
+    rows = [make_gridpg("teacher", "attnlrp", 60.0, data=d) for d in ("cifar10", "dtd")]
+    rows += [make_gridpg("aligned", "inherent", 79.0, data=d) for d in ("cifar10", "dtd")]
+    results = results_of(*rows)
+    table = localization_table(collect("b6", results), results)
+    printed = [row for block in table.blocks for row in block.rows if row.labels[0] == BESIDE]
+    assert [(row.labels, [cell.text for cell in row.cells]) for row in printed] == [
+        ((BESIDE, "ALOE", "IN1k"), ["55.80", "82.45", "+26.65"])
+    ]
+    assert table.columns == ("LRP", "W(x)x", "Δ")
+    old = results_of(*(whole(row["stage"], row["details"]["method"], row["value"]) for row in rows))
+    assert BESIDE not in str(localization_table(collect("b6", old), old).blocks)
+    assert BESIDE not in str(localization_table(collect("b6", results), results, with_paper=False).blocks)
+
+
+def paper(stage, method, value, **settings):
+    return make_gridpg(stage, method, value, settings={"preset": "paper", **settings})
+
+
+def test_both_presets_stand_side_by_side():
+    rows = [make_gridpg("teacher", "attnlrp", 54.5, settings={"options": {"variant": "full"}})]
+    rows += [paper("teacher", "attnlrp", 38.5, options={"variant": "cp"}), paper("teacher", "chefercam", 31.0)]
+    rows += [paper("aligned", "inherent", 86.0), paper("aligned", "legrad", 47.0)]
+    shown, notes = b6(*rows)
+    assert shown["my-aligned", "C10"] == {
+        **{"LRP": "54.50", "LRP (paper's)": "38.50", "Chf": "31.00", "W(x)x": "*86.00*", "Δ": "+31.50"},
+    }
+    assert "Δ against AttnLRP." in notes
+    assert "Δ against the best with the paper's options, AttnLRP, paper's options: +47.50 (my-aligned on C10)." in notes
+    results = results_of(*rows)
+    measured = collect("b6", results)
+    titles = [row.labels[2] for row in scores_table(measured).blocks[0].rows]
+    assert titles == ["AttnLRP", "AttnLRP, paper's options", "CheferCAM", "W(x)x", "LeGrad, paper's options"]
+    table = localization_table(measured, results)
+    (printed,) = [row for block in table.blocks for row in block.rows if row.labels[0] == BESIDE]
+    cells = dict(zip(table.columns, (cell.text for cell in printed.cells), strict=True))
+    assert (cells["LRP"], cells["LRP (paper's)"]) == (MISSING, "55.80")
+    assert look("attnlrp@paper").colour != look("attnlrp").colour
+    assert look("mine@paper").title == "mine@paper"
+    assert sorted(["lime", "attnlrp@paper", "attnlrp"], key=rank) == ["attnlrp", "attnlrp@paper", "lime"]
+
+
+def test_a_row_that_both_presets_share_is_shown_once():
+    rows = results_of(make_gridpg("aligned", "inherent", 86.0), paper("aligned", "inherent", 86.0))
+    measured = collect("b6", rows)
+    assert [row.value for row in measured.results] == [86.0]
+    assert not measured.others
+    two = [make("aligned", "legrad", 4.0) for make in (make_gridpg, paper)]
+    two[1]["settings"]["options"] = {"layers": 1}
+    assert len(collect("b6", results_of(*two)).results) == 2
+
+
+def test_fewer_grids_of_a_costly_method_are_named():
+    few = make_gridpg("teacher", "lime", 60.0, details={"grids": 10}, settings={"first": 10})
+    rows = [few, make_gridpg("teacher", "attnlrp", 50.0)]
+    _, notes = b6(*rows)
+    assert "LIME: the first 10 of 250 grids." in notes
+    assert "LIME: the first 10 of 250 grids." in scores_table(collect("b6", results_of(*rows))).footnotes

@@ -209,3 +209,21 @@ def test_names_are_words_and_not_markup_or_mathematics():
     for picture in (method_bars(measured_of("b6", *rows)), deletion_chart(measured_of("deletion", *rows))):
         assert b"<script" not in picture["svg"]
         assert picture["svg"].count(b"<!--") == picture["svg"].count(b"-->")
+
+
+@pytest.mark.usefixtures("figures")
+def test_bars_of_gridpg_name_the_protocol_and_mark_the_papers_numbers():
+    rows = [make_gridpg("teacher", "attnlrp", 50.0), make_gridpg("aligned", "inherent", 80.0)]
+    measured = measured_of("b6", *rows)
+    (panel,) = method_bars(measured, with_paper=True).axes
+    assert panel.get_title(loc="left") == "my-teacher, C10: windows of the model's own size"
+    marks = {(line.get_xdata()[0], line.get_ydata()[0]) for line in panel.lines if line.get_marker() == "D"}
+    assert marks == {(0, 82.45), (1, 55.80)}
+    assert panel.get_ylim()[1] > 82.45
+    assert [t.get_text() for t in panel.get_legend().get_texts()][-1] == "paper: ViT-B/16, IN1k"
+    (panel,) = method_bars(measured).axes
+    assert not [line for line in panel.lines if line.get_marker() == "D"]
+    whole = [make_gridpg("aligned", "inherent", 40.0, settings={"protocol": "whole"})]
+    (panel,) = method_bars(measured_of("b6", *whole), with_paper=True).axes
+    assert panel.get_title(loc="left") == "my-teacher, C10: whole grids in one pass"
+    assert not [line for line in panel.lines if line.get_marker() == "D"]

@@ -140,6 +140,29 @@ def test_a_report_of_explanations(tmp_path):
     assert written(out) == {"index.html", "tables.md", "tables.tex", "plots/inside.svg", "plots/inside.png"}
 
 
+@pytest.mark.usefixtures("drawn")
+def test_a_report_has_a_table_for_each_protocol_of_gridpg(tmp_path):
+    rows = [make_gridpg("aligned", "inherent", v, settings={"protocol": p}) for p, v in GRID_PROTOCOLS.items()]
+    rows += [make_gridpg("teacher", "attnlrp", v - 5, settings={"protocol": p}) for p, v in GRID_PROTOCOLS.items()]
+    out = tmp_path / "out"
+    report = write_report([write_rows(tmp_path / "results", *rows)], out, ["b6"])
+    names = ("b6", "b6-whole", "b6-resized")
+    assert [table.name for table in report.tables] == [n + kind for n in names for kind in ("", "-all")]
+    assert {f for f in report.files if f.startswith("plots/")} == {
+        f"plots/{n}.{kind}" for n in names for kind in ("svg", "png")
+    }
+    for protocol, table in zip(GRID_PROTOCOLS, report.tables[::2], strict=True):
+        assert next(row.cells[-2].value for row in table.blocks[0].rows) == GRID_PROTOCOLS[protocol]
+    page = Page((out / "index.html").read_text())
+    for words in ("windows of the model's own size", "whole grids in one pass", "grids resized to"):
+        assert words in page.text
+    write_report([write_rows(tmp_path / "results", *rows[:1])], out, ["b6"])
+    assert written(out) == {"index.html", "tables.md", "tables.tex", "plots/b6.svg", "plots/b6.png"}
+
+
+GRID_PROTOCOLS = {"windows": 86.0, "whole": 36.0, "resized": 30.0}
+
+
 def test_a_report_of_dense_prediction(tmp_path):
     rows = [make_depth(s, v, 0.5, (0.5, 0.9), name=EVIL) for s, v in (("teacher", 0.9), ("aligned", 0.8))]
     rows += [make_normals("teacher", (0.6, 0.7, 0.8), 23.0), make_correspondence("teacher", (10.0, 20.0, 30.0))]

@@ -24,6 +24,9 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
+DIFFERENT = ("attnlrp", "legrad", "lime")  # methods with other options under the two
+
+
 def preset_options(preset: str, method: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """A method's options under a preset, those that are given before the preset's.
 

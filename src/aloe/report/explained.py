@@ -3,18 +3,33 @@ and its students on one data set, measured in the same way."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import PurePath
 from typing import Any
 
+from aloe.attribution.presets import DIFFERENT
+from aloe.core.errors import UserError
 from aloe.report.grid import Place, line_up, model_of
 from aloe.report.lines import Column, Group, Line
-from aloe.report.methods import rank
-from aloe.report.protocol import EXPLANATIONS, at_protocol_k, deviations, measured_alike, settings_of
+from aloe.report.methods import PAPER, rank
+from aloe.report.protocol import (
+    EXPLANATIONS,
+    at_protocol_k,
+    deviations,
+    grid_protocol,
+    measured_alike,
+    settings_of,
+)
 from aloe.report.rows import Result
 
+GRIDS = {  # GridPG's protocols in words, the paper's first; scores of two of them do not compare
+    "windows": "windows of the model's own size",
+    "whole": "whole grids in one pass",
+    "resized": "grids resized to the model's own size",
+}
 MEASURES = {"b6": "GridPG", "deletion": "pixel deletion", "insertion": "pixel insertion", "inside": "object masks"}
 
 
@@ -35,6 +50,19 @@ class Measured:
         return list(dict.fromkeys(c for group in self.groups for line in group.lines for c in line.results))
 
     @property
+    def protocol(self) -> str:
+        """GridPG's protocol, empty for other measures.
+
+        Raises:
+            UserError: the rows mix protocols.
+        """
+        if self.name != "b6":
+            return ""
+        found = list(dict.fromkeys(grid_protocol(row) for row in self.results))
+        _refuse_a_mixture(found)
+        return found[0] if found else ""
+
+    @property
     def results(self) -> list[Result]:
         """The rows that are shown."""
         return [row for group in self.groups for line in group.lines for row in line.results.values()]
@@ -47,10 +75,42 @@ class Measured:
                 yield group, data, lines
 
 
-def collect(name: str, results: Sequence[Result]) -> Measured | None:
-    """The rows of a measure, each with its method, or None where there is none; see `side_by_side`."""
-    rows = [_named(row, results) for row in results if measure_of(row) == name]
+def collect(name: str, results: Sequence[Result], protocol: str | None = None) -> Measured | None:
+    """The rows of a measure, each with its method, or None where there is none; see `side_by_side`.
+
+    Args:
+        protocol: of GridPG (`GRIDS`): its rows alone.
+
+    Raises:
+        UserError: rows of several protocols, and none is chosen.
+    """
+    rows = [_named(row, results) for row in _once(results) if measure_of(row) == name]
+    if name == "b6":
+        rows = [row for row in rows if protocol in (None, grid_protocol(row))]
+        _refuse_a_mixture(protocols_of(rows))
     return side_by_side(name, rows, lambda row: _place(row) if method_of(row) else None)
+
+
+def protocols_of(results: Sequence[Result]) -> list[str]:
+    """GridPG's protocols that there are rows of, the paper's first."""
+    found = {grid_protocol(row) for row in results if measure_of(row) == "b6"}
+    return sorted(found, key=lambda name: ([*GRIDS, name].index(name), name))
+
+
+def _refuse_a_mixture(protocols: Sequence[str]) -> None:
+    if len(protocols) > 1:
+        words = " and ".join(f"{name} ({GRIDS.get(name, 'unknown')})" for name in protocols)
+        raise UserError(f"GridPG by {words} do not stand in one table; make one for each protocol.")
+
+
+def _once(results: Sequence[Result]) -> list[Result]:
+    """Without rows that stand there a second time because both presets give a method the same options."""
+    found: dict[str, Result] = {}
+    for row in results:
+        twin = row.model_dump(include={"task", "model", "name", "data", "value", "fingerprints", "versions", "device"})
+        key = json.dumps([twin, {k: v for k, v in row.settings.items() if k != "preset"}], sort_keys=True)
+        found[key if row.task in EXPLANATIONS else row.key] = row
+    return list(found.values())
 
 
 def side_by_side(name: str, rows: Sequence[Result], place_of: Callable[[Result], Place | None]) -> Measured | None:
@@ -98,6 +158,12 @@ def method_of(row: Result) -> str:
     """The key of the attribution method; empty where a row has none."""
     found = row.details.get("method") or row.settings.get("method")
     return found if isinstance(found, str) else ""
+
+
+def variant_of(row: Result) -> str:
+    """The method's key, with `@paper` behind it where it ran with the paper's options and those are not ours."""
+    method = method_of(row)
+    return method + PAPER if row.settings.get("preset") == "paper" and method in DIFFERENT else method
 
 
 def by_method(line: Line, data: str) -> dict[str, Result]:
@@ -156,7 +222,7 @@ def fitted_on(row: Result, results: Sequence[Result]) -> Result | None:
 
 
 def _place(row: Result) -> Place:
-    return model_of(row), Column(row.data, method_of(row))
+    return model_of(row), Column(row.data, variant_of(row))
 
 
 def _named(row: Result, results: Sequence[Result]) -> Result:

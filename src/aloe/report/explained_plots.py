@@ -9,9 +9,11 @@ from textwrap import fill
 from typing import Any
 
 from aloe.draw.figures import STYLE, load_matplotlib, plain
-from aloe.report.explained import Measured, accuracy, by_method, number, numbers
+from aloe.report.explained import GRIDS, Measured, accuracy, by_method, number, numbers
+from aloe.report.explained_tables import paper_row
 from aloe.report.lines import STAGES, Column, Group, Line, heading
-from aloe.report.methods import INHERENT, look, rank
+from aloe.report.methods import INHERENT, PAPER, look, rank
+from aloe.report.paper import PaperRow
 from aloe.report.plots import as_files
 from aloe.report.rows import Result
 
@@ -22,8 +24,11 @@ _REMOVED = {"deletion": "blocks removed (%)", "insertion": "blocks put back (%)"
 _PROBES = {"linear": "linear-probe accuracy (%)", "classifier": "accuracy of the model's own classifier (%)"}
 
 
-def method_bars(measured: Measured) -> dict[str, bytes]:
+def method_bars(measured: Measured, with_paper: bool = False) -> dict[str, bytes]:
     """A panel per teacher and data set, a group of bars per method: the teacher hatched, students full, with their intervals.
+
+    Args:
+        with_paper: mark the numbers of the paper's Table B6 (`paper_row`).
 
     Returns:
         The picture's bytes by format, `svg` and `png`.
@@ -44,7 +49,10 @@ def method_bars(measured: Measured) -> dict[str, bytes]:
             panel.set_ylabel(_WORDS[measured.name])
             title = _title(group, data, measured)
             panel.set_title(plain(title), loc="left", fontsize=8)
-            _model_legend(panel, models, title)
+            paper = paper_row(group, data, measured) if with_paper and measured.name == "b6" else None
+            if paper:
+                _mark_paper(panel, methods, paper)
+            _model_legend(panel, models, title, paper)
         return as_files(figure)
 
 
@@ -168,6 +176,20 @@ def _bars(panel: Any, methods: Sequence[str], models: Sequence[Line], data: str)
     panel.tick_params(axis="x", length=0)
 
 
+def _mark_paper(panel: Any, methods: Sequence[str], paper: PaperRow) -> None:
+    """The paper's numbers as hollow diamonds amid their methods' bars: post-hoc on its teacher, W(x)x of its student."""
+    for key, digits in paper.values.items():
+        method = key + PAPER if key + PAPER in methods else key
+        if method in methods:
+            at = methods.index(method)
+            for size, edge in ((6.5, "white"), (5.0, "black")):  # seen on dark bars too
+                panel.plot(
+                    at, float(digits), "D", markersize=size, markerfacecolor="white", markeredgecolor=edge, zorder=4
+                )
+            top = max(panel.get_ylim()[1], 1.08 * float(digits))
+            panel.set_ylim(0, top)
+
+
 def _curves(panel: Any, rows: dict[str, Result], order: str) -> None:
     for method, row in reversed(rows.items()):  # the first method is drawn last and lies on top
         if not (curve := _curve(row, order)):
@@ -260,11 +282,12 @@ def _hatch(models: Sequence[Line], line: Line) -> str:
     return _HATCHES[next(i for i, other in enumerate(students) if other is line) % len(_HATCHES)]
 
 
-def _model_legend(panel: Any, models: Sequence[Line], title: str) -> None:
+def _model_legend(panel: Any, models: Sequence[Line], title: str, paper: PaperRow | None = None) -> None:
     """Above the panel beside its title, or on the right where there is no room."""
+    from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    handles = [
+    handles: list[Any] = [
         Patch(
             facecolor="#555555",
             alpha=_TEACHER_ALPHA if line.stage == "teacher" else 1.0,
@@ -275,9 +298,13 @@ def _model_legend(panel: Any, models: Sequence[Line], title: str) -> None:
         for line in models
     ]
     names = [plain(f"{STAGES.get(line.stage, line.stage)}: {_cut(line.name)}") for line in models]
+    if paper:
+        mark: dict[str, Any] = {"markerfacecolor": "white", "markeredgecolor": "black", "markersize": 5.0}
+        handles.append(Line2D([], [], marker="D", linestyle="", **mark))
+        names.append(f"paper: {paper.architecture}, IN1k")
     style = {"fontsize": 6.5, "frameon": False, "borderaxespad": 0.2, "handlelength": 1.8}
     if len(title) + sum(len(name) + 6 for name in names) < 15 * panel.figure.get_figwidth():
-        panel.legend(handles, names, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(models), **style)
+        panel.legend(handles, names, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(names), **style)
     else:
         panel.legend(handles, names, loc="upper left", bbox_to_anchor=(1, 1), **style)
 
@@ -297,7 +324,9 @@ def _method_legend(figure: Any, methods: Sequence[str], markers: bool = False) -
 
 
 def _title(group: Group, data: str, measured: Measured) -> str:
-    return f"{group.teacher or 'teacher unknown'}, {_place(data, measured)}"
+    """Teacher, data and, of GridPG, how grids were shown."""
+    grids = f": {GRIDS.get(measured.protocol, measured.protocol)}" if measured.name == "b6" else ""
+    return f"{group.teacher or 'teacher unknown'}, {_place(data, measured)}{grids}"
 
 
 def _cut(name: str, most: int = 27) -> str:

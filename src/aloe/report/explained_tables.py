@@ -6,16 +6,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from aloe.draw.tables import MINUS, Block, Cell, Row, Table
-from aloe.report.explained import Measured, accuracy, by_method, method_of, number, numbers
+from aloe.report.explained import GRIDS, Measured, accuracy, by_method, number, numbers, variant_of
 from aloe.report.grid import NOT_PROTOCOL, marks
 from aloe.report.lines import STAGES, Column, Group, Line, heading
-from aloe.report.methods import INHERENT, look, rank
+from aloe.report.methods import INHERENT, PAPER, look, rank
 from aloe.report.paper import PaperRow, paper_tables
 from aloe.report.protocol import deviations, in_words, settings_of, shared_settings
 from aloe.report.rows import Result
 from aloe.report.tables import LABELS, others_table, split_notes
 
 PAPER_DATA = "imagenet"
+PAPER_MODEL = "google/vit-base-patch16-224"  # stands beside teachers that the paper has not: its own supervised ViT
 _ACCURACY = {"linear": "Lin.", "knn": "k-NN"}
 _SIDES = ("teacher", "student")
 _DELTA = "Δ"
@@ -25,7 +26,8 @@ _AREA = (
     " better, bold) and the least attributed first."
 )
 _CAPTIONS = {
-    "b6": "Table B6, all methods. GridPG (%) with 95 % bootstrap intervals, and what each map costs. Bold: a model's best.",
+    "b6": "Table B6, all methods, {grids}. GridPG (%) with 95 % bootstrap intervals, and what each map costs. Bold: a model's"
+    " best.",
     "deletion": _AREA.format("deletion", "removed", "lower"),
     "insertion": _AREA.format("insertion", "put back", "higher"),
     "inside": "Object masks. Share (%) of the positive attribution inside the object. Bold: a model's best.",
@@ -49,6 +51,8 @@ def localization_table(measured: Measured, results: Sequence[Result], with_paper
     notes: list[str] = []
     deltas: dict[str, list[str]] = {}
     lines: list[tuple[str, tuple[str, ...], dict[str, Cell], bool]] = []
+    beside: list[tuple[str, tuple[str, ...], dict[str, Cell], bool]] = []
+    labels_of_paper = (STAGES["aligned"], heading(Column(PAPER_DATA)))
     for group, data, models in measured.cases():
         teacher = _baseline(models, data)
         students = [line for line in models if line.stage != "teacher"]
@@ -65,20 +69,30 @@ def localization_table(measured: Measured, results: Sequence[Result], with_paper
         if teacher and rest:
             elsewhere = f"{', '.join(rest)} in the table of all methods"
             notes.append(f"The teacher on {heading(Column(data), measured.columns)} is {teacher.name}; {elsewhere}.")
-        paper = paper_tables()["B6"].find(group.teacher, "aligned") if with_paper and data == PAPER_DATA else None
-        if paper:
-            printed_labels = ("paper", STAGES["aligned"], heading(Column(data)))
-            lines.append((group.teacher, printed_labels, _paper_cells(paper), True))
+        if with_paper and (paper := paper_row(group, data, measured)):
+            own = paper.teacher == group.teacher
+            printed_labels = ("paper" if own else f"paper, {paper.architecture}", *labels_of_paper)
+            row_of_paper = (group.teacher, printed_labels, _paper_cells(paper, _variants(models, data)), True)
+            (lines if own else beside).append(row_of_paper)
     keys = _order({key for _, _, cells, _ in lines for key in cells})
+    for other in beside:  # of another teacher: once, and in the columns of ours alone
+        last = max(i for i, line in enumerate(lines) if line[0] == other[0])
+        if other[:2] not in [line[:2] for line in lines]:
+            lines.insert(last + 1, other)
     for teacher_name, words, cells, printed in lines:
         row = Row(words, tuple(cells.get(key, Cell()) for key in keys), "paper" if printed else "model")
         blocks.setdefault(teacher_name, []).append(row)
-    caption = "Table B6. Localization (GridPG, %) and recognition (%): post-hoc on the teacher, W(x)x of the student."
+    caption = (
+        f"Table B6, {GRIDS.get(measured.protocol, measured.protocol)}. Localization (GridPG, %) and recognition (%): post-hoc"
+        " on the teacher, W(x)x of the student."
+    )
     parts = tuple(Block(name or "teacher unknown", tuple(rows)) for name, rows in blocks.items())
     chances = {number(row, "chance") for row in measured.results} - {None}
     foot = [
         f"{_DELTA}: W(x)x of the student {MINUS} the best of the teacher's methods. Bold: the best GridPG of a row.",
         *_against(deltas),
+        *_against_the_papers(measured),
+        *_fewer_grids(measured),
         *dict.fromkeys(notes),
         *([f"Chance: {chances.pop():.2f}."] if len(chances) == 1 else []),
         *_option_notes(measured),
@@ -87,9 +101,12 @@ def localization_table(measured: Measured, results: Sequence[Result], with_paper
     ]
     if any(printed for *_, printed in lines):
         foot.append(
-            f"paper: as printed in Table B6; there {_DELTA} is against LRP, * has no implementation for the model."
+            f"paper: as printed in Table B6, on ImageNet; there {_DELTA} is against LRP, * has no implementation for the"
+            " model. With another architecture behind it: not this teacher and not these data, for comparison."
         )
-    return Table("b6", caption, (*LABELS[:2], "Data"), tuple(_title(key) for key in keys), parts, tuple(foot))
+    return Table(
+        table_name(measured), caption, (*LABELS[:2], "Data"), tuple(_title(key) for key in keys), parts, tuple(foot)
+    )
 
 
 def scores_table(measured: Measured) -> Table:
@@ -106,26 +123,46 @@ def scores_table(measured: Measured) -> Table:
                 cells = [Cell(spec.of(row), spec.decimals) for spec in specs]
                 bold = len(found) > 1 and round(row.value, 2) == best
                 cells[0] = replace(cells[0], note=marks(row), bold=bold)
-                labels = (line.name, STAGES.get(line.stage, line.stage), look(method).title, *_extra(name, row))
+                labels = (line.name, STAGES.get(line.stage, line.stage), look(method).title)
                 rows.append(Row(labels, tuple(cells), gray=not line.interpretable))
         title = f"{group.teacher or 'teacher unknown'}, {heading(Column(data), measured.columns)}"
         blocks.append(Block(title, tuple(rows)))
-    headers = (*LABELS[:2], "Method", *(["Grid input"] if name == "b6" else []))
+    headers = (*LABELS[:2], "Method")
     notes = (
         *_METRIC_NOTES[name],
+        *(_fewer_grids(measured) if name == "b6" else ()),
         *_option_notes(measured),
         *way_notes(measured),
         *split_notes(measured.results, measured.columns),
     )
-    table_name = "b6-all" if name == "b6" else name
-    return Table(table_name, _CAPTIONS[name], headers, tuple(s.heading for s in specs), tuple(blocks), notes)
+    called, caption = (f"{table_name(measured)}-all", _CAPTIONS[name]) if name == "b6" else (name, _CAPTIONS[name])
+    caption = caption.replace("{grids}", GRIDS.get(measured.protocol, measured.protocol))
+    return Table(called, caption, headers, tuple(s.heading for s in specs), tuple(blocks), notes)
 
 
 def explained_others(measured: Measured) -> Table | None:
     """Rows measured in another way than their teacher's block, or behind another row; None without any."""
-    places = [heading(Column(row.data, method_of(row)), measured.columns) for row, _ in measured.others]
+    places = [heading(Column(row.data, variant_of(row)), measured.columns) for row, _ in measured.others]
     value = _NUMBERS[measured.name][0].heading
-    return others_table(measured.name, TITLES[measured.name], measured.others, places, measured.columns, value)
+    return others_table(table_name(measured), TITLES[measured.name], measured.others, places, measured.columns, value)
+
+
+def table_name(measured: Measured) -> str:
+    """Tables and pictures of GridPG by windows have the plain name, those of other protocols have it in theirs."""
+    other = measured.name == "b6" and measured.protocol not in ("windows", "")
+    return f"{measured.name}-{measured.protocol}" if other else measured.name
+
+
+def paper_row(group: Group, data: str, measured: Measured) -> PaperRow | None:
+    """The paper's numbers for this teacher on its data; beside windows on other data those of its supervised ViT-B/16."""
+    table = paper_tables()["B6"]
+    if data == PAPER_DATA and (own := table.find(group.teacher, "aligned")):
+        return own
+    return table.find(PAPER_MODEL, "aligned") if measured.protocol == "windows" else None
+
+
+def _variants(models: Sequence[Line], data: str) -> set[str]:
+    return {method for line in models for method in by_method(line, data)}
 
 
 def _baseline(models: Sequence[Line], data: str) -> Line | None:
@@ -179,13 +216,40 @@ def _against(deltas: dict[str, list[str]]) -> Iterator[str]:
         yield f"{_DELTA} against {look(method).title}{f': {_listed(places)}' if len(deltas) > 1 else ''}."
 
 
-def _paper_cells(paper: PaperRow) -> dict[str, Cell]:
-    cells = {}
+def _against_the_papers(measured: Measured) -> Iterator[str]:
+    """The difference to the best of the teacher's methods as the paper ran them, where one of them has other options."""
+    for group, data, models in measured.cases():
+        teacher = _baseline(models, data)
+        rows = by_method(teacher, data) if teacher else {}
+        theirs = {m: r for m, r in rows.items() if m != INHERENT and m + PAPER not in rows}
+        if not any(m.endswith(PAPER) for m in rows):
+            continue
+        best = max(theirs, key=lambda m: round(theirs[m].value, 2))
+        for line in models:
+            if line.stage != "teacher" and (own := by_method(line, data).get(INHERENT)):
+                difference = round(own.value, 2) - round(theirs[best].value, 2)
+                place = f"{line.name} on {_block_name(group, data, measured)}"
+                words = f"{difference:+.2f}".replace("-", MINUS)
+                yield f"{_DELTA} against the best with the paper's options, {look(best).title}: {words} ({place})."
+
+
+def _fewer_grids(measured: Measured) -> Iterator[str]:
+    """Methods that were measured on the first of the grids alone."""
+    most = max((number(row, "grids") or 0 for row in measured.results), default=0)
+    fewer = {(variant_of(r), int(n)) for r in measured.results if (n := number(r, "grids")) and n < most}
+    for method, count in sorted(fewer, key=lambda found: rank(found[0])):
+        yield f"{look(method).title}: the first {count} of {most:.0f} grids."
+
+
+def _paper_cells(paper: PaperRow, variants: set[str]) -> dict[str, Cell]:
+    """In the columns of methods with the paper's options, where there are such."""
+    cells: dict[str, Cell] = {}
     for key, digits in paper.values.items():
         delta = key == "delta"
         decimals = -int(digits.as_tuple().exponent)
         cells[_DELTA if delta else key] = Cell(float(digits), decimals, delta=delta)
-    return cells | {key: Cell(note=mark.strip("-")) for key, mark in paper.absent.items()}
+    cells |= {key: Cell(note=mark.strip("-")) for key, mark in paper.absent.items()}
+    return {key + PAPER if key + PAPER in variants else key: cell for key, cell in cells.items()}
 
 
 def _order(keys: set[str]) -> list[str]:
@@ -224,7 +288,7 @@ def _option_notes(measured: Measured) -> Iterator[str]:
     for row in measured.results:
         options = settings_of(row).get("options")
         if isinstance(options, dict) and options:
-            used.setdefault(method_of(row), {}).setdefault(in_words(options), []).append(row.stage)
+            used.setdefault(variant_of(row), {}).setdefault(in_words(options), []).append(row.stage)
     for method in sorted(used, key=rank):
         ways = used[method]
         words = "; ".join(f"{w} ({_listed(stages)})" if len(ways) > 1 else w for w, stages in ways.items())
@@ -242,11 +306,6 @@ def _listed(places: Sequence[str]) -> str:
 
 def _shown(cell: Cell) -> float:
     return round(cell.value or 0.0, cell.decimals)
-
-
-def _extra(name: str, row: Result) -> tuple[str, ...]:
-    """The column of words that GridPG has besides."""
-    return (str(row.details.get("grid_input") or ""),) if name == "b6" else ()
 
 
 def _detail(*path: str | int) -> Callable[[Result], float | None]:

@@ -23,14 +23,14 @@ from aloe.draw.tables import HTML_STYLE, LATEX_PACKAGES, Table, printable
 from aloe.evaluation.settings import RESULTS_NAME
 from aloe.report.correspondence_plots import correspondence_chart
 from aloe.report.dense_tables import DENSE_TITLES, collect_dense, dense_tables
-from aloe.report.explained import MEASURES, collect, measure_of
+from aloe.report.explained import GRIDS, MEASURES, collect, measure_of, protocols_of
 from aloe.report.explained_plots import accuracy_chart, deletion_chart, method_bars
-from aloe.report.explained_tables import TITLES, explained_others, localization_table, scores_table
+from aloe.report.explained_tables import TITLES, explained_others, localization_table, scores_table, table_name
 from aloe.report.grid import build_grid
 from aloe.report.lines import STAGES
 from aloe.report.paper import paper_tables
 from aloe.report.plots import bar_chart, k_chart
-from aloe.report.protocol import DENSE, EXPLANATIONS
+from aloe.report.protocol import DENSE, EXPLANATIONS, grid_protocol
 from aloe.report.rows import Result, read_results
 from aloe.report.sweep_plots import sweep_chart
 from aloe.report.sweep_rows import SweepRow, read_sweep
@@ -41,6 +41,7 @@ from aloe.report.tables import TABLES, by_k, main_table, other_settings
 SWEEP = "sweep"
 CHOICES = {**TABLES, **DENSE, **MEASURES, SWEEP: "aloe sweep"}
 _DRAWN = (*TABLES, *MEASURES, "b2-by-k", "b6-accuracy", "correspondence")
+_DRAWN += tuple(f"b6-{protocol}{kind}" for protocol in GRIDS for kind in ("", "-accuracy"))
 _PICTURES = [f"plots/{name}.{kind}" for name in _DRAWN for kind in ("svg", "png")]
 _NAMES = ["index.html", "tables.md", "tables.tex", *_PICTURES]
 _MARK = '<meta name="generator" content="aloe report'
@@ -106,10 +107,13 @@ def write_report(
     _check_ours(folder)
     sections, absent = _sweeps(sweeps, rows, with_paper) if SWEEP in names else [], []
     for name in (name for name in names if name != SWEEP):
-        make = _explained if name in MEASURES else _dense if name in DENSE else _section
-        section = make(name, rows, with_paper, all_columns)
-        sections += [section] if section else []
-        absent += [] if section else [name]
+        if name in MEASURES:
+            made: Sequence[Section | None] = _explained(name, rows, with_paper)
+        else:
+            made = [(_dense if name in DENSE else _section)(name, rows, with_paper, all_columns)]
+        found = [section for section in made if section]
+        sections += found
+        absent += [] if found else [name]
     if SWEEP in names and tables is not None and not sweeps:
         raise UserError("None of these folders holds runs of a sweep; `aloe sweep` makes them.")
     if not sections and only_sweeps:
@@ -161,9 +165,15 @@ def _dense(name: str, rows: Sequence[Result], with_paper: bool, all_columns: boo
     return Section(tables, charts, [row for row in rows if row.task == DENSE[name]])
 
 
-def _explained(name: str, rows: Sequence[Result], with_paper: bool, all_columns: bool) -> Section | None:
-    """As `_section`, for a measure of explanations; their tables have the columns that were measured."""
-    measured = collect(name, rows)
+def _explained(name: str, rows: Sequence[Result], with_paper: bool) -> list[Section]:
+    """As `_section`, for a measure of explanations, whose tables have the columns that were measured: of GridPG one for each
+    protocol."""
+    protocols: list[str | None] = [*protocols_of(rows)] if name == "b6" else [None]
+    return [section for protocol in protocols if (section := _measure(name, rows, with_paper, protocol))]
+
+
+def _measure(name: str, rows: Sequence[Result], with_paper: bool, protocol: str | None) -> Section | None:
+    measured = collect(name, rows, protocol)
     if measured is None:
         return None
     found: list[Table | None] = [explained_others(measured)]
@@ -171,9 +181,12 @@ def _explained(name: str, rows: Sequence[Result], with_paper: bool, all_columns:
     if measured.groups:
         first = [localization_table(measured, rows, with_paper)] if name == "b6" else []
         found = [*first, scores_table(measured), *found]
-        charts = {name: partial(deletion_chart if name in ("deletion", "insertion") else method_bars, measured)}
-        charts |= {"b6-accuracy": partial(accuracy_chart, measured, rows)} if name == "b6" else {}
-    return Section([t for t in found if t], charts, [r for r in rows if measure_of(r) == name])
+        called = table_name(measured)
+        curves = name in ("deletion", "insertion")
+        charts = {called: partial(deletion_chart, measured) if curves else partial(method_bars, measured, with_paper)}
+        charts |= {f"{called}-accuracy": partial(accuracy_chart, measured, rows)} if name == "b6" else {}
+    of_measure = [r for r in rows if measure_of(r) == name and protocol in (None, grid_protocol(r))]
+    return Section([t for t in found if t], charts, of_measure)
 
 
 def _sweeps(sweeps: dict[Path, list[SweepRow]], rows: Sequence[Result], with_paper: bool) -> list[Section]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 INHERENT = "inherent"
+PAPER = "@paper"  # behind the key of a method that ran with the paper's options where they are not ours
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,21 @@ LOOKS = {
 
 
 def look(key: str) -> Look:
-    """A method's look; one that is not known is black and goes by its key."""
+    """A method's look; with the paper's options the colour is lighter; one that is not known is black and goes by its key."""
+    base, found, _ = key.partition(PAPER)
+    if found and base in LOOKS:
+        plain = LOOKS[base]
+        return Look(f"{plain.title}, paper's options", f"{plain.short} (paper's)", _lighter(plain.colour), plain.marker)
     return LOOKS.get(key) or Look(key, key, "#444444", "d")
 
 
 def rank(key: str) -> tuple[int, str]:
     """For sorting: the order of tables and pictures, then other methods by name."""
-    return ([*LOOKS, key].index(key), key)
+    base = key.partition(PAPER)[0]
+    return ([*LOOKS, base].index(base), key)
+
+
+def _lighter(colour: str) -> str:
+    """Half way to white."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"#{(red + 255) // 2:02x}{(green + 255) // 2:02x}{(blue + 255) // 2:02x}"

@@ -18,11 +18,14 @@ _FIXED = {
     "zeroshot": ("resolution",),
 }
 _PAPER: dict[str, dict[str, Any]] = {
-    "gridpg": {"n": 2},
-    "deletion": {"block": 16, "fill": "zero"},
+    "gridpg": {"n": 2, "protocol": "windows"},
+    "deletion": {"block": 16, "fill": "zero", "fractions": "paper", "among": "any"},
 }
 # What rows of explanations must share to be compared, besides their images; models may differ in the size of their own input.
-_ALIKE = ("n", "grids", "grid_input", "mode", "fill", "block", "resolution", "threshold", "share", "images", "seed")
+_ALIKE = (
+    *("protocol", "n", "grids", "smooth", "mode", "fill", "block", "fractions", "among"),
+    *("resolution", "threshold", "share", "images", "seed"),
+)
 _OF_THE_MODEL = ("model", "head", "probe", "classifier", "backbone")
 EXPLANATIONS = ("gridpg", "deletion", "inside")
 DENSE = {"b4": "depth", "b5": "normals", "correspondence": "correspondence"}  # tasks by their table
@@ -36,12 +39,29 @@ def settings_of(result: Result) -> dict[str, Any]:
     for name in ("mode", "fill", "block") if result.task == "deletion" else ():
         if name in result.details:
             settings.setdefault(name, result.details[name])
+    if result.task == "deletion":  # what was, before there was a choice
+        settings = {"fractions": "fine", "among": "confident", **settings}
+    if result.task == "gridpg":
+        settings["protocol"] = grid_protocol(result)
+        settings.pop("grid_input", None)
+        if not settings.get("smooth"):
+            settings.pop("smooth", None)
     cells = result.details.get("per_cell")
     if result.task == "gridpg" and isinstance(cells, list):
         settings.setdefault("n", isqrt(len(cells)))
     if isinstance(settings.get("k"), list) and settings["k"]:
         settings["k"] = settings["k"][0]
     return settings
+
+
+def grid_protocol(result: Result) -> str:
+    """The protocol of a GridPG row. Those of earlier versions have none: their grids were explained whole, or resized, as
+    `grid_input` said."""
+    named = result.settings.get("protocol")
+    if isinstance(named, str):
+        return named
+    first = result.settings.get("grid_input") or result.details.get("grid_input")
+    return "resized" if first == "resized" else "whole"
 
 
 def at_protocol_k(result: Result) -> Result:
