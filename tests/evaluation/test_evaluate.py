@@ -198,7 +198,7 @@ def test_a_class_whose_images_are_all_broken(models, folders, tmp_path):
 def test_cosine_of_a_student_that_equals_its_teacher_is_1(models, folders):
     teacher, student = models
     row = evaluate(student, "cosine", (None, folders[1]), reference=teacher)
-    assert list(row["details"]) == ["after_block_1", "after_block_2", "after_block_3", "pooled"]
+    assert list(row["details"]) == ["after_block_1", "after_block_2", "after_block_3", "pooled", "pooled_centred"]
     assert all(value == pytest.approx(1, abs=1e-5) for value in [*row["details"].values(), row["value"]])
 
 

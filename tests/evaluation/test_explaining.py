@@ -179,6 +179,19 @@ def test_inside_needs_masks_and_uses_them(home, tmp_path):
         evaluate_all(models(home), ["inside"], [(None, str(home / "test"))], tmp_path, **QUICK)
 
 
+def test_clarity_is_that_of_the_maps(home, tmp_path):
+    data = [(None, str(home / "test"))]
+    given = {"methods": ["inherent", "random"], **QUICK}
+    rows = evaluate_all(models(home)[1:], ["clarity"], data, tmp_path, **given)
+    own, random = rows
+    assert random["value"] == pytest.approx(75, abs=8)
+    assert random["details"]["seams"] == pytest.approx(1, abs=0.2)
+    assert own["details"]["patch"] == 8
+    assert own["details"]["images"] == random["details"]["images"] > 0
+    assert 0 < own["details"]["interval"][0] <= own["value"] <= own["details"]["interval"][1] < 75
+    assert own["metric"] == "fine"
+
+
 def test_resized_grids_are_named(home, tmp_path):
     data = [(None, str(home / "test"))]
     one = (models(home)[:1], ["gridpg"], data, tmp_path)

@@ -107,6 +107,14 @@ def make_inside(stage: str, method: str, value: float, **other: Any) -> dict[str
     )
 
 
+def make_clarity(stage: str, method: str, value: float, **other: Any) -> dict[str, Any]:
+    """A row of the clarity of attribution."""
+    details = {"method": method, "interval": [value - 1, value + 1], "seams": 1.5, "patch": 16, "images": 64}
+    return _explained(
+        "clarity", stage, method, value, details, {"resolution": None, "images": "4e5f6a7b"}, other, metric="fine"
+    )
+
+
 def make_depth(
     stage: str, delta1: float, rmse: float, absolute: tuple[float, float], data: str = "nyuv2", **other: Any
 ):

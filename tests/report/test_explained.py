@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from result_rows import VIT, make_deletion, make_gridpg, make_inside, make_row
+from result_rows import VIT, make_clarity, make_deletion, make_gridpg, make_inside, make_row
 
 from aloe.core.errors import UserError
 from aloe.draw.tables import MINUS, MISSING
@@ -238,6 +238,7 @@ def test_of_several_teachers_the_one_with_most_methods_is_the_baseline():
         ("deletion", make_deletion, {"settings": {"block": 4}}),
         ("deletion", make_deletion, {"settings": {"fill": "mean"}}),
         ("inside", make_inside, {"settings": {"resolution": 64}}),
+        ("clarity", make_clarity, {"settings": {"resolution": 64}}),
     ],
 )
 def test_rows_measured_in_another_way_do_not_stand_beside(name, make, other):

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from result_rows import (
     VIT,
+    make_clarity,
     make_correspondence,
     make_deletion,
     make_depth,
@@ -117,23 +118,34 @@ def test_a_report_of_everything(tmp_path):
     assert (tmp_path / "out" / "tables.md").read_text() == report.markdown
 
 
+MAKERS = (make_gridpg, make_deletion, make_inside, make_clarity)
+
+
 @pytest.mark.usefixtures("drawn")
 def test_a_report_of_explanations(tmp_path):
-    rows = [make("teacher", m, 40.0) for make in (make_gridpg, make_deletion, make_inside) for m in ("attnlrp", "lime")]
-    rows += [make("aligned", "inherent", 60.0) for make in (make_gridpg, make_deletion, make_inside)]
+    rows = [make("teacher", m, 40.0) for make in MAKERS for m in ("attnlrp", "lime")]
+    rows += [make("aligned", "inherent", 60.0) for make in MAKERS]
     rows += [make_gridpg("aligned", "inherent", 50.0, settings={"n": 3}), make_row("teacher", 99.0, task="linear")]
     rows += [make_row("aligned", 98.0, task="linear")]
     out = tmp_path / "out"
     report = write_report([write_rows(tmp_path / "results", *rows)], out)
-    pictures = ("b1", "b6", "b6-accuracy", "deletion", "inside")
+    pictures = ("b1", "b6", "b6-accuracy", "deletion", "inside", "clarity")
     assert written(out) == set(report.files)
     assert {f for f in report.files if f.startswith("plots/")} == {
         f"plots/{p}.{k}" for p in pictures for k in ("svg", "png")
     }
-    assert [table.name for table in report.tables] == ["b1", "b6", "b6-all", "b6-other", "deletion", "inside"]
+    assert [table.name for table in report.tables] == [
+        "b1",
+        "b6",
+        "b6-all",
+        "b6-other",
+        "deletion",
+        "inside",
+        "clarity",
+    ]
     assert report.notes == [f"The results have no rows for Table {t}." for t in ("B2 (k-NN)", "B3 (zero-shot)")]
     page = Page((out / "index.html").read_text())
-    assert page.tags.count("svg") == 5
+    assert page.tags.count("svg") == 6
     assert set(page.links) == {f for f in report.files if f.startswith("plots/")}
     some = write_report([tmp_path / "results"], out, ["inside"])
     assert [table.name for table in some.tables] == ["inside"]

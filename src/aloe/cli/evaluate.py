@@ -14,7 +14,8 @@ def evaluate(
     tasks: Annotated[
         str,
         typer.Argument(
-            help="knn, linear, zeroshot, classifier, cosine, gridpg, deletion, inside, depth, normals, correspondence."
+            help="knn, linear, zeroshot, classifier, cosine, gridpg, deletion, inside, clarity, depth, normals, "
+            "correspondence."
         ),
     ],
     models: Annotated[list[str], typer.Argument(help="Teachers and students: folders or hub ids.")],
@@ -53,7 +54,7 @@ def evaluate(
     share: Annotated[float | None, typer.Option(help="Instead: the most confident share of each class.")] = None,
     grids: Annotated[int | None, typer.Option(min=1, help="Grids for gridpg.")] = None,
     grids_file: Annotated[Path | None, typer.Option(help="Stored grids of an earlier run.")] = None,
-    images: Annotated[int | None, typer.Option(min=1, help="Images for deletion and inside.")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Images for deletion, inside, clarity.")] = None,
     block: Annotated[int | None, typer.Option(min=1, help="Pixels on a side of deletion's blocks.")] = None,
     resolution: Annotated[int | None, typer.Option(help="Pixels; default: each model's own.")] = None,
     precision: Annotated[str | None, typer.Option(help="float32, bf16 or fp16.")] = None,

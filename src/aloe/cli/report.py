@@ -19,7 +19,7 @@ def report(
     tables: Annotated[
         str | None,
         typer.Option(
-            help="Of b1, b2, b3, b4, b5, correspondence, b6, deletion, insertion, inside, sweep, with commas;"
+            help="Of b1, b2, b3, b4, b5, correspondence, b6, deletion, insertion, inside, clarity, sweep, with commas;"
             " default: those with results."
         ),
     ] = None,

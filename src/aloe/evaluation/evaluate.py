@@ -192,7 +192,7 @@ def _row(case: Case, facts: dict[str, Any], outcome: Outcome, seconds: float, pa
     }
 
 
-_METRICS = {"cosine": "cosine", "gridpg": "GridPG", "deletion": "area", "inside": "inside"}
+_METRICS = {"cosine": "cosine", "gridpg": "GridPG", "deletion": "area", "inside": "inside", "clarity": "fine"}
 
 
 def open_data(data: Data) -> Splits:

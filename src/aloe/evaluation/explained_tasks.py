@@ -1,4 +1,4 @@
-"""The three measures of explanations: the grid pointing game, pixel deletion, and the share of attribution inside a mask.
+"""The measures of explanations: the grid pointing game, pixel deletion, the share of attribution inside a mask, and clarity.
 
 Each is prepared once for all models of a run, and then run for every model and method.
 """
@@ -20,11 +20,12 @@ from aloe.evaluation.backbones import native_pixels
 from aloe.evaluation.explained_cases import Common, Explainer, grids_key, probability_of
 from aloe.evaluation.tasks import Case, Outcome
 from aloe.metrics.bootstrap import bootstrap_interval
+from aloe.metrics.clarity import fine_share, seams
 from aloe.metrics.deletion import FRACTIONS, PAPER_FRACTIONS, deletion_curves
 from aloe.metrics.gridpg import grid_pointing
 from aloe.metrics.pointing import inside_share, pointing_hits
 from aloe.metrics.windows import window_starts
-from aloe.models.teachers import resize
+from aloe.models.teachers import Teacher, resize
 
 
 @dataclass
@@ -137,12 +138,7 @@ def _inside(common: Common) -> Prepared:
         side = settings.resolution or native_pixels(case.model)
         masks = torch.stack([_mask(source, int(i), side) for i in chosen])
         seen = masks.flatten(1).any(1)
-        maps = []
-        for i in range(0, len(chosen), _IMAGES_PER_PASS):
-            part = chosen[i : i + _IMAGES_PER_PASS]
-            maps.append(explainer(explainer.load(part.tolist()), common.labels[part]))
-            advance(min(i + _IMAGES_PER_PASS, len(chosen)), len(chosen))
-        found, masks = torch.cat(maps)[seen], masks[seen]
+        found, masks = _maps(explainer, chosen, common, advance)[seen], masks[seen]
         shares, hits = inside_share(found, masks), pointing_hits(found, masks)
         none = not bool(shares.isfinite().any())
         notes = (f"{METHODS[explainer.method].title} gave no map with positive mass",) if none else ()
@@ -161,6 +157,41 @@ def _inside(common: Common) -> Prepared:
     return Prepared({"resolution": settings.resolution, "seed": settings.seed, **_of_images(chosen)}, run)
 
 
+def _clarity(common: Common) -> Prepared:
+    settings, chosen = common.settings, common.images(common.correct)
+
+    def run(case: Case, explainer: Explainer, advance: Callable[[int, int], None]) -> Outcome:
+        found = _maps(explainer, chosen, common, advance)
+        config: Any = case.model.config
+        patch = case.model.patch_size if isinstance(case.model, Teacher) else config.patch_size
+        shares, jumps = fine_share(found), seams(found, patch)
+        none = not bool(shares.isfinite().any())
+        notes = (f"{METHODS[explainer.method].title} gave constant maps only",) if none else ()
+        shares = torch.zeros_like(shares) if none else shares
+        low, high = bootstrap_interval(shares, seed=settings.seed)
+        details = {
+            "interval": [100 * float(low), 100 * float(high)],
+            "seams": float(jumps[jumps.isfinite()].median()) if bool(jumps.isfinite().any()) else None,
+            "patch": patch,
+            "images": len(found),
+            "discarded": len(found) if none else int(shares.isnan().sum()),
+            "cost": explainer.cost(),
+        }
+        return Outcome(100 * float(shares.nanmean()), {"test": len(found)}, details, notes)
+
+    return Prepared({"resolution": settings.resolution, "seed": settings.seed, **_of_images(chosen)}, run)
+
+
+def _maps(explainer: Explainer, chosen: Tensor, common: Common, advance: Callable[[int, int], None]) -> Tensor:
+    """The maps of the chosen images, for the class of each, (B, H, W)."""
+    maps = []
+    for i in range(0, len(chosen), _IMAGES_PER_PASS):
+        part = chosen[i : i + _IMAGES_PER_PASS]
+        maps.append(explainer(explainer.load(part.tolist()), common.labels[part]))
+        advance(min(i + _IMAGES_PER_PASS, len(chosen)), len(chosen))
+    return torch.cat(maps)
+
+
 def _of_images(chosen: Tensor) -> dict[str, Any]:
     return {"images": hashlib.sha256(chosen.numpy().tobytes()).hexdigest()[:8]}
 
@@ -171,4 +202,9 @@ def _mask(source: Any, index: int, side: int) -> Tensor:
 
 
 _IMAGES_PER_PASS = 32
-PREPARE: dict[str, Callable[[Common], Prepared]] = {"gridpg": _gridpg, "deletion": _deletion, "inside": _inside}
+PREPARE: dict[str, Callable[[Common], Prepared]] = {
+    "gridpg": _gridpg,
+    "deletion": _deletion,
+    "inside": _inside,
+    "clarity": _clarity,
+}

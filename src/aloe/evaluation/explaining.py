@@ -24,7 +24,7 @@ from aloe.evaluation.results import ResultLog, Row, row_key
 from aloe.evaluation.tasks import Case, Outcome, class_of_logit
 from aloe.metrics.gridpg import check_smooth
 
-EXPLAINING = ("gridpg", "deletion", "inside")
+EXPLAINING = ("gridpg", "deletion", "inside", "clarity")
 
 
 def measure_explanations(

@@ -51,7 +51,7 @@ class EvaluateSettings(Checked):
     first_grids: dict[str, PositiveInt] = Field({}, description="gridpg: by method, only so many of them, the first")
     protocol: Literal["windows", "whole", "resized"] = Field("windows", description="gridpg: what a model is shown")
     smooth: int = Field(0, ge=0, description="gridpg: side of the box that maps are averaged over; 0: none")
-    images: int = Field(200, ge=1, description="deletion, inside: images explained")
+    images: int = Field(200, ge=1, description="deletion, inside, clarity: images explained")
     block: int = Field(16, ge=1, description="deletion: pixels on a side")
     fill: Literal["zero", "black", "mean", "blur"] = "zero"
     deletion_mode: Literal["deletion", "insertion"] = "deletion"

@@ -30,7 +30,13 @@ GRIDS = {  # GridPG's protocols in words, the paper's first; scores of two of th
     "whole": "whole grids in one pass",
     "resized": "grids resized to the model's own size",
 }
-MEASURES = {"b6": "GridPG", "deletion": "pixel deletion", "insertion": "pixel insertion", "inside": "object masks"}
+MEASURES = {
+    "b6": "GridPG",
+    "deletion": "pixel deletion",
+    "insertion": "pixel insertion",
+    "inside": "object masks",
+    "clarity": "clarity",
+}
 
 
 @dataclass
@@ -151,7 +157,7 @@ def measure_of(row: Result) -> str | None:
     """The name in `MEASURES` of what a row holds, or None."""
     if row.task == "deletion":
         return "insertion" if settings_of(row).get("mode") == "insertion" else "deletion"
-    return {"gridpg": "b6", "inside": "inside"}.get(row.task)
+    return {"gridpg": "b6", "inside": "inside", "clarity": "clarity"}.get(row.task)
 
 
 def method_of(row: Result) -> str:

@@ -19,7 +19,7 @@ from aloe.report.rows import Result
 
 _HATCHES = ("", "xxx", "---", "\\\\\\\\")
 _TEACHER_HATCH, _TEACHER_ALPHA = "////", 0.45
-_WORDS = {"b6": "GridPG (%)", "inside": "positive attribution in the mask (%)"}
+_WORDS = {"b6": "GridPG (%)", "inside": "positive attribution in the mask (%)", "clarity": "speckle (%)"}
 _REMOVED = {"deletion": "blocks removed (%)", "insertion": "blocks put back (%)"}
 _PROBES = {"linear": "linear-probe accuracy (%)", "classifier": "accuracy of the model's own classifier (%)"}
 

@@ -20,7 +20,13 @@ PAPER_MODEL = "google/vit-base-patch16-224"  # stands beside teachers that the p
 _ACCURACY = {"linear": "Lin.", "knn": "k-NN"}
 _SIDES = ("teacher", "student")
 _DELTA = "Δ"
-TITLES = {"b6": "Table B6", "deletion": "Pixel deletion", "insertion": "Pixel insertion", "inside": "Object masks"}
+TITLES = {
+    "b6": "Table B6",
+    "deletion": "Pixel deletion",
+    "insertion": "Pixel insertion",
+    "inside": "Object masks",
+    "clarity": "Clarity",
+}
 _AREA = (
     "Pixel {0}: the class's mean probability (%) over all fractions of blocks {1}, the most attributed first ({2} is"
     " better, bold) and the least attributed first."
@@ -31,6 +37,7 @@ _CAPTIONS = {
     "deletion": _AREA.format("deletion", "removed", "lower"),
     "insertion": _AREA.format("insertion", "put back", "higher"),
     "inside": "Object masks. Share (%) of the positive attribution inside the object. Bold: a model's best.",
+    "clarity": "Clarity. Share (%) of a map's spectrum above a quarter of the sampling rate (bold: the least), and seams.",
 }
 
 
@@ -111,7 +118,7 @@ def localization_table(measured: Measured, results: Sequence[Result], with_paper
 
 def scores_table(measured: Measured) -> Table:
     """Every model with every method: value, interval and the measure's other numbers; columns without any are left out."""
-    name, lower = measured.name, measured.name == "deletion"
+    name, lower = measured.name, measured.name in ("deletion", "clarity")
     specs = [s for s in _NUMBERS[name] if any(s.of(row) is not None for row in measured.results)]
     blocks = []
     for group, data, models in measured.cases():
@@ -369,6 +376,14 @@ _NUMBERS: dict[str, tuple[_Number, ...]] = {
         _Number("Images", _detail("images"), 0),
         *_COST,
     ),
+    "clarity": (
+        _Number("Speckle", _value),
+        *_INTERVAL,
+        _Number("Seams", _detail("seams")),
+        _Number("Patch", _detail("patch"), 0),
+        _Number("Images", _detail("images"), 0),
+        *_COST,
+    ),
 }
 _METRIC_NOTES: dict[str, tuple[str, ...]] = {
     "b6": (
@@ -379,5 +394,9 @@ _METRIC_NOTES: dict[str, tuple[str, ...]] = {
         "95 % bootstrap intervals over images. Areas of models that start from other probabilities do not compare.",
     ),
     "insertion": ("95 % bootstrap intervals over images.",),
+    "clarity": (
+        "Speckle: white noise has 75. Seams: the median map's mean jump at patch borders over that elsewhere; 1: no grid.",
+        "Maps that are made per token and enlarged are smooth whatever they show: compare methods of the same resolution.",
+    ),
     "inside": ("Mask area: what an even map scores. Pointing: images (%) whose largest value lies in the mask.",),
 }

@@ -27,7 +27,7 @@ _ALIKE = (
     *("resolution", "threshold", "share", "images", "seed"),
 )
 _OF_THE_MODEL = ("model", "head", "probe", "classifier", "backbone")
-EXPLANATIONS = ("gridpg", "deletion", "inside")
+EXPLANATIONS = ("gridpg", "deletion", "inside", "clarity")
 DENSE = {"b4": "depth", "b5": "normals", "correspondence": "correspondence"}  # tasks by their table
 TEMPLATES = {"single": "single prompt", "openclip": "80 templates"}
 

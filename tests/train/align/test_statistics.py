@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from aloe.models.convert import bcosify
-from aloe.train.align.points import POOLED, point_name, teacher_features
+from aloe.train.align.compare import mean_cosines
+from aloe.train.align.points import CENTRED, POOLED, point_name, teacher_features
 from aloe.train.align.settings import AlignSettings
 from aloe.train.align.statistics import FLOOR, Statistics
-from aloe.train.align.trainer import CENTRED, AlignmentModel
+from aloe.train.align.trainer import AlignmentModel
 from conftest import build_teacher
 
 BLOCKS = (1, 3)
@@ -89,3 +90,19 @@ def test_the_centred_cosine_is_that_of_features_less_the_teacher_s_mean(images):
     wanted = torch.cosine_similarity(ours - mean, features.pooled - mean).mean()
     assert found[CENTRED].item() == pytest.approx(wanted.item(), abs=1e-5)
     assert found[POOLED].item() != pytest.approx(found[CENTRED].item(), abs=1e-2)
+
+
+def test_mean_cosines_take_the_teacher_s_mean_over_all_images_off(images):
+    teacher = build_teacher("vit")
+    student = bcosify(teacher)
+    loader = [{"pixel_values": part} for part in images.split(4)]
+    found = mean_cosines(student, teacher, loader, [3], "cpu")
+    with torch.no_grad():
+        ours, theirs = student(images).pooler_output, teacher(images).pooled
+    mean = theirs.mean(0)
+    wanted = sum(
+        torch.dot(a - mean, b - mean) / ((a - mean).norm() * (b - mean).norm())
+        for a, b in zip(ours, theirs, strict=True)
+    )
+    assert found[CENTRED] == pytest.approx(float(wanted) / len(images), abs=1e-5)
+    assert set(found) == {"after_block_3", POOLED, CENTRED}

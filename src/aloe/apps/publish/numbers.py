@@ -28,6 +28,7 @@ TITLES = {
     "deletion": "pixel deletion (lower is better)",
     "insertion": "pixel insertion (higher is better)",
     "inside": "attribution inside the object (higher is better)",
+    "clarity": "speckle of the map (lower is better)",
 }
 _OF_NAMES = ("text_tower", "reference", "templates", "class_names", "grids_file")  # settings that may be paths
 # Names that rows give to settings of `aloe evaluate`, and what stands in rows but cannot be set.
@@ -166,7 +167,7 @@ def _flags(row: Result) -> str:
     """` --set name=value` for everything that is not the default of `aloe evaluate`."""
     defaults = EvaluateSettings.of().model_dump(mode="json")
     given = {_CALLED.get(k, k): v for k, v in row.settings.items() if k not in _FOUND}
-    if row.task in ("deletion", "inside") and isinstance(row.details.get("images"), int):
+    if row.task in ("deletion", "inside", "clarity") and isinstance(row.details.get("images"), int):
         given["images"] = row.details["images"]
     if row.settings.get("options"):
         given["options"] = {str(row.details.get("method")): row.settings["options"]}

@@ -19,6 +19,7 @@ from aloe.models.teachers import Features, Teacher, resize
 from aloe.train.runs import check_resolution
 
 POOLED = "pooled"
+CENTRED = f"{POOLED}_centred"  # of the pooled outputs less the teacher's mean
 
 
 def default_blocks(depth: int) -> tuple[int, ...]:

@@ -27,6 +27,7 @@ from aloe.train.align.objectives import (
     smooth_l1,
 )
 from aloe.train.align.points import (
+    CENTRED,
     POOLED,
     cosines,
     match_tokens,
@@ -40,7 +41,6 @@ from aloe.train.progress import EVAL_PREFIX, ProgressBar
 from aloe.train.sharding import shard
 from aloe.train.trainer import DrawTrainer
 
-CENTRED = f"{POOLED}_centred"  # cosine of the pooled outputs less the teacher's mean
 LOGITS = "logits"
 LOSS_PREFIX, COSINE_PREFIX = "loss_", f"{EVAL_PREFIX}cosine_"
 
