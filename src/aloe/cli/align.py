@@ -19,7 +19,7 @@ def align(
         ),
     ],
     output_dir: OutputDir,
-    recipe: Annotated[str, typer.Option(help="short, paper or multires.")] = "short",
+    recipe: Annotated[str, typer.Option(help="short, small, paper or multires.")] = "short",
     config: Annotated[Path | None, typer.Option(help="YAML file of settings over the recipe.")] = None,
     student: Annotated[
         str | None, typer.Option(help="Go on from this student instead of converting the teacher.")

@@ -33,7 +33,7 @@ def sweep(
     ] = None,
     train_images: Annotated[int | None, typer.Option(min=1, help="Evaluate on so many training images.")] = None,
     test_images: Annotated[int | None, typer.Option(min=1, help="Evaluate on so many test images.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="short, paper or multires.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="short, small, paper or multires.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps of every alignment.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per step.")] = None,
     learning_rate: Annotated[float | None, typer.Option("--learning-rate", "--lr")] = None,

@@ -11,7 +11,7 @@ recipes, resolve = AlignSettings.recipes, AlignSettings.resolve
 
 
 def test_recipes_load():
-    assert recipes() == ["multires", "paper", "short"]
+    assert recipes() == ["multires", "paper", "short", "small"]
     short, paper = resolve("short"), resolve("paper")
     assert (short.stem, short.schedule, short.steps, short.after_block) == ("patch", "one-cycle", 30_000, "default")
     assert (paper.stem, paper.schedule, paper.steps, paper.after_block) == (
@@ -91,7 +91,7 @@ def test_a_key_that_is_not_a_word(tmp_path):
 def test_a_file_and_a_recipe_that_do_not_exist(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         resolve(file=tmp_path / "none.yaml")
-    with pytest.raises(UserError, match="did you mean paper; recipes: multires, paper, short"):
+    with pytest.raises(UserError, match="did you mean paper; recipes: multires, paper, short, small"):
         resolve("papers")
 
 
