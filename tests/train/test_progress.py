@@ -115,10 +115,9 @@ def test_what_the_bar_says(capsys, bar, logs, line):
     for row in logs:
         bar.on_log(None, state(1), None, row)
     bar.on_step_end(None, state(1), None)
-    task = bar._bar.tasks[0]
     bar.close()
-    assert task.fields["status"] == line
-    assert (task.completed, task.total) == (1, 9)
+    assert bar.bar.status == line
+    assert (bar.bar.done, bar.bar.total) == (1, 9)
     bar.close()
 
 
@@ -126,4 +125,4 @@ def test_another_rank_shows_no_bar():
     bar = finetuning_bar()
     bar.on_train_begin(None, SimpleNamespace(is_world_process_zero=False), None)
     bar.on_log(None, state(1), None, {"loss": 1.0, "accuracy": 1.0})
-    assert bar._bar is None
+    assert bar.bar is None

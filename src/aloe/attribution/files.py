@@ -17,6 +17,7 @@ from torch import Tensor
 from aloe.attribution.inherent import Explanation, explain
 from aloe.attribution.targets import TextTarget
 from aloe.core.errors import UserError
+from aloe.core.progress import tracked
 from aloe.data.decode import is_image_name
 from aloe.data.draws import ImageDataset, collate_images
 from aloe.data.sources import FolderStore, left_out, open_images
@@ -76,7 +77,7 @@ def explain_files(
     dataset = ImageDataset(source, ResizeCenterCrop(side))
     loader = torch.utils.data.DataLoader(dataset, batch_size=batch_size, collate_fn=collate_images)
     done = Explained(left_out=left_out(source))
-    for batch in _watched(loader, progress):
+    for batch in tracked(loader, "explaining" if progress else None):
         done.unreadable += batch["unreadable"]
         if not len(batch["pixel_values"]):
             continue
@@ -209,12 +210,3 @@ def free_name(name: str, taken: set[str], kind: str = "explained") -> str:
         copy += 1
     taken.add(free)
     return free
-
-
-def _watched(loader: Any, progress: bool) -> Any:
-    if not progress:
-        return loader
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(loader, description="explaining", console=Console(stderr=True))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from aloe.cli.common import Device, Json, OutputDir, choose_device, method_options, quiet_libraries, say, table
+from aloe.core.progress import Bar
 
 
 def attribute(
@@ -47,7 +46,7 @@ def attribute(
         title = STAGES.get(stage, stage) if len(model) > 1 else Path(name).name
         titles = (title, f"{title} {Path(name).name}", f"{title} {name}")
         loaded[next((t for t in titles if t not in loaded), titles[-1])] = found
-    with _progress(json) as watch:
+    with Bar(None if json else "explaining") as bar:
         done = attribute_files(
             loaded,
             images[0] if len(images) == 1 else images,
@@ -60,7 +59,7 @@ def attribute(
             device=choose_device(device),
             save_maps=maps,
             memory=memory,
-            progress=watch,
+            progress=lambda _, count, total: bar.update(count, total),
         )
     header = ("model", "method", "forward", "backward", "s/image", *(["MiB"] if memory else []))
     words = [table([_line(c) for c in done.costs], header)]
@@ -76,25 +75,3 @@ def attribute(
 def _line(cost: dict[str, Any]) -> tuple[Any, ...]:
     peak = [] if cost["peak_bytes"] is None else [round(cost["peak_bytes"] / 2**20, 1)]
     return cost["model"], cost["method"], round(cost["forward"], 1), round(cost["backward"], 1), cost["seconds"], *peak
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Callable[[str, int, int], None] | None]:
-    """A bar that appears with the first images, so that a mistake is one line."""
-    if quiet:
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    bar = Progress(console=Console(stderr=True))
-    task = bar.add_task("explaining", total=None)
-
-    def watch(_what: str, done: int, total: int) -> None:
-        bar.start()
-        bar.update(task, completed=done, total=total)
-
-    try:
-        yield watch
-    finally:
-        bar.stop()

@@ -8,8 +8,7 @@ The grids are kept in the results folder and named in every row, so that a later
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 from aloe.attribution.methods import check_options, find_method, find_methods, unsupported
 from aloe.attribution.presets import PRESETS, preset_options
 from aloe.core.errors import UserError
+from aloe.core.progress import Bar
 from aloe.evaluation.backbones import native_pixels
 from aloe.evaluation.explained_cases import Common, Explainer, stored_grids
 from aloe.evaluation.explained_tasks import PREPARE
@@ -61,8 +61,8 @@ def measure_explanations(
                 if row is None:
                     start = time.perf_counter()
                     title = f"{Path(case.name).name} {task} {method.title}" if case.progress else None
-                    with _progress(title) as advance:
-                        outcome = prepared.run(case, Explainer(case, method.key), advance)
+                    with Bar(title) as bar:
+                        outcome = prepared.run(case, Explainer(case, method.key), bar.update)
                     outcome = replace(outcome, details={"method": method.key, **outcome.details})
                     row = row_of(case, facts, outcome, time.perf_counter() - start)
                     if log is not None:
@@ -118,16 +118,3 @@ def _known(log: ResultLog, facts: dict[str, Any]) -> Row | None:
             log.add({**twin, "key": key, "settings": facts["settings"]})
             return log.get(key)
     return None
-
-
-@contextmanager
-def _progress(title: str | None) -> Iterator[Callable[[int, int], None]]:
-    if title is None:
-        yield lambda done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

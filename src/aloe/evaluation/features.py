@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from aloe.core.errors import UserError
 from aloe.core.files import digest_of
+from aloe.core.progress import Bar
 from aloe.data.draws import ImageDataset, collate_images
 from aloe.data.sources import ImageSource
 from aloe.data.subset import SubsetImages
@@ -99,11 +100,11 @@ def extract(
     todo = [i for i in range(len(starts)) if folder is None or not folder.has(i)]
     images = sum(min(PART_IMAGES, len(source) - starts[i]) for i in todo)
     parts: list[Part | Path] = [] if folder is None else [folder.path(i) for i in range(len(starts))]
-    with _progress(progress, images, batch_size) as advance:
+    with Bar(progress, -(-images // batch_size)) as bar:
         for i in todo:
             numbers = np.arange(starts[i], min(starts[i] + PART_IMAGES, len(source)))
             part, unreadable = _extract_part(
-                model, SubsetImages(source, numbers), feature, side, batch_size, device, precision, workers, advance
+                model, SubsetImages(source, numbers), feature, side, batch_size, device, precision, workers, bar.advance
             )
             part["index"] += starts[i]
             if folder is None:
@@ -212,27 +213,3 @@ def _key(model: Any, source: ImageSource, **view: Any) -> str:
         **view,
     }
     return digest_of(facts, 24)
-
-
-class _progress:
-    """A bar over batches, or nothing; entering gives the function that advances it."""
-
-    def __init__(self, title: str | None, images: int, batch_size: int) -> None:
-        self.title, self.batches = title, -(-images // batch_size)
-        self.bar: Any = None
-
-    def __enter__(self) -> Any:
-        if not self.title or not self.batches:
-            return lambda: None
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.bar = Progress(*columns, console=Console(stderr=True))
-        self.bar.start()
-        task = self.bar.add_task(self.title, total=self.batches)
-        return lambda: self.bar.advance(task)
-
-    def __exit__(self, *_: Any) -> None:
-        if self.bar is not None:
-            self.bar.stop()

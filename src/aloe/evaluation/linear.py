@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aloe.core.errors import UserError
+from aloe.core.progress import tracked
 from aloe.evaluation.heads import ROWS, Probe, head_outputs
 from aloe.train.finetune.losses import LOSSES, logit_bias
 
@@ -188,12 +189,7 @@ class _Training:
         draws = torch.Generator().manual_seed(self.settings.seed)
         epochs = range(self.settings.epochs)
         batches = (b for _ in epochs for b in rows[torch.randperm(len(rows), generator=draws)].split(size))
-        if not self.progress:
-            return batches
-        from rich.console import Console
-        from rich.progress import track
-
-        return track(batches, description=self.progress, total=total, console=Console(stderr=True))
+        return tracked(batches, self.progress, total)
 
     def _folded(
         self, rate: float, shift: Tensor, scale: Tensor, weight: Tensor, bias: Tensor | None = None

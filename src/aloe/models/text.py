@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from aloe.core.errors import UserError
+from aloe.core.progress import tracked
 from aloe.models.hub import explain_hub_errors
 from aloe.models.teachers import Teacher
 
@@ -96,14 +97,8 @@ class TextTower(nn.Module):
         """
         tokens = self.tokenize(texts)
         device = next(self.model.parameters()).device
-        starts: Any = range(0, len(texts), batch_size)
-        if progress:
-            from rich.console import Console
-            from rich.progress import track
-
-            starts = track(starts, description=progress, console=Console(stderr=True))
         parts = []
-        for start in starts:
+        for start in tracked(range(0, len(texts), batch_size), progress):
             batch = {key: ids[start : start + batch_size].to(device) for key, ids in tokens.items()}
             parts.append(self.model(**batch).pooler_output.float())
         return torch.cat(parts)

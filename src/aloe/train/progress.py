@@ -11,6 +11,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from aloe.core.files import json_lines, write_whole
+from aloe.core.progress import Bar, say
 
 LOG_NAME = "log.jsonl"
 EVAL_PREFIX = "eval_"
@@ -44,13 +45,6 @@ class JsonlLog(TrainerCallback):
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """The rows of a run's log, each with its `step`; lines that are damaged (cut short by a crash) are left out."""
     return _rows(folder / LOG_NAME)[0]
-
-
-def say(words: str) -> None:
-    """A line on standard error, for a person who watches a run."""
-    from rich.console import Console
-
-    Console(stderr=True).print(words, highlight=False, markup=False)
 
 
 def _rows(path: Path) -> tuple[list[dict[str, Any]], int]:
@@ -103,7 +97,7 @@ class Throughput(TrainerCallback):
 
 
 class ProgressBar(TrainerCallback):
-    """A rich progress bar: step, time left, images/s, share of data wait, and what `words` makes of the logs.
+    """The bar of a training: step, time left, images/s, share of data wait, and what `words` makes of the logs.
 
     Args:
         title: what is going on. words: from the last value of every logged number to the end of the line.
@@ -111,44 +105,30 @@ class ProgressBar(TrainerCallback):
 
     def __init__(self, title: str, words: Callable[[dict[str, Any]], str]) -> None:
         self.title, self.words = title, words
-        self._bar: Any = None
-        self._task: Any = None
+        self.bar: Bar | None = None
         self._latest: dict[str, Any] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if not state.is_world_process_zero:
-            return
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._bar = Progress(
-            TextColumn(self.title),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[status]}"),
-            console=Console(stderr=True),
-        )
-        self._bar.start()
-        self._task = self._bar.add_task("", total=state.max_steps, completed=state.global_step, status="")
+        if state.is_world_process_zero:
+            self.bar = Bar(self.title, state.max_steps, state.global_step)
+            self.bar.update()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self._bar is not None:
-            self._bar.update(self._task, completed=state.global_step)
+        if self.bar is not None:
+            self.bar.update(state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        if self._bar is None or not logs:
+        if self.bar is None or not logs:
             return
         self._latest |= logs
         if "loss" in logs:
             speed = f"{logs.get('images_per_second', 0):.0f} img/s, data wait {logs.get('data_wait', 0):.0%}"
-            self._bar.update(self._task, status=f"{speed}  {self.words(self._latest)}")
+            self.bar.update(status=f"{speed}  {self.words(self._latest)}")
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
         self.close()
 
     def close(self) -> None:
         """Also called when a run stops early, so that the terminal is left as it was."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        if self.bar is not None:
+            self.bar.close()

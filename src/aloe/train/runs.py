@@ -23,13 +23,14 @@ from filelock import FileLock, Timeout
 
 from aloe.core.errors import UserError
 from aloe.core.files import read_json, whole
+from aloe.core.progress import say
 from aloe.data.draws import LEFT_OUT_NAME, AlignmentDraws, ShardDraws
 from aloe.data.shards import ShardSource
 from aloe.data.sources import ImageSource
 from aloe.data.subset import SubsetImages
 from aloe.data.transforms import Compose, RandomHorizontalFlip, RandomResizedCrop, ResizeCenterCrop
 from aloe.train.checkpoints import RUN_NAME, TOLD, last_sound
-from aloe.train.progress import LOG_NAME, say
+from aloe.train.progress import LOG_NAME
 from aloe.train.settings import TrainSettings
 
 FAULTS_NAME = "unreadable.txt"

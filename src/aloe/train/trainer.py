@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 from transformers import PrinterCallback, TrainingArguments
 
 from aloe.core.errors import UserError
+from aloe.core.progress import say
 from aloe.data.draws import FaultLog, ImageDataset, collate_draws, collate_images
 from aloe.data.shards import ShardSource
 from aloe.data.sources import ImageSource, left_out
@@ -24,7 +25,7 @@ from aloe.data.transforms import ResizeCenterCrop
 from aloe.models.saving import save_student
 from aloe.train.arguments import make_schedule
 from aloe.train.averages import mean_over_images
-from aloe.train.progress import EVAL_PREFIX, JsonlLog, ProgressBar, Throughput, say
+from aloe.train.progress import EVAL_PREFIX, JsonlLog, ProgressBar, Throughput
 from aloe.train.runs import FAULTS_NAME, images_per_step, training_draws
 from aloe.train.sealed import SealedTrainer
 from aloe.train.settings import TrainSettings

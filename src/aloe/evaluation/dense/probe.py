@@ -19,12 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from aloe.core.errors import UserError
+from aloe.core.progress import tracked
 from aloe.data.frames.frame import Frame, FrameSource, NoTruth
 from aloe.evaluation.dense.depth import DepthTask
 from aloe.evaluation.dense.features import choose_blocks, dense_features, feature_side
 from aloe.evaluation.dense.heads import DPTHead, LinearHead, Standardized
 from aloe.evaluation.dense.normals import NormalsTask
-from aloe.evaluation.dense.samples import FeaturesOf, Samples, View, tracked, viewed
+from aloe.evaluation.dense.samples import FeaturesOf, Samples, View, viewed
 from aloe.evaluation.dense.settings import DenseSettings
 
 TaskName = Literal["depth", "normals"]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from aloe.core.errors import UserError
+from aloe.core.progress import tracked
 from aloe.data.frames.frame import Frame, FrameSource, NoTruth
 from aloe.evaluation.dense.augment import augmented
 from aloe.evaluation.dense.depth import DepthTask
@@ -141,13 +142,3 @@ class Samples:
         except NoTruth:
             return square
         return new
-
-
-def tracked(items: Sequence[Any] | range, title: str | None) -> Any:
-    """The items, with a bar on standard error if there is a title."""
-    if not title:
-        return items
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(items, description=title, console=Console(stderr=True))

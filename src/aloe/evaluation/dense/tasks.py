@@ -11,7 +11,7 @@ import difflib
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from aloe.core.errors import UserError
+from aloe.core.progress import Bar
 from aloe.data.frames.frame import FramePairs, FrameSplits
 from aloe.data.frames.named import open_frames, open_pairs
 from aloe.data.frames.pair_settings import CorrespondenceSettings, PairSettings
@@ -192,8 +193,8 @@ class _Run:
     def match(self, pairs: FramePairs, settings: CorrespondenceSettings, label: str) -> Row:
         """Match every pair; pictures of a few are written beside the rows."""
         settings = settings.over(pairs.defaults)
-        with _bar(self.title, len(pairs.pairs)) as advance:
-            found = correspondence(self.model, pairs, settings, advance)
+        with Bar(self.title, len(pairs.pairs)) as bar:
+            found = correspondence(self.model, pairs, settings, bar.update)
         value = found.mean_of_bins(_VALUE_AT)
         if value is None:
             raise UserError(f"No pair of {pairs.name} turns by an angle inside the bins {pairs.bins}.")
@@ -330,27 +331,3 @@ def _name(name: Any, model: Any) -> str:
     if not isinstance(name, nn.Module):
         return str(name)
     return model.name if isinstance(model, Teacher) else type(model).__name__
-
-
-class _bar:
-    """A bar over pairs, or nothing; entering gives the function that is told how many are done."""
-
-    def __init__(self, title: str | None, total: int) -> None:
-        self.title, self.total = title, total
-        self.bar: Any = None
-
-    def __enter__(self) -> Callable[[int, int], None] | None:
-        if not self.title:
-            return None
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.bar = Progress(*columns, console=Console(stderr=True))
-        self.bar.start()
-        task = self.bar.add_task(self.title, total=self.total)
-        return lambda done, _: self.bar.update(task, completed=done)
-
-    def __exit__(self, *_: Any) -> None:
-        if self.bar is not None:
-            self.bar.stop()

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import set_seed
 
 from aloe.core.errors import UserError
+from aloe.core.progress import say
 from aloe.data.draws import check_source
 from aloe.data.shards import ShardSource
 from aloe.data.sources import ImageSource, open_source, parts_taken
@@ -31,7 +32,6 @@ from aloe.train.align.stem import warmed_up
 from aloe.train.align.trainer import AlignmentModel, AlignmentTrainer, alignment_bar
 from aloe.train.arguments import training_arguments
 from aloe.train.checkpoints import checkpoints
-from aloe.train.progress import say
 from aloe.train.runs import claim, hold_out, record, sample_images, starting_point
 
 
