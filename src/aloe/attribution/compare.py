@@ -25,6 +25,7 @@ from aloe.draw.attributions import Column, comparison_gallery, comparison_row, s
 from aloe.draw.figures import load_matplotlib
 from aloe.draw.gallery import save_png
 from aloe.models.teachers import Teacher, resize
+from aloe.models.unwrap import unwrapped
 
 GALLERY_ROWS = 20
 STAGES = {"aligned": "aligned student", "converted": "converted", "b-cosified": "B-cosified", "finetuned": "fine-tuned"}
@@ -85,6 +86,7 @@ def attribute_files(
         UserError: nothing to explain or to write to, an unknown method or class, or a model that does not know the class.
     """
     chosen, options = find_methods(methods), options or {}
+    models = {name: unwrapped(model) for name, model in models.items()}
     for key, values in options.items():
         check_options(find_method(key), values)
     load_matplotlib()  # said before any work, where it is missing

@@ -26,6 +26,7 @@ from aloe.data.transforms import ResizeCenterCrop
 from aloe.draw.explanations import over_white, signed_map
 from aloe.draw.gallery import row, save_png, stack
 from aloe.models.saving import load
+from aloe.models.unwrap import unwrapped
 
 
 @dataclass
@@ -62,7 +63,7 @@ def explain_files(
         UserError: no student there, no images, none of them readable, an unknown target, a folder that cannot be written
             or that belongs to the images.
     """
-    student: Any = load(model) if isinstance(model, str | Path) else model
+    student: Any = load(model) if isinstance(model, str | Path) else unwrapped(model)
     student.to(device)
     source = open_images(images)
     taken = names_of_images(source, output_dir)

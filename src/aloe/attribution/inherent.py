@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from aloe.attribution.targets import Target, as_target, part_of, target_value
 from aloe.bcos.dynamic import explanation_mode
 from aloe.core.errors import UserError
+from aloe.models.unwrap import unwrapped
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -80,6 +81,7 @@ def explain(model: nn.Module, images: Any, targets: Target = None, *, batch_size
     Raises:
         UserError: images or targets of a wrong kind or shape, or a model that is not a B-cos ViT.
     """
+    model = unwrapped(model)
     if getattr(getattr(model, "config", None), "model_type", None) != "bcos_vit":
         raise UserError(
             f"{type(model).__name__} is not a B-cos model: convert and align it first (aloe align), then explain it."

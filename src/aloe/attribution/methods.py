@@ -27,6 +27,7 @@ from aloe.attribution.targets import Target, as_target, part_of
 from aloe.bcos.functional import ACTIVATIONS
 from aloe.core.errors import UserError
 from aloe.models.teachers import Teacher
+from aloe.models.unwrap import unwrapped
 
 MapFunction = Callable[..., tuple[Tensor, Tensor]]
 
@@ -132,7 +133,7 @@ def attribute(
     Raises:
         UserError: an unknown method, preset or option, a method that the model cannot support, wrong images or targets.
     """
-    chosen, targets = find_method(method), as_target(targets)
+    chosen, targets, model = find_method(method), as_target(targets), unwrapped(model)
     options = preset_options(preset, method, options)
     check_model(model)
     if reason := unsupported(model, method):

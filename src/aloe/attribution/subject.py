@@ -84,7 +84,7 @@ class _TeacherSubject(Subject):
     def __init__(self, model: Teacher) -> None:
         super().__init__(model)
         self.teacher, self.config, self.blocks = model, model.config, model.blocks
-        self.pooling = str(model.family.student["pooling"])
+        self.pooling = model.pooling
         self.prefix = int(model.use_cls_token) + model.num_register_tokens
         self.patch_size = model.patch_size
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from aloe.bcos.dynamic import is_explaining
 from aloe.bcos.functional import NORM_FLOOR
 from aloe.core.errors import UserError
+from aloe.models.labels import index_of
 
 
 @dataclass(frozen=True)
@@ -120,11 +121,11 @@ def class_index(target: Any, config: Any, count: int) -> int:
         UserError: there is none.
     """
     if isinstance(target, str):
-        names = {str(name).lower(): int(i) for i, name in config.id2label.items()}
-        if target.lower() in names:
-            return names[target.lower()]
+        found = index_of(config.id2label, target)
+        if found is not None:
+            return found
         if not target.lstrip("-").isdigit():
-            known = ", ".join(list(names)[:10])
+            known = ", ".join(str(name).lower() for name in list(config.id2label.values())[:10])
             raise UserError(f"There is no class {target!r}; the model knows {known}{' ...' if count > 10 else ''}.")
     elif not isinstance(target, Integral):
         raise UserError(f"A class is an index or a name, got {target!r}; give a direction as a float tensor.")

@@ -26,18 +26,25 @@ def bcosify(
     from aloe.data.sources import open_source
     from aloe.models.convert import bcosify as convert
     from aloe.models.saving import save_student
+    from aloe.models.teachers import load_teacher
     from aloe.train.align.calibrate import calibrate_on
 
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise UserError(f"{output_dir} is not empty; give another --output-dir.")
     images = None if calibrate is None else open_source(calibrate)  # before weights are fetched
-    student, report = convert(teacher, stem, b, seed=seed, with_report=True)
+    source = load_teacher(teacher)
+    student, report = convert(source, stem, b, seed=seed, with_report=True)
     skipped = [] if images is None else calibrate_on(student, images, seed)
     save_student(student, output_dir)
     result = {k: {"tensors": n, "parameters": p} for k, n, p in report.rows()}
     rows = [(k, n, f"{p:>10}") for k, n, p in report.rows()] + [("not read", len(report.unread), f"{'-':>10}")]
     done = "Converted" if images is None else "Converted and calibrated"
     words = [table(rows, ("what", "tensors", "parameters")), f"{done} student, not aligned: {output_dir}"]
+    words += [source.note] * bool(source.note)
     words += [f"Not readable, so not calibrated on: {name}" for name in skipped]
     facts = {} if images is None else {"calibrated": True, "unreadable": skipped}
-    say({"student": str(output_dir), **result, "unread": report.unread, **facts}, "\n".join(words), json)
+    say(
+        {"student": str(output_dir), **result, "unread": report.unread, "note": source.note, **facts},
+        "\n".join(words),
+        json,
+    )

@@ -20,6 +20,7 @@ from aloe.evaluation.results import ResultLog, Row, describe, row_key, versions
 from aloe.evaluation.settings import EvaluateSettings
 from aloe.evaluation.tasks import TASKS, Case, Outcome
 from aloe.models.teachers import Teacher
+from aloe.models.unwrap import unwrapped
 
 Data = str | Path | tuple[str | Path | None, str | Path] | Splits
 
@@ -139,7 +140,7 @@ def _case(
     output_dir: Path | None = None,
     models: Sequence[str] = (),
 ) -> Case:
-    loaded = model if isinstance(model, nn.Module) else load_any(model)
+    loaded = unwrapped(model) if isinstance(model, nn.Module) else load_any(model)
     return Case(name, loaded, splits, settings, device, cache, progress, output_dir, tuple(models))
 
 

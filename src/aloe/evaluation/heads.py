@@ -18,6 +18,7 @@ from torch import Tensor
 from aloe.bcos.functional import NORM_FLOOR, bcos_linear
 from aloe.core.errors import UserError
 from aloe.core.files import read_json, whole
+from aloe.models.labels import label_table
 from aloe.models.modeling import BcosViTForImageClassification, BcosViTModel
 
 HEAD_NAME, RECORD_NAME = "head.safetensors", "probe.json"
@@ -102,6 +103,7 @@ def load_probe(folder: str | Path) -> tuple[Probe, dict[str, Any]]:
         if record["sha256"] != hashlib.sha256(data).hexdigest():
             raise UserError(f"{home}: {HEAD_NAME} does not belong to {RECORD_NAME}; fit the probe again.")
         tensors = load(data)
+        label_table({"id2label": dict(enumerate(record["classes"]))}, len(tensors["weight"]), f"{home}: {RECORD_NAME}")
         scalars = {name: record[name] for name in ("kind", "b", "logit_bias", "learning_rate")}
         validation = {float(lr): accuracy for lr, accuracy in record["validation"].items()}
         return Probe(tensors["weight"], tensors.get("bias"), validation=validation, **scalars), record

@@ -19,6 +19,7 @@ from aloe.models.families import GATED
 from aloe.models.modeling import BcosViTForImageClassification, BcosViTModel
 from aloe.models.rules import Copy, Fold, Rule, assemble, renamed, same_but_for_unit_axes, sources_of
 from aloe.models.teachers import Teacher, load_teacher
+from aloe.models.unwrap import plain_name
 
 Student = BcosViTModel | BcosViTForImageClassification
 
@@ -80,7 +81,7 @@ def bcosify(
     with torch.random.fork_rng(devices=[]), torch.device(reference.device):
         torch.manual_seed(seed)
         student: Any = model_class(config)
-        student.to(reference.dtype)
+        student.to(_whole(reference).dtype)
     report = ConversionReport(unread=list(teacher.unread))
     tensors = _convert(teacher, student, report)
     student.load_state_dict(tensors, strict=False, assign=True)
@@ -96,10 +97,8 @@ def student_config(teacher: Teacher, stem: str, b: float) -> BcosViTConfig:
     gated = bool(getattr(source, "use_swiglu_ffn", False) or getattr(source, "use_gated_mlp", False))
     labels: dict[str, Any] = {}
     if teacher.classifier is not None:
-        labels = {"id2label": dict(source.id2label), "label2id": dict(source.label2id)}
-    overrides = dict(family.student)
-    if overrides["pooling"] == "attention" and not getattr(teacher.tower, "use_head", True):
-        overrides["pooling"] = "mean"
+        labels = {"id2label": dict(source.id2label), "label2id": dict(source.label2id)}  # checked when it was opened
+    overrides = {**family.student, "pooling": teacher.pooling}
     return BcosViTConfig(
         hidden_size=source.hidden_size,
         num_hidden_layers=source.num_hidden_layers,
@@ -146,7 +145,8 @@ def fold_normalization(weight: Tensor, bias: Tensor | None, mean: tuple[float, .
 
 
 def _convert(teacher: Teacher, student: Student, report: ConversionReport) -> dict[str, Tensor]:
-    source = {teacher.family.table_name(name): tensor for name, tensor in teacher.tower.state_dict().items()}
+    found = teacher.tower.state_dict()
+    source = {teacher.family.table_name(plain_name(name)): _whole(tensor) for name, tensor in found.items()}
     used: set[str] = set()
     prefix = "vit." if isinstance(student, BcosViTForImageClassification) else ""
     config: Any = student.config
@@ -155,7 +155,7 @@ def _convert(teacher: Teacher, student: Student, report: ConversionReport) -> di
     for name, tensor in student.state_dict().items():
         rule = rules.get(name.removeprefix(prefix))
         if name == "classifier.weight" and teacher.classifier is not None:
-            made[name] = teacher.classifier.weight.detach().clone()
+            made[name] = _whole(teacher.classifier.weight.detach()).clone()
             report.copied[name] = tensor.numel()
         elif rule is None:
             report.new[name] = tensor.numel()
@@ -217,6 +217,11 @@ def _fit(value: Tensor, like: Tensor, name: str, teacher: str) -> Tensor:
     if not same_but_for_unit_axes(value, like):
         raise UserError(f"{teacher}: {name} has shape {tuple(value.shape)}, the student needs {tuple(like.shape)}.")
     return value.reshape(like.shape).contiguous()
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """In float32 where it is in half precision: students are never made in less."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def _group(report: ConversionReport, rule: Rule) -> dict[str, int]:

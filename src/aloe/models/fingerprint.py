@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from aloe.models.unwrap import plain_name
+
 
 def fingerprint(model: nn.Module, *rest: Any) -> str:
     """16 hexadecimal digits over a module's tensors, their names, and whatever else is given."""
     digest = hashlib.sha256(repr(rest).encode())
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted((plain_name(name), tensor) for name, tensor in model.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -21,6 +21,7 @@ from aloe.core.errors import UserError
 from aloe.core.files import read_object
 from aloe.models.configuration import BcosViTConfig, stem_stride
 from aloe.models.hub import explain_hub_errors
+from aloe.models.labels import label_table, labels_of
 from aloe.models.modeling import BcosViTForImageClassification, BcosViTModel
 from aloe.models.published_layout import (
     ACTIVATIONS,
@@ -35,6 +36,7 @@ from aloe.models.published_layout import (
     Kind,
 )
 from aloe.models.rules import same_but_for_unit_axes
+from aloe.models.unwrap import common_prefix
 
 FILES = ("config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json")
 BACKBONE_KEYS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
@@ -89,7 +91,7 @@ def load_published(
         folder = Path(name) if Path(name).is_dir() else _download(name, revision)
         values = read_object(folder / "config.json", "fetch it again")
         kind = _kind(name, values.get("model_type"))
-        tensors = _tensors(folder, name)
+        tensors = _unwrapped(_tensors(folder, name))
         prefix = _prefix(name, tensors)
         theirs = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key != CLASSIFIER}
         head = tensors.get(CLASSIFIER)
@@ -229,15 +231,8 @@ def _image_size(
 
 
 def _labels(name: str, values: dict[str, Any], rows: int) -> dict[str, Any]:
-    stated = values.get("id2label") or {}
-    if not stated and values.get("num_labels") in (None, rows):
-        return {"num_labels": rows}
-    if len(stated) != rows:
-        raise UserError(f"{name}: the classifier has {rows} rows, config.json names {len(stated)} labels.")
-    names = {int(k): str(v) for k, v in stated.items()} if isinstance(stated, dict) else {}
-    if sorted(names) != list(range(rows)):
-        raise UserError(f"{name}: id2label of config.json does not name the labels 0 to {rows - 1}.")
-    return {"id2label": names, "label2id": {v: k for k, v in names.items()}}
+    names = label_table(values, rows, name)
+    return {"num_labels": rows} if names is None else labels_of(names)
 
 
 def _normalisation(kind: Kind, processor: dict[str, Any]) -> tuple[list[float], list[float]]:
@@ -284,6 +279,14 @@ def _rename(
     if left:
         raise UserError(f"{name}: {len(left)} tensors are left over, first {prefix + min(left)!r}.")
     return made
+
+
+def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors whose every name stands behind what a wrapper added (`module.`), without it."""
+    prefix = common_prefix(list(tensors))
+    if f"{prefix}{CLASSIFIER}" not in tensors:  # without a classifier `_prefix` reads it
+        return tensors
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
 
 
 def _prefix(name: str, tensors: dict[str, Tensor]) -> str:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from aloe.core.errors import UserError
 from aloe.models.configuration import BcosViTConfig
+from aloe.models.headers import classifier_rows, shapes_of
 from aloe.models.hub import explain_hub_errors
+from aloe.models.labels import label_table, set_labels
 from aloe.models.modeling import BcosViTForImageClassification, BcosViTModel
 from aloe.models.published import is_published, load_published
-from aloe.models.teachers import is_weight_file
+from aloe.models.teachers import is_weight_file, missing_weights
+from aloe.models.unwrap import common_prefix
 from aloe.models.zoo_models import locate
 
 
@@ -33,12 +38,23 @@ def load(source: str | Path, **options: Any) -> BcosViTModel | BcosViTForImageCl
         values, _ = PreTrainedConfig.get_config_dict(name, revision=options.get("revision"))
         if is_published(values.get("model_type")):
             return load_published(name, **options)
-        config = _config(source, values)
-        classifier = "BcosViTForImageClassification" in (config.architectures or [])
+        _check_kind(source, values)
+        classifier = "BcosViTForImageClassification" in (values.get("architectures") or [])
+        shapes, names = shapes_of(name, options.get("revision")), None
+        if classifier and (rows := classifier_rows(shapes)) is not None:
+            names = label_table(values, rows, str(source)) or {i: f"LABEL_{i}" for i in range(rows)}
+        config = BcosViTConfig.from_dict(values)
+        if names is not None:
+            set_labels(config, names)
         model_class: Any = BcosViTForImageClassification if classifier else BcosViTModel
-        model, report = model_class.from_pretrained(
-            name, config=config, use_safetensors=True, output_loading_info=True, **options
+        read = partial(
+            model_class.from_pretrained, name, config=config, use_safetensors=True, output_loading_info=True, **options
         )
+        model, report = read()
+        if report["missing_keys"] and (prefix := common_prefix(list(shapes))):
+            model, report = read(key_mapping={f"^{re.escape(prefix)}": ""})
+    if report["missing_keys"] and common_prefix(list(shapes)):
+        raise UserError(missing_weights(name, sorted(report["missing_keys"]), list(shapes)))
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[kind]:
             raise UserError(f"{name}: {kind.replace('_', ' ')} in the weights, first {sorted(report[kind])[0]!r}.")
@@ -112,10 +128,9 @@ def image_processor(config: Any) -> dict[str, Any]:
     }
 
 
-def _config(source: str | Path, values: dict[str, Any]) -> BcosViTConfig:
+def _check_kind(source: str | Path, values: dict[str, Any]) -> None:
     if values.get("model_type") != BcosViTConfig.model_type:
         raise UserError(
             f"{source} is a {values.get('model_type')} model, not a B-cos student; align it first, "
             f"`aloe align {source} IMAGES -o STUDENT` (other explanations of it as it is: `aloe attribute`)."
         )
-    return BcosViTConfig.from_dict(values)

@@ -7,9 +7,12 @@ Only safetensors are read.
 
 from __future__ import annotations
 
+import copy
+import re
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,10 @@ from torch import Tensor, nn
 
 from aloe.core.errors import UserError
 from aloe.models.families import FAMILIES, Family
+from aloe.models.geometry import settle, settle_modules, side
+from aloe.models.headers import classifier_rows, shapes_of
+from aloe.models.labels import label_table, set_labels
+from aloe.models.unwrap import common_prefix, extends, unwrapped
 from aloe.models.zoo_models import locate
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".tar")
@@ -46,14 +53,20 @@ class Teacher(nn.Module):
         name: shown in reports and stored with the student.
         mean, std: normalisation of images in [0, 1]; default: the family's.
         resolution: side in pixels at which it is used; default: the configuration's `image_size`.
+        keep_half: leave a module in half precision as it is.
 
-    `unread` names the checkpoint's tensors that were not loaded (poolers, text towers, heads on something else).
+    `unread` names the checkpoint's tensors that were not loaded (poolers, text towers, heads on something else); `note` is a
+    sentence on a classifier that is left out.
+
+    A module in half precision is copied in float32: precision is autocast's. Wrappers of torch.compile, DataParallel and DDP
+    are taken off.
 
     Raises:
-        UserError: for a module of another architecture.
+        UserError: for a module of another architecture or geometry, or with a table of labels that does not fit.
     """
 
     unread: tuple[str, ...] = ()
+    note: str = ""
 
     def __init__(
         self,
@@ -62,22 +75,31 @@ class Teacher(nn.Module):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         resolution: int | None = None,
+        *,
+        keep_half: bool = False,
     ) -> None:
         super().__init__()
+        model = unwrapped(model)
         config: Any = getattr(model, "config", None)
+        if config is None:
+            raise UserError(_no_config(model))
         self.family = family_of(getattr(config, "model_type", None))
-        self.model = model.eval().requires_grad_(False)
-        self.tower = _find_tower(model, self.family)
-        self.config: Any = getattr(config, "vision_config", config)
+        self.model = (model if keep_half else in_float32(model)).eval().requires_grad_(False)
+        self.tower = _find_tower(self.model, self.family)
+        self.config: Any = getattr(self.model.config, "vision_config", self.model.config)
         self.name = name or type(model).__name__
+        settle(self.config, self.name)
+        settle_modules(self.model)
         self.mean = tuple(self.family.mean if mean is None else mean)
         self.std = tuple(self.family.std if std is None else std)
-        self.patch_size = int(_square(self.config.patch_size))
+        self.patch_size = int(self.config.patch_size)
         self.image_size = _image_size(self.config, self.patch_size)
         self.resolution = resolution or self.image_size
-        classifier = getattr(model, "classifier", None)
-        reads_pooled = self.family.classifier_class == type(model).__name__
-        self.classifier = classifier if reads_pooled and isinstance(classifier, nn.Linear) else None
+        self.classifier, self.note = _classifier(self.model, self.family, self.name)
+        if self.classifier is not None:
+            stated = {"id2label": config.id2label} if getattr(config, "id2label", None) else {}
+            names = label_table(stated, self.classifier.out_features, self.name)
+            set_labels(self.config, names or {i: f"LABEL_{i}" for i in range(self.classifier.out_features)})
         self._warm = False
 
     @property
@@ -88,8 +110,8 @@ class Teacher(nn.Module):
                 found = self.tower.get_submodule(path)
             except AttributeError:
                 continue
-            if isinstance(found, nn.ModuleList):
-                return found
+            if isinstance(unwrapped(found), nn.ModuleList):
+                return unwrapped(found)
         raise UserError(f"{self.name}: no list of blocks found in this {self.family.name} layout.")
 
     @property
@@ -108,6 +130,13 @@ class Teacher(nn.Module):
     @property
     def use_cls_token(self) -> bool:
         return bool(self.family.student.get("use_cls_token", True))
+
+    @property
+    def pooling(self) -> str:
+        """`cls`, `mean` (of the patch tokens) or `attention`: what makes the pooled output, and what a classifier reads."""
+        pooling = str(self.family.student["pooling"])
+        headless = self.classifier is not None or not getattr(self.tower, "use_head", True)
+        return "mean" if pooling == "attention" and headless else pooling
 
     @property
     def num_register_tokens(self) -> int:
@@ -145,7 +174,7 @@ class Teacher(nn.Module):
     def pool_raw(self, tokens: Tensor, pool: str) -> Tensor:
         """Raw tokens (B, N, D) of any block to a pooled output (B, D): through an attention-pooling head as they are, else
         their mean or CLS token (`pool`) through the final norm. What LeGrad scores (docs/attribution.md)."""
-        if self.family.student["pooling"] == "attention":
+        if self.pooling == "attention":
             head: Any = self.tower.head
             return head(tokens)
         return self._final_norm(tokens[:, 0] if pool == "cls" else tokens.mean(dim=1))
@@ -159,11 +188,11 @@ class Teacher(nn.Module):
         """(normed tokens, output of an attention-pooling head if there is one)."""
         if self.family.model_class == "Siglip2VisionModel":
             out = self.tower(**_naflex(pixels, self.patch_size))
-            return out.last_hidden_state, out.pooler_output
+            return out.last_hidden_state, out.pooler_output if self.pooling == "attention" else None
         other = pixels.shape[-2:] != (self.image_size, self.image_size)
         flag = {"interpolate_pos_encoding": True} if other and self.family.asks_to_interpolate else {}
         out = self.tower(pixels, **flag)
-        head = out.pooler_output if self.family.student["pooling"] == "attention" else None
+        head = out.pooler_output if self.pooling == "attention" else None
         tokens = out.last_hidden_state
         return (self._final_norm(tokens) if self.family.norms_pooled_only else tokens), head
 
@@ -192,7 +221,8 @@ def load_teacher(
         UserError: nothing there, gated or unreachable, not safetensors, or an architecture ALOE cannot convert.
     """
     if isinstance(source, nn.Module):
-        return source if isinstance(source, Teacher) else Teacher(source, "", mean, std, resolution)
+        inner = unwrapped(source)
+        return inner if isinstance(inner, Teacher) else Teacher(inner, "", mean, std, resolution)
     import transformers
     from transformers import AutoConfig
 
@@ -208,23 +238,34 @@ def load_teacher(
             raise UserError(f"{source} is a B-cos student, not a teacher; aloe.load reads it.")
         if from_timm or is_timm_config(values):
             return load_timm(name, mean=mean, std=std, resolution=resolution, dtype=dtype, architecture=architecture)
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-        family = family_of(config.model_type)
-        wanted = getattr(config, "architectures", None) or []
+        config: Any = None
+        shapes, rows = shapes_of(name), None
+        wanted = [str(known) for known in values.get("architectures") or []]
+        family = family_of(values.get("model_type"))
         with_head = family.classifier_class in wanted
-        name_of_class = family.classifier_class if with_head and family.classifier_class else family.model_class
-        model_class: Any = getattr(transformers, name_of_class)
-        options: dict[str, Any] = {"add_pooling_layer": False} if family.model_class == "ViTModel" else {}
-        model, report = model_class.from_pretrained(
+        if with_head and (rows := classifier_rows(shapes)) is not None:
+            names = label_table(values, rows, str(source)) or {i: f"LABEL_{i}" for i in range(rows)}
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        if rows is not None:
+            set_labels(config, names)
+        vision = getattr(config, "vision_config", config)
+        settle(vision, str(source))
+        model_class: Any = getattr(transformers, str(family.classifier_class if with_head else family.model_class))
+        options: dict[str, Any] = {"add_pooling_layer": False} if model_class.__name__ == "ViTModel" else {}
+        load = partial(
+            model_class.from_pretrained,
             name,
+            config=config if with_head else vision,
             use_safetensors=True,
             dtype=dtype,
             output_loading_info=True,
-            **({} if with_head else options),
+            **options,
         )
+        model, report = load()
+        if report["missing_keys"] and (prefix := common_prefix(list(shapes))):
+            model, report = load(key_mapping={f"^{re.escape(prefix)}": ""})
     if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
-        raise UserError(f"{name}: {len(missing)} weights are missing from the checkpoint, first {missing[0]!r}.")
+        raise UserError(missing_weights(name, sorted(report["missing_keys"]), list(shapes)))
     stated = _preprocessing(name)
     if stated.get("do_normalize") is False:
         stated |= {"image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}
@@ -235,7 +276,11 @@ def load_teacher(
         mean or stated.get("image_mean"),
         std or stated.get("image_std"),
         resolution or _resolution(stated, model.config),
+        keep_half=True,
     )
+    heads = [known for known in wanted if "Classification" in known]
+    if heads and not with_head:
+        teacher.note = head_note(label, heads[0])
     teacher.unread = tuple(sorted(report["unexpected_keys"]))
     return teacher
 
@@ -276,10 +321,52 @@ def resize(images: Tensor, side: int) -> Tensor:
 def _find_tower(model: nn.Module, family: Family) -> nn.Module:
     """The vision tower: both with and without a level such as `vision_model` or `vit` around it."""
     for name in family.towers:
-        inner = getattr(model, name, None)
+        inner = unwrapped(getattr(model, name, None))
         if isinstance(inner, nn.Module):
             return _find_tower(inner, family)
     return model
+
+
+def in_float32(model: Any) -> Any:
+    """A module in half precision as a copy in float32; any other as it is."""
+    halves = any(p.dtype in (torch.float16, torch.bfloat16) for p in model.parameters())
+    return copy.deepcopy(model).float() if halves else model
+
+
+def missing_weights(name: str, missing: Sequence[str], found: Sequence[str]) -> str:
+    """A sentence on weights that a checkpoint lacks, with what stands before their names where that is all."""
+    prefix = common_prefix(found)
+    if prefix:
+        return (
+            f"{name}: the names of its weights begin with {prefix!r}, and without it {len(missing)} do not fit either; save"
+            " the model inside its wrapper (merge an adapter first)."
+        )
+    return f"{name}: {len(missing)} weights are missing from the checkpoint, first {missing[0]!r}."
+
+
+def head_note(name: str, what: str) -> str:
+    return (
+        f"The classifier of {name} ({what}) does not read the pooled output alone, so the student is made without it; "
+        "aloe finetune gives it one."
+    )
+
+
+def _classifier(model: nn.Module, family: Family, name: str) -> tuple[nn.Linear | None, str]:
+    """A classifier that is linear on the pooled output; or a sentence where there is another one."""
+    classifier = unwrapped(getattr(model, "classifier", None))
+    if not isinstance(classifier, nn.Module) or isinstance(classifier, nn.Identity):
+        return None, ""
+    if not isinstance(classifier, nn.Linear):
+        return None, head_note(name, f"a {type(classifier).__name__}")
+    if not extends(model, family.classifier_class):
+        return None, head_note(name, type(model).__name__)
+    return classifier, ""
+
+
+def _no_config(model: nn.Module) -> str:
+    inside = next((n for n, m in model.named_modules() if n and getattr(m, "config", None) is not None), None)
+    hint = f"give its {inside}" if inside else "give a module of transformers, its folder or hub id"
+    return f"{type(model).__name__} has no configuration of transformers: model type None cannot be converted; {hint}."
 
 
 def _capture(into: dict[int, Tensor], k: int) -> Any:
@@ -289,18 +376,11 @@ def _capture(into: dict[int, Tensor], k: int) -> Any:
     return hook
 
 
-def _square(value: Any) -> int:
-    sides = set(value) if isinstance(value, list | tuple) else {value}
-    if len(sides) != 1:
-        raise UserError(f"Only square images and patches are supported, got {value}.")
-    return int(sides.pop())
-
-
 def _image_size(config: Any, patch: int) -> int:
     """Native pixels on a side; NaFlex configurations state the number of patches instead."""
     if getattr(config, "num_patches", None) and not getattr(config, "image_size", None):
         return patch * round(config.num_patches**0.5)
-    return _square(config.image_size)
+    return side(config.image_size, "image_size")
 
 
 def _naflex(pixels: Tensor, patch: int) -> dict[str, Tensor]:
@@ -328,9 +408,9 @@ def _resolution(stated: dict[str, Any], config: Any) -> int | None:
     """The side the checkpoint's preprocessing crops or resizes to, if it is a whole number of patches."""
     config = getattr(config, "vision_config", config)
     size = stated.get("crop_size") or stated.get("size") or {}
-    side = size.get("height") if isinstance(size, dict) else size
-    patch = _square(config.patch_size)
-    if not side or side < patch:
+    pixels = size.get("height") if isinstance(size, dict) else size
+    patch = int(config.patch_size)
+    if not pixels or pixels < patch:
         return None
     native = _image_size(config, patch)
-    return int(side) if side == native or side % patch == 0 else None
+    return int(pixels) if pixels == native or pixels % patch == 0 else None

@@ -20,7 +20,7 @@ from torch import Tensor
 from aloe.core.errors import UserError
 from aloe.core.files import read_json
 from aloe.models.rules import assemble, renamed, same_but_for_unit_axes, sources_of
-from aloe.models.teachers import Teacher, family_of
+from aloe.models.teachers import Teacher, family_of, head_note
 from aloe.models.timm_layouts import (
     ACTIVATION_NAMES,
     ACTIVATIONS,
@@ -33,6 +33,7 @@ from aloe.models.timm_layouts import (
     Zeros,
     layout_of,
 )
+from aloe.models.unwrap import common_prefix
 
 DINOV3_IMAGE_SIZE = 256  # timm's, where a file alone does not say it: rotary positions leave no trace in the tensors
 
@@ -98,8 +99,10 @@ def load_timm(
     except (TypeError, ValueError, AttributeError, ArithmeticError) as error:  # how wrong fields show
         raise UserError(f"{source}: its config.json has a field of a wrong type or value: {error}.") from error
     tower, unread = _build(found, layout, config, class_name, dtype)
-    teacher = Teacher(tower, found.name, mean, std, resolution or _resolution(found, config))
+    teacher = Teacher(tower, found.name, mean, std, resolution or _resolution(found, config), keep_half=True)
     teacher.unread = tuple(unread)
+    if "head.weight" in unread:
+        teacher.note = head_note(found.name, "timm's head.weight")
     return teacher
 
 
@@ -123,7 +126,14 @@ def _open(name: str, architecture: str | None) -> _Source:
         raise UserError(f"{name}: the safetensors file is truncated or corrupt ({error}); fetch it again.") from error
     except OSError as error:
         raise UserError(f"{name} cannot be read: {error}.") from error
+    tensors = _without_prefix(tensors)
     return _Source(label if path.exists() else name, known, tag, tensors, stated)
+
+
+def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors whose every name stands behind `module.`, `_orig_mod.` or the like, under timm's names."""
+    prefix = common_prefix(list(tensors))
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
 
 
 def _fetch(name: str) -> tuple[Path, dict[str, Any]]:

@@ -29,6 +29,7 @@ from aloe.apps.export.graphs import (
 from aloe.apps.export.int8 import Quantised, measure, quantise
 from aloe.apps.export.verify import SEED, Verified, random_inputs, verify
 from aloe.core.errors import UserError
+from aloe.models.unwrap import unwrapped
 
 KINDS = ("forward", "explanation")
 RANDOM_IMAGES = 16
@@ -101,6 +102,7 @@ def export_student(
     path = Path(output)
     file_format = check_request(path, what, format, target, int8, opset)
     check_destination(path, overwrite)
+    model = unwrapped(model)
     _check_model(model, target)
     size = _side(model, image_size)
     images = _images(images, size) if int8 else None

@@ -86,7 +86,7 @@ def build_study(
             differing += 1
             continue
         maps = {key: map_png(_map(m, pixels, predicted[0], key, options or {}, device)) for key, m in models.items()}
-        material.append(Material(name, predicted[0], image_png(pixels), maps))
+        material.append(Material(name, predicted[0][0], image_png(pixels), maps))
         if progress is not None:
             progress(len(material), goal)
     built.notes += [f"{len(unreadable)} images could not be read: {'; '.join(unreadable[:3])}"] * bool(unreadable)
@@ -131,16 +131,20 @@ def _models(
     return found
 
 
-def _predicted(model: Any, pixels: Tensor, device: str) -> str:
+def _predicted(model: Any, pixels: Tensor, device: str) -> tuple[str, int]:
+    """The name of the predicted class, and which of the classes of that name it is (ImageNet has two cranes)."""
     with torch.no_grad():
         logits = model(resize(pixels[None], native_pixels(model)).to(device)).logits
-    return _names(model)[int(logits.argmax())]
+    names, index = list(_names(model).values()), int(logits.argmax())
+    return names[index], names[:index].count(names[index])
 
 
-def _map(model: Any, pixels: Tensor, title: str, key: str, options: Mapping[str, Any], device: str) -> Tensor:
-    """(H, W): what a method shows for the class of this name, at the pixels of the picture."""
+def _map(
+    model: Any, pixels: Tensor, predicted: tuple[str, int], key: str, options: Mapping[str, Any], device: str
+) -> Tensor:
+    """(H, W): what a method shows for the class that was predicted, at the pixels of the picture."""
     own = resize(pixels[None], native_pixels(model)).to(device)
-    index = next(i for i, name in _names(model).items() if name == title)
+    index = [i for i, name in _names(model).items() if name == predicted[0]][predicted[1]]
     found = attribute(model, own, index, key, **options.get(key, {})).pixels()
     size = (pixels.shape[-2], pixels.shape[-1])
     return F.interpolate(found[:, None], size=size, mode="bilinear", align_corners=False)[0, 0].cpu()

@@ -34,6 +34,7 @@ from aloe.evaluation.dense.samples import FeaturesOf
 from aloe.evaluation.dense.settings import DenseSettings
 from aloe.evaluation.results import ResultLog, Row, describe, row_key, versions
 from aloe.models.teachers import Teacher
+from aloe.models.unwrap import unwrapped
 
 PROBES, DENSE = ("depth", "normals"), ("depth", "normals", "correspondence")
 _METRICS = {"depth": "relative delta1", "normals": "delta 11.25", "correspondence": "recall@2cm"}
@@ -324,7 +325,7 @@ def _hash(view: str, image: Tensor) -> str:
 
 
 def _loaded(model: Any) -> Any:
-    return model if isinstance(model, nn.Module) else load_any(model)
+    return unwrapped(model) if isinstance(model, nn.Module) else load_any(model)
 
 
 def _name(name: Any, model: Any) -> str:

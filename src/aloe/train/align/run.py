@@ -22,7 +22,8 @@ from aloe.data.subset import MemoryImages
 from aloe.models.convert import Student, bcosify
 from aloe.models.fingerprint import fingerprint
 from aloe.models.saving import load
-from aloe.models.teachers import Teacher, load_teacher
+from aloe.models.teachers import Teacher, in_float32, load_teacher
+from aloe.models.unwrap import unwrapped
 from aloe.train.align.calibrate import IMAGES as CALIBRATED
 from aloe.train.align.calibrate import calibrate
 from aloe.train.align.points import check_pair, resolve_blocks
@@ -68,17 +69,22 @@ def align(
     """
     resolved = AlignSettings.resolve(recipe, config, settings)
     source = open_source(images) if isinstance(images, str | Path | Sequence) else images  # before weights are fetched
-    teacher = teacher if isinstance(teacher, Teacher) else load_teacher(_module_or_name(teacher))
+    taught_by: Teacher = _in_float32(teacher)
+    student = None if student is None else in_float32(unwrapped(student))
+    if progress and taught_by.note and student is None:
+        say(taught_by.note)
     home = Path(output_dir)
     set_seed(resolved.seed)
-    converted: Any = student if student is not None else bcosify(teacher, resolved.stem, resolved.b, seed=resolved.seed)
+    converted: Any = (
+        student if student is not None else bcosify(taught_by, resolved.stem, resolved.b, seed=resolved.seed)
+    )
     resolution = resolved.resolution or converted.config.resolution
-    if resolved.logits and teacher.classifier is None:
-        raise UserError(f"{teacher.name} has no classifier on its pooled output, so there are no logits to align.")
+    if resolved.logits and taught_by.classifier is None:
+        raise UserError(f"{taught_by.name} has no classifier on its pooled output, so there are no logits to align.")
     for side in (resolution, *(resolved.resolutions or [])):
-        check_pair(converted.config, teacher, side)
+        check_pair(converted.config, taught_by, side)
     converted.config.teacher = {**converted.config.teacher, "resolution": resolution}
-    blocks = resolve_blocks(resolved.after_block, teacher.num_layers)
+    blocks = resolve_blocks(resolved.after_block, taught_by.num_layers)
     if progress and (words := parts_taken(source)):
         say(words)
     train, held_out = _split(source, resolved)
@@ -98,8 +104,8 @@ def align(
     early = (calibrates or measures) and not checkpoints(home)  # so that bad data are met before anything is written
     sample = draw() if early else None
     facts = {
-        "teacher": teacher.name,
-        "teacher_fingerprint": fingerprint(teacher.model, teacher.mean, teacher.std),
+        "teacher": taught_by.name,
+        "teacher_fingerprint": fingerprint(taught_by.model, taught_by.mean, taught_by.std),
         "student_fingerprint": None if student is None else fingerprint(student),
         "resolution": resolution,
         "blocks": list(blocks),
@@ -111,14 +117,14 @@ def align(
         data = {"train": train, "held_out": held_out, "resolution": resolution}
         warms = resolved.stem_steps > 0 and student is None
         if warms and start is None:
-            converted = warmed_up(converted, teacher, resolved, home, device, progress=progress, **data)
+            converted = warmed_up(converted, taught_by, resolved, home, device, progress=progress, **data)
         if (calibrates or measures) and start is None:
             sample = draw() if sample is None else sample
             if calibrates:
                 calibrate(converted, sample[:CALIBRATED], stem=not warms)
         trainer = AlignmentTrainer(
-            AlignmentModel(converted.base_model, teacher, resolved, blocks),
-            teacher,
+            AlignmentModel(converted.base_model, taught_by, resolved, blocks),
+            taught_by,
             settings=resolved,
             sample=sample,
             args=arguments,
@@ -138,5 +144,6 @@ def _split(source: Any, settings: AlignSettings) -> tuple[Any, ImageSource | Non
     return hold_out(source, settings.holdout, settings.seed)
 
 
-def _module_or_name(teacher: Any) -> Any:
-    return teacher if isinstance(teacher, nn.Module) else str(teacher)
+def _in_float32(teacher: Any) -> Any:
+    """The teacher; less than float32 is autocast's, as the setting `precision` says."""
+    return in_float32(load_teacher(teacher if isinstance(teacher, nn.Module) else str(teacher)))

@@ -13,7 +13,8 @@ from aloe.core.errors import UserError
 from aloe.models.convert import Student, bcosify
 from aloe.models.modeling import BcosViTForImageClassification, BcosViTModel
 from aloe.models.saving import is_student, load
-from aloe.models.teachers import Teacher, load_teacher
+from aloe.models.teachers import Teacher, in_float32, load_teacher
+from aloe.models.unwrap import unwrapped
 from aloe.train.finetune.losses import logit_bias
 from aloe.train.finetune.settings import FinetuneSettings
 
@@ -31,6 +32,7 @@ def starting_student(
         model = load(name) if is_student(name) else load_teacher(name)
         name = Path(name).name if Path(name).exists() else name
     else:
+        model = unwrapped(model)
         name = type(model).__name__
     if not isinstance(model, BcosViTModel | BcosViTForImageClassification):
         teacher = load_teacher(model)
@@ -43,7 +45,7 @@ def starting_student(
             raise UserError(f"{key} cannot be {wanted}: {name} is a student whose {key} is {has}; leave it out.")
     if settings.calibrate and model.config.teacher.get("stage") != "converted":
         raise UserError(f"calibrate is for models that were only converted, and {name} was trained; leave it out.")
-    return model, name
+    return in_float32(model), name
 
 
 def stage_after(start: Student) -> str:

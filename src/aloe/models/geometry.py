@@ -1,0 +1,54 @@
+"""The one rule of a teacher's geometry: square patches of square RGB images, in whole pixels."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any
+
+from torch import nn
+
+from aloe.core.errors import UserError
+
+SIDES = ("image_size", "patch_size")
+
+
+def settle(config: Any, where: str) -> None:
+    """Check a vision configuration, and write `[8, 8]`, which transformers allows, as 8.
+
+    Raises:
+        UserError: what ALOE does not support, naming the field.
+    """
+    channels = getattr(config, "num_channels", 3)
+    if channels != 3:
+        raise UserError(f"{where}: num_channels is {channels!r}; ALOE converts models of RGB images, which have 3.")
+    for field in SIDES:
+        value = getattr(config, field, None)
+        if value is not None:
+            setattr(config, field, side(value, f"{where}: {field}"))
+    patch, image = config.patch_size, getattr(config, "image_size", None)
+    if image is not None and image < patch:
+        raise UserError(f"{where}: image_size {image} is smaller than patch_size {patch}.")
+
+
+def settle_modules(model: nn.Module) -> None:
+    """The same in a module that is already built, whose embeddings divide by the patch size that they were given."""
+    module: Any
+    for module in model.modules():
+        value = getattr(module, "patch_size", None)
+        takes_pairs = type(module).__name__.endswith("PatchEmbeddings")
+        if isinstance(value, list | tuple) and not takes_pairs and len(set(value)) == 1:
+            module.patch_size = int(value[0])
+
+
+def side(value: Any, what: str) -> int:
+    """A side in pixels, also given as a pair of equal ones.
+
+    Raises:
+        UserError: not a whole number from 1 on, or a rectangle.
+    """
+    sides: list[Any] = list(value) if isinstance(value, list | tuple) else [value]
+    if not sides or not all(isinstance(s, Integral) and not isinstance(s, bool) and int(s) >= 1 for s in sides):
+        raise UserError(f"{what} must be a whole number of pixels, got {value!r}.")
+    if len(set(sides)) != 1:
+        raise UserError(f"Only square images and patches are supported; {what} is {value}.")
+    return int(sides[0])

@@ -1,0 +1,53 @@
+"""Shapes of a checkpoint's tensors from its safetensors headers alone: no weights are read, no module is built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from aloe.core.errors import UserError
+from aloe.core.files import read_object
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+def weight_files(name: str, revision: str | None = None) -> list[Path]:
+    """The safetensors files of a folder or hub id; none where it has none.
+
+    Raises:
+        UserError: an index that names anything but plain safetensors files beside it.
+    """
+    from transformers.utils import cached_file
+
+    options: dict[str, Any] = {"revision": revision, "_raise_exceptions_for_missing_entries": False}
+    single = cached_file(name, SINGLE, **options)
+    if single is not None:
+        return [Path(str(single))]
+    index = cached_file(name, INDEX, **options)
+    if index is None:
+        return []
+    parts = read_object(Path(str(index)), "fetch it again").get("weight_map")
+    if not isinstance(parts, dict) or not all(isinstance(p, str) for p in parts.values()):
+        raise UserError(f"{index} has no weight_map of tensor names to files; fetch it again.")
+    files = sorted(set(parts.values()))
+    for file in files:
+        if Path(file).name != file or not file.endswith(".safetensors"):
+            raise UserError(f"{index} names {file!r}; only safetensors files in its own folder are loaded.")
+    return [Path(str(cached_file(name, file, revision=revision))) for file in files]
+
+
+def shapes_of(name: str, revision: str | None = None) -> dict[str, tuple[int, ...]]:
+    """Every tensor's shape by its name; nothing where there are no safetensors."""
+    from safetensors import safe_open
+
+    found: dict[str, tuple[int, ...]] = {}
+    for path in weight_files(name, revision):
+        with safe_open(path, framework="pt") as file:
+            found |= {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    return found
+
+
+def classifier_rows(shapes: dict[str, tuple[int, ...]]) -> int | None:
+    """The number of rows of the classifier, whatever stands before its name; None without one."""
+    rows = [shape[0] for key, shape in shapes.items() if f".{key}".endswith(".classifier.weight") and len(shape) == 2]
+    return rows[0] if len(rows) == 1 else None

@@ -1,0 +1,79 @@
+"""The one table of class names: read and checked when a model is opened, and asked by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from aloe.core.errors import UserError
+
+STATED = ("id2label", "num_labels")
+
+
+def label_table(values: Mapping[str, Any], rows: int, where: str) -> dict[int, str] | None:
+    """The names of a classifier's `rows`, in their order; None where config.json states none.
+
+    Args:
+        values: the fields of config.json, or those among `STATED` that are stated.
+        where: what to call the model in errors.
+
+    Raises:
+        UserError: other numbers than 0 to rows - 1, or something that is no name; `label2id` is never needed.
+    """
+    if (count := values.get("num_labels")) not in (None, rows):
+        raise UserError(f"{where}: num_labels of config.json is {count!r}, but the classifier has {rows} rows.")
+    if "id2label" not in values:
+        return None
+    stated = values["id2label"]
+    if not isinstance(stated, dict):
+        raise UserError(
+            f"{where}: id2label of config.json is {'null' if stated is None else 'no table'}; name the classifier's {rows}"
+            f' rows as {{"0": NAME, ...}}, or take the field out.'
+        )
+    if len(stated) != rows:
+        raise UserError(
+            f"{where}: the classifier has {rows} rows, config.json names {len(stated)} labels; id2label needs one name for"
+            " every row."
+        )
+    try:
+        numbered = {int(key): name for key, name in stated.items()}
+    except (TypeError, ValueError):
+        numbered = {}
+    if sorted(numbered) != list(range(rows)):
+        found = f" but {min(numbered)} to {max(numbered)}" if numbered else ""
+        raise UserError(f"{where}: id2label of config.json does not name the labels 0 to {rows - 1}{found}.")
+    wrong = [i for i, name in numbered.items() if not isinstance(name, str | int | float) or isinstance(name, bool)]
+    if wrong:
+        raise UserError(
+            f"{where}: id2label of config.json has no name for the label {wrong[0]}, but {numbered[wrong[0]]!r}."
+        )
+    return {i: str(numbered[i]) for i in range(rows)}
+
+
+def labels_of(names: Mapping[int, str]) -> dict[str, Any]:
+    """`id2label` and `label2id` of a table; of a name twice `label2id` knows the first index, as a list's `index` does."""
+    known: dict[str, int] = {}
+    for index, name in names.items():
+        known.setdefault(name, index)
+    return {"id2label": dict(names), "label2id": known}
+
+
+def set_labels(config: Any, names: Mapping[int, str]) -> None:
+    """Give a configuration the table, if it has another."""
+    if config.id2label != names or not config.label2id:
+        for field, value in labels_of(names).items():
+            setattr(config, field, value)
+
+
+def index_of(names: Mapping[int, str], wanted: str) -> int | None:
+    """The index of the class of a name, upper and lower case alike where only one fits; None where there is none.
+
+    Raises:
+        UserError: two classes have that name.
+    """
+    exact = [int(i) for i, name in names.items() if str(name) == wanted]
+    found = exact or [int(i) for i, name in names.items() if str(name).lower() == wanted.lower()]
+    if len(found) > 1:
+        indices = f"{', '.join(map(str, found[:-1]))} and {found[-1]}"
+        raise UserError(f"The classes {indices} are all called {wanted!r}; give the index of the one that is meant.")
+    return found[0] if found else None
