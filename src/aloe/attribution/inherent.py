@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from aloe.attribution.targets import Target, as_target, part_of, target_value
 from aloe.bcos.dynamic import explanation_mode
 from aloe.core.errors import UserError
+from aloe.core.torch_state import in_plain_torch, trackable
 from aloe.models.unwrap import unwrapped
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Explanation:
         return [Image.fromarray(a.cpu().numpy(), "RGBA") for a in self.to_rgba(smooth)]
 
 
+@in_plain_torch
 def explain(model: nn.Module, images: Any, targets: Target = None, *, batch_size: int = 32) -> Explanation:
     """Explain a B-cos model's output for a batch of images.
 
@@ -86,7 +88,7 @@ def explain(model: nn.Module, images: Any, targets: Target = None, *, batch_size
         raise UserError(
             f"{type(model).__name__} is not a B-cos model: convert and align it first (aloe align), then explain it."
         )
-    targets = as_target(targets)
+    targets, model = as_target(targets), trackable(model)
     reference = next(model.parameters())
     pixels = as_batch(images, model).to(reference.device, reference.dtype)
     if not len(pixels):
@@ -112,7 +114,7 @@ def explain_batch(model: nn.Module, images: Tensor, target: Target) -> Explanati
             torch.enable_grad(),
             torch.autocast(images.device.type, enabled=False),
         ):
-            x = model.base_model.encode(images.detach()).requires_grad_()  # type: ignore[union-attr, operator]
+            x = model.base_model.encode(images.detach().clone()).requires_grad_()  # type: ignore[union-attr, operator]
             frozen = {name: p.detach() for name, p in model.named_parameters()}
             options = {"output_hidden_states": True, "return_dict": True}
             outputs = torch.func.functional_call(model, frozen, (x,), options)

@@ -26,6 +26,7 @@ from aloe.attribution.subject import Subject, check_model, opened
 from aloe.attribution.targets import Target, as_target, part_of
 from aloe.bcos.functional import ACTIVATIONS
 from aloe.core.errors import UserError
+from aloe.core.torch_state import in_plain_torch, trackable
 from aloe.models.teachers import Teacher
 from aloe.models.unwrap import unwrapped
 
@@ -104,6 +105,7 @@ class Attribution:
         return F.interpolate(self.maps[:, None], size=self.size, mode="bilinear", align_corners=False)[:, 0]
 
 
+@in_plain_torch
 def attribute(
     model: nn.Module,
     images: Any,
@@ -136,10 +138,11 @@ def attribute(
     chosen, targets, model = find_method(method), as_target(targets), unwrapped(model)
     options = preset_options(preset, method, options)
     check_model(model)
+    model = trackable(model)
     if reason := unsupported(model, method):
         raise UserError(f"{chosen.title}: {reason}.")
     reference = next(model.parameters())
-    pixels = as_batch(images, model).to(reference.device, reference.dtype)
+    pixels = as_batch(images, model).to(reference.device, reference.dtype).clone()  # none of inference mode
     size = chosen.batch_size if batch_size is None else batch_size
     if not len(pixels) or size < 1:
         raise UserError(

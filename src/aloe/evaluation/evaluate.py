@@ -11,6 +11,7 @@ from torch import nn
 
 from aloe.attribution.methods import find_methods
 from aloe.core.errors import UserError
+from aloe.core.torch_state import in_plain_torch
 from aloe.data.benchmarks import open_benchmark, pair
 from aloe.data.splits import Splits, alone
 from aloe.evaluation.backbones import load_any, model_fingerprint
@@ -25,6 +26,7 @@ from aloe.models.unwrap import unwrapped
 Data = str | Path | tuple[str | Path | None, str | Path] | Splits
 
 
+@in_plain_torch
 def evaluate(
     model: str | Path | Teacher | nn.Module,
     task: str,
@@ -63,6 +65,7 @@ def evaluate(
     return _measure(case, task, _row_facts(case, task))
 
 
+@in_plain_torch
 def evaluate_all(
     models: Sequence[str],
     tasks: Sequence[str],

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from aloe.bcos.functional import ACTIVATIONS
 from aloe.core.errors import UserError
+from aloe.core.torch_state import in_plain_torch
 from aloe.models.configuration import EVEN_KERNEL, STEM_NAMES, BcosViTConfig
 from aloe.models.families import GATED
 from aloe.models.modeling import BcosViTForImageClassification, BcosViTModel
@@ -48,6 +49,7 @@ class ConversionReport:
         return ", ".join(parts + [f"{len(self.unread)} tensors not read"] * bool(self.unread))
 
 
+@in_plain_torch
 def bcosify(
     teacher: Teacher | nn.Module | str,
     stem: str = "patch",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from aloe.core.errors import UserError
+from aloe.core.torch_state import in_plain_torch
 from aloe.models.configuration import BcosViTConfig
 from aloe.models.headers import classifier_rows, shapes_of
 from aloe.models.hub import explain_hub_errors
@@ -23,6 +24,7 @@ from aloe.models.unwrap import common_prefix
 from aloe.models.zoo_models import locate
 
 
+@in_plain_torch
 def load(source: str | Path, **options: Any) -> BcosViTModel | BcosViTForImageClassification:
     """A saved student, in eval mode, from a folder, a hub id or the zoo; of the first two, `AutoModel.from_pretrained` too.
 

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aloe.core.errors import UserError
+from aloe.core.torch_state import in_plain_torch
 from aloe.models.families import FAMILIES, Family
 from aloe.models.geometry import settle, settle_modules, side
 from aloe.models.headers import classifier_rows, shapes_of
@@ -200,6 +201,7 @@ class Teacher(nn.Module):
         return self.tower.get_submodule(self.family.final_norm)(tokens)
 
 
+@in_plain_torch
 def load_teacher(
     source: str | Path | nn.Module,
     *,

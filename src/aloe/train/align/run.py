@@ -15,6 +15,7 @@ from transformers import set_seed
 
 from aloe.core.errors import UserError
 from aloe.core.progress import say
+from aloe.core.torch_state import in_plain_torch
 from aloe.data.draws import check_source
 from aloe.data.shards import ShardSource
 from aloe.data.sources import ImageSource, open_source, parts_taken
@@ -36,6 +37,7 @@ from aloe.train.checkpoints import checkpoints
 from aloe.train.runs import claim, hold_out, record, sample_images, starting_point
 
 
+@in_plain_torch
 def align(
     teacher: Teacher | nn.Module | str | Path,
     images: str | Path | Sequence[str | Path] | ImageSource,

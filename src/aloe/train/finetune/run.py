@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from aloe.core.errors import UserError
+from aloe.core.torch_state import in_plain_torch
 from aloe.data.draws import check_source
 from aloe.models.convert import Student
 from aloe.models.fingerprint import fingerprint
@@ -28,6 +29,7 @@ from aloe.train.finetune.trainer import FinetuneTrainer, LabelledModel, finetuni
 from aloe.train.runs import check_resolution, claim, hold_out, record, sample_images, starting_point
 
 
+@in_plain_torch
 def finetune(
     model: Teacher | Student | nn.Module | str | Path,
     images: Images,

@@ -1,0 +1,58 @@
+"""The state of torch around a call: public functions set what they compute under, whatever their caller has set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from torch import nn
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@contextmanager
+def plain_torch() -> Iterator[None]:
+    """Within the block gradients are on, inference mode and autocast are off, and new tensors are float32."""
+    import torch
+
+    before = torch.get_default_dtype()
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for kind in ("cpu", *(["cuda"] if torch.cuda.is_available() else []), *(["mps"] if _has_mps() else [])):
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
+
+
+def in_plain_torch(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, run within `plain_torch`."""
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with plain_torch():
+            return function(*args, **kwargs)
+
+    return run
+
+
+def trackable(model: nn.Module) -> nn.Module:
+    """A model that autograd can track: itself, or a copy where its tensors were made in inference mode."""
+    import copy
+    import itertools
+
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    return copy.deepcopy(model) if any(tensor.is_inference() for tensor in tensors) else model
+
+
+def _has_mps() -> bool:
+    import torch
+
+    return torch.backends.mps.is_available()
