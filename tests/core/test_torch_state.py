@@ -6,12 +6,12 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from conftest import build_teacher
 
 import aloe
 from aloe.attribution.methods import METHODS
 from aloe.core.torch_state import plain_torch
 from aloe.models.saving import save_student
+from conftest import build_teacher
 
 
 @contextmanager

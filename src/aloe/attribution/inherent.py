@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from aloe.attribution.targets import Target, as_target, part_of, target_value
 from aloe.bcos.dynamic import explanation_mode
 from aloe.core.errors import UserError
-from aloe.core.torch_state import in_plain_torch, trackable
+from aloe.core.torch_state import in_plain_torch, trackable, uncompiled
 from aloe.models.unwrap import unwrapped
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ def explain_batch(model: nn.Module, images: Tensor, target: Target) -> Explanati
     model.eval()
     try:
         with (
+            uncompiled(model),
             explanation_mode(),
             torch.inference_mode(False),
             torch.enable_grad(),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from aloe.attribution.targets import Target, target_value
 from aloe.core.errors import UserError
+from aloe.core.torch_state import uncompiled
 from aloe.models.teachers import Teacher
 
 
@@ -140,7 +141,7 @@ def opened(model: nn.Module) -> Iterator[Subject]:
         model.eval()
         for config in configs:
             config._attn_implementation = "sdpa"
-        with torch.inference_mode(False), torch.enable_grad():
+        with uncompiled(model), torch.inference_mode(False), torch.enable_grad():
             yield _TeacherSubject(model) if isinstance(model, Teacher) else _StudentSubject(model)
     finally:
         for config, name in zip(configs, before, strict=True):

@@ -43,6 +43,22 @@ def in_plain_torch(function: Callable[P, R]) -> Callable[P, R]:
     return run
 
 
+@contextmanager
+def uncompiled(model: nn.Module) -> Iterator[None]:
+    """Within the block the modules of a model run as they were written, not as `torch.compile` rewrote them."""
+    compiled = any(
+        hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+        for module in model.modules()
+    )
+    if not compiled:
+        yield
+        return
+    import torch
+
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
 def trackable(model: nn.Module) -> nn.Module:
     """A model that autograd can track: itself, or a copy where its tensors were made in inference mode."""
     import copy
