@@ -36,6 +36,7 @@ from aloe.bcos.layers import (
 )
 from aloe.core.errors import UserError
 from aloe.models.configuration import BcosViTConfig
+from aloe.models.pixels import PixelCheck, can_be_checked, check_range
 
 
 @dataclass
@@ -224,11 +225,16 @@ class BcosViTModel(BcosViTPreTrainedModel):
 
     Raises:
         ValueError: for another channel count, an image that is not a whole number of patches, or attentions asked of
-            an attention implementation that does not return them.
+            an attention implementation that does not return them; and for values outside [0, 1], see `check_pixels`.
     """
+
+    check_pixels: PixelCheck = "error"
+    """What becomes of pixel values outside [0, 1]: `error`, `warn` or `off`. On a CPU every batch is looked at, elsewhere
+    the first one, so that no later step waits for the device."""
 
     def __init__(self, config: BcosViTConfig) -> None:
         super().__init__(config)
+        self._pixels_seen = False
         self.embeddings = BcosViTEmbeddings(config)
         self.pre_norm = LayerNorm(config.hidden_size, config.layer_norm_eps) if config.pre_norm else None
         self.layers = nn.ModuleList([BcosViTLayer(config) for _ in range(config.num_hidden_layers)])
@@ -294,6 +300,13 @@ class BcosViTModel(BcosViTPreTrainedModel):
             raise ValueError(
                 f"pixel_values must be (B, 3, H, W) in [0, 1] or (B, 6, H, W) encoded, got {tuple(pixels.shape)}."
             )
+        if (
+            self.check_pixels != "off"
+            and not (self._pixels_seen and pixels.device.type != "cpu")
+            and can_be_checked(pixels)
+        ):
+            check_range(pixels, self.check_pixels)
+            self._pixels_seen = True
         if self.config.encoding == "normalized":
             mean = pixels.new_tensor(self.config.image_mean)[:, None, None]
             pixels = (pixels - mean) / pixels.new_tensor(self.config.image_std)[:, None, None]
