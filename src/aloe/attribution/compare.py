@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from aloe.attribution.files import check_output, free_name, names_of_images
 from aloe.attribution.inherent import explain
 from aloe.attribution.methods import Method, attribute, check_options, find_method, find_methods, unsupported
+from aloe.attribution.presets import preset_options
 from aloe.attribution.targets import class_index
 from aloe.core.errors import UserError
 from aloe.core.files import whole
@@ -61,6 +62,7 @@ def attribute_files(
     *,
     methods: Sequence[str] = ("all",),
     options: Mapping[str, dict[str, Any]] | None = None,
+    preset: str = "best",
     target: str | None = None,
     resolution: int | None = None,
     limit: int | None = None,
@@ -74,7 +76,7 @@ def attribute_files(
     Args:
         models: teachers and students by the name that heads their columns.
         methods: keys of `METHODS`, or `all`; a model that cannot support one is left out of it, with the reason.
-        options: of methods, by key.
+        options: of methods, by key. preset: where they are not given, `best` or `paper` (`aloe.attribution.presets`).
         target: a class; default: for every image the class that the first model with a classifier predicts. Models without
             a classifier explain the direction of their own features.
         resolution: pixels; default: each model's own.
@@ -83,12 +85,14 @@ def attribute_files(
         progress: told what runs, and how many of all images are done with it.
 
     Raises:
-        UserError: nothing to explain or to write to, an unknown method or class, or a model that does not know the class.
+        UserError: nothing to explain or to write to, an unknown method, preset or class, or a model that does not know the
+            class.
     """
     chosen, options = find_methods(methods), options or {}
     models = {name: unwrapped(model) for name, model in models.items()}
     for key, values in options.items():
         check_options(find_method(key), values)
+    options = {method.key: preset_options(preset, method.key, options.get(method.key)) for method in chosen}
     load_matplotlib()  # said before any work, where it is missing
     source = open_images(images)
     taken = names_of_images(source, output_dir)

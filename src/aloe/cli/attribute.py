@@ -26,6 +26,7 @@ def attribute(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="A method's option, such as intgrad.steps=100.")
     ] = None,
+    preset: Annotated[str, typer.Option(help="Methods' options: best, or paper, as its authors ran them.")] = "best",
     resolution: Annotated[int | None, typer.Option(min=1, help="Pixels; default: each model's own.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many images.")] = None,
     maps: Annotated[bool, typer.Option("--maps", help="Also write the maps, as safetensors.")] = False,
@@ -53,6 +54,7 @@ def attribute(
             output_dir,
             methods=[m.strip() for m in methods.split(",") if m.strip()],
             options=method_options(set_ or []),
+            preset=preset,
             target=target,
             resolution=resolution,
             limit=limit,

@@ -7,7 +7,7 @@ and aligned from there without labels, exactly as a user's own would be. Run aga
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from aloe.apps.demo.localisation import Localisation, localise
 from aloe.apps.demo.page import write_page
 from aloe.attribution.inherent import explain
 from aloe.core.errors import UserError
@@ -46,9 +47,11 @@ class DemoResult:
     page: Path
     rows: list[dict[str, Any]]
     seconds: dict[str, float]
+    localisation: Localisation | None
 
     def summary(self) -> dict[str, Any]:
-        return {"page": str(self.page), "rows": self.rows, "seconds": self.seconds}
+        found = None if self.localisation is None else asdict(self.localisation)
+        return {"page": str(self.page), "rows": self.rows, "localisation": found, "seconds": self.seconds}
 
     def words(self) -> str:
         lines = [
@@ -56,6 +59,7 @@ class DemoResult:
             for r in self.rows
         ]
         spent = ", ".join(f"{name} {value:.0f} s" for name, value in self.seconds.items())
+        lines += [f"  {self.localisation.words()}"] if self.localisation else []
         return "\n".join([*lines, f"Time: {spent}", f"Open {self.page}"])
 
 
@@ -93,8 +97,10 @@ def run_demo(output_dir: Path, *, steps: int = 240, device: str = "cpu", progres
     with _timed(seconds, "explanation", progress):
         aligned.to(torch.device(device))  # type: ignore[arg-type]
         panels = _explanations(aligned, rows)
-    page = write_page(output_dir, rows, panels, read_log(output_dir / "student"), seconds, steps)
-    return DemoResult(page, rows, seconds)
+    with _timed(seconds, "localisation", progress):
+        found = localise(aligned, teacher, *_scenes(), device=device)
+    page = write_page(output_dir, rows, panels, found, read_log(output_dir / "student"), seconds, steps)
+    return DemoResult(page, rows, seconds, found)
 
 
 def _compare(
@@ -155,6 +161,13 @@ def _explanations(student: Any, rows: list[dict[str, Any]], batch: int = 100) ->
         }
         for i in chosen
     ]
+
+
+def _scenes() -> tuple[torch.Tensor, torch.Tensor]:
+    """The held-out scenes, (N, 3, H, W), and their classes."""
+    scenes = [SceneDataset(TEST_SCENES, seed=TEST_SEED, resolution=PIXELS)[i] for i in range(min(TEST_SCENES, 200))]
+    images = torch.stack([to_tensor(Image.fromarray(scene.image)) for scene in scenes])
+    return images, torch.tensor([int(scene.label) for scene in scenes])
 
 
 class _timed:

@@ -12,6 +12,7 @@ import jinja2
 import numpy as np
 from PIL import Image
 
+from aloe.apps.demo.localisation import Localisation
 from aloe.core.files import write_whole
 from aloe.draw.explanations import over_white, signed_map
 
@@ -22,6 +23,7 @@ def write_page(
     folder: Path,
     rows: list[dict[str, Any]],
     panels: list[dict[str, Any]],
+    localisation: Localisation | None,
     log: list[dict[str, Any]],
     seconds: dict[str, float],
     steps: int,
@@ -35,6 +37,7 @@ def write_page(
         aligned=rows[-1],
         panels=[_panel(p) for p in panels],
         curve=_curve([(r["step"], r["loss"]) for r in log if "loss" in r]),
+        localisation=localisation,
         seconds=seconds,
         steps=steps,
     )
