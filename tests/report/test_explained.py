@@ -486,17 +486,28 @@ def paper(stage, method, value, **settings):
 def test_both_presets_stand_side_by_side():
     rows = [make_gridpg("teacher", "attnlrp", 54.5, settings={"options": {"variant": "full"}})]
     rows += [paper("teacher", "attnlrp", 38.5, options={"variant": "cp"}), paper("teacher", "chefercam", 31.0)]
-    rows += [paper("aligned", "inherent", 86.0), paper("aligned", "legrad", 47.0)]
+    rows += [paper("aligned", "inherent", 86.0), paper("aligned", "legrad", 47.0), paper("teacher", "lime", 71.0)]
     shown, notes = b6(*rows)
     assert shown["my-aligned", "C10"] == {
-        **{"LRP": "54.50", "LRP (paper's)": "38.50", "Chf": "31.00", "W(x)x": "*86.00*", "Δ": "+31.50"},
+        **{"LRP": "54.50", "LRP (paper's)": "38.50", "Chf": "31.00", "LIME (paper's)": "71.00"},
+        **{"W(x)x": "*86.00*", "Δ": "+15.00"},
     }
-    assert "Δ against AttnLRP." in notes
-    assert "Δ against the best with the paper's options, AttnLRP, paper's options: +47.50 (my-aligned on C10)." in notes
+    assert "Δ against LIME, paper's options." in notes
+    as_there = "Δ as in the paper, against the best of its four baselines with its options, AttnLRP: +47.50"
+    assert f"{as_there} (my-aligned on C10)." in notes, "LIME, which is better here, stands in no table of the paper"
     results = results_of(*rows)
     measured = collect("b6", results)
     titles = [row.labels[2] for row in scores_table(measured).blocks[0].rows]
-    assert titles == ["AttnLRP", "AttnLRP, paper's options", "CheferCAM", "W(x)x", "LeGrad, paper's options"]
+    assert titles == [
+        *(
+            "AttnLRP",
+            "AttnLRP, paper's options",
+            "CheferCAM",
+            "LIME, paper's options",
+            "W(x)x",
+            "LeGrad, paper's options",
+        ),
+    ]
     table = localization_table(measured, results)
     (printed,) = [row for block in table.blocks for row in block.rows if row.labels[0] == BESIDE]
     cells = dict(zip(table.columns, (cell.text for cell in printed.cells), strict=True))

@@ -177,11 +177,11 @@ def _bars(panel: Any, methods: Sequence[str], models: Sequence[Line], data: str)
 
 
 def _mark_paper(panel: Any, methods: Sequence[str], paper: PaperRow) -> None:
-    """The paper's numbers as hollow diamonds amid their methods' bars: post-hoc on its teacher, W(x)x of its student."""
+    """The paper's numbers as hollow diamonds before their methods' bars: post-hoc on its teacher, W(x)x of its student."""
     for key, digits in paper.values.items():
         method = key + PAPER if key + PAPER in methods else key
         if method in methods:
-            at = methods.index(method)
+            at = methods.index(method) - 0.47
             for size, edge in ((6.5, "white"), (5.0, "black")):  # seen on dark bars too
                 panel.plot(
                     at, float(digits), "D", markersize=size, markerfacecolor="white", markeredgecolor=edge, zorder=4
