@@ -38,6 +38,7 @@ CUTS = {
     "evaluate linear": "--set epochs=1",
     "evaluate gridpg": "--grids 1 --images 1 --set 'options={intgrad: {steps: 2}, lime: {samples: 8}}'",
     "evaluate gridpg docs/results.md": "--methods inherent,legrad --block 32",
+    "evaluate deletion docs/results.md": "--images 1 --methods inherent,legrad",
     "evaluate correspondence": "--set scale=0.1 --resolution 56",
     "evaluate depth": "--set epochs=1 --set target_side=48 --resolution 56",
     "evaluate normals": "--set epochs=1 --set target_side=48 --resolution 56",

@@ -14,7 +14,7 @@ from aloe.metrics.gridpg import GridPG, grid_pointing
 from aloe.metrics.grids import GridList, choose_grids, confident
 from aloe.models.teachers import Teacher
 
-GRIDS, SHARE, CELLS = 10, 0.5, 4
+GRIDS, SHARE, CELLS = 8, 0.5, 4
 POST_HOC = ("attnlrp", "chefercam", "legrad")  # of a few passes each; Integrated Gradients and LIME need fifty and more
 
 
