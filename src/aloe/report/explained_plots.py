@@ -123,7 +123,7 @@ def accuracy_chart(measured: Measured, results: Sequence[Result]) -> dict[str, b
             _points(panel, models, data, values)
             panel.set_xlabel(_PROBES[task])
             panel.set_ylabel(_WORDS["b6"])
-            panel.set_title(plain(_title(group, data, measured)), loc="left", fontsize=8)
+            panel.set_title(plain(_title(group, data, measured, ":\n")), loc="left", fontsize=8)
         for panel in panels[len(shown) :]:
             panel.set_visible(False)
         _method_legend(figure, _methods((g, d, m) for g, d, m, *_ in shown), markers=True)
@@ -323,9 +323,9 @@ def _method_legend(figure: Any, methods: Sequence[str], markers: bool = False) -
     )
 
 
-def _title(group: Group, data: str, measured: Measured) -> str:
+def _title(group: Group, data: str, measured: Measured, colon: str = ": ") -> str:
     """Teacher, data and, of GridPG, how grids were shown."""
-    grids = f": {GRIDS.get(measured.protocol, measured.protocol)}" if measured.name == "b6" else ""
+    grids = f"{colon}{GRIDS.get(measured.protocol, measured.protocol)}" if measured.name == "b6" else ""
     return f"{group.teacher or 'teacher unknown'}, {_place(data, measured)}{grids}"
 
 
