@@ -11,24 +11,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from aloe.attribution.files import check_output, free_name, names_of_images
+from aloe.attribution.files import check_output, check_owner, free_name, names_of_images, with_earlier
 from aloe.attribution.inherent import explain
 from aloe.attribution.methods import Method, attribute, check_options, find_method, find_methods, unsupported
 from aloe.attribution.presets import preset_options
 from aloe.attribution.targets import class_index
 from aloe.core.errors import UserError
-from aloe.core.files import whole
+from aloe.core.files import whole, write_json
 from aloe.data.draws import ImageDataset, collate_images
+from aloe.data.names import shown as printable
 from aloe.data.sources import left_out, open_images
 from aloe.data.subset import SubsetImages
 from aloe.data.transforms import ResizeCenterCrop
 from aloe.draw.attributions import Column, comparison_gallery, comparison_row, save_gallery
 from aloe.draw.figures import load_matplotlib
 from aloe.draw.gallery import save_png
+from aloe.models.fingerprint import fingerprint
 from aloe.models.teachers import Teacher, resize
 from aloe.models.unwrap import unwrapped
 
 GALLERY_ROWS = 20
+RECORD_NAME = "attributions.json"
 STAGES = {"aligned": "aligned student", "converted": "converted", "b-cosified": "B-cosified", "finetuned": "fine-tuned"}
 
 
@@ -96,7 +99,10 @@ def attribute_files(
     load_matplotlib()  # said before any work, where it is missing
     source = open_images(images)
     taken = names_of_images(source, output_dir)
+    own = frozenset(taken)
     check_output(images, output_dir)
+    about = {"models": {printable(name): fingerprint(model) for name, model in models.items()}}
+    earlier: list[dict[str, Any]] = []
     if limit is not None:
         source = SubsetImages(source, np.arange(min(limit, len(source))))
     done = Compared()
@@ -124,6 +130,10 @@ def attribute_files(
         for i, name in enumerate(names):
             columns = [Column(e.method.title, [e.pictures[len(e.pictures) - len(names) + i]], e.group) for e in entries]
             path = output_dir / free_name(name, taken, "attributions")
+            if not done.rows:  # from here on the folder is of these models
+                earlier = check_owner(output_dir, RECORD_NAME, about, own).get("attributions", [])
+                output_dir.mkdir(parents=True, exist_ok=True)
+                write_json(output_dir / RECORD_NAME, {**about, "attributions": earlier})
             save_png(comparison_row(pictures[i], columns), path)
             title = classes[i][1] if classes else ""
             done.rows.append({"file": name, "picture": str(path), "class": title})
@@ -144,6 +154,8 @@ def attribute_files(
     for kind in ("png", "pdf"):
         save_gallery(figure, output_dir / f"gallery.{kind}")
         done.galleries.append(str(output_dir / f"gallery.{kind}"))
+    pictured = with_earlier(done.rows, earlier)
+    write_json(output_dir / RECORD_NAME, {**about, "attributions": pictured, "notes": done.notes})
     for e in entries:
         mean = {name: total / e.images for name, total in e.cost.items()}
         done.costs.append({"model": e.group, "method": e.method.key, **mean, "peak_bytes": e.peak})

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,21 @@ from torch import Tensor
 from aloe.attribution.inherent import Explanation, explain
 from aloe.attribution.targets import TextTarget
 from aloe.core.errors import UserError
+from aloe.core.files import read_object, write_json
 from aloe.core.progress import tracked
 from aloe.data.decode import is_image_name
 from aloe.data.draws import ImageDataset, collate_images
+from aloe.data.names import shown
 from aloe.data.sources import FolderStore, left_out, open_images
 from aloe.data.subset import SubsetImages
 from aloe.data.transforms import ResizeCenterCrop
 from aloe.draw.explanations import over_white, signed_map
 from aloe.draw.gallery import row, save_png, stack
+from aloe.models.fingerprint import fingerprint
 from aloe.models.saving import load
 from aloe.models.unwrap import unwrapped
+
+RECORD_NAME = "explanations.json"
 
 
 @dataclass
@@ -51,17 +56,20 @@ def explain_files(
     batch_size: int = 16,
     device: str = "cpu",
     progress: bool = True,
+    name: str | None = None,
 ) -> Explained:
-    """Write a picture `<stem>_explained.png` for every image of a source; one that exists is written anew.
+    """Write a picture `<stem>_explained.png` for every image of a source, and `explanations.json` with the model and every
+    row; run again with the same model and target, pictures are written anew.
 
     Args:
-        model: folder or hub id of a student, or the student itself.
+        model: folder or hub id of a student, or the student itself. name: what to call it in pictures; default: by where it
+            lies.
         target: a class; default: the predicted one.
         texts: what to explain instead, each under its own words; the prediction is then the text of the highest logit.
 
     Raises:
-        UserError: no student there, no images, none of them readable, an unknown target, a folder that cannot be written
-            or that belongs to the images.
+        UserError: no student there, no images, none of them readable, an unknown target, a folder that cannot be written,
+            that belongs to the images or that holds something else.
     """
     student: Any = load(model) if isinstance(model, str | Path) else unwrapped(model)
     student.to(device)
@@ -75,6 +83,10 @@ def explain_files(
             f"--resolution {side} is not a whole number of {patch}-pixel patches; {max(side // patch, 1) * patch} is."
         )
     check_output(images, output_dir)
+    known = name or (Path(model).name if isinstance(model, str | Path) else type(student).__name__)
+    title = shown(known)
+    about = {"model": title, "model_fingerprint": fingerprint(student)}
+    earlier = check_owner(output_dir, RECORD_NAME, about, taken).get("explanations", [])
     dataset = ImageDataset(source, ResizeCenterCrop(side))
     loader = torch.utils.data.DataLoader(dataset, batch_size=batch_size, collate_fn=collate_images)
     done = Explained(left_out=left_out(source))
@@ -86,31 +98,40 @@ def explain_files(
         names = [source.name(int(i)) for i in batch["index"]]
         if texts:
             by_text = {text: explain(student, pixels, goal, batch_size=batch_size) for text, goal in texts.items()}
-            numbers, sheets = text_rows(by_text), text_pictures(pixels, by_text)
+            numbers, sheets = text_rows(by_text), text_pictures(pixels, by_text, title)
         else:
             explanation = explain(student, pixels, target, batch_size=batch_size)
             numbers = rows(explanation, student.config)
-            titles = [f"{target or n.get('prediction', 'feature')}: {n['logit']:.2f}" for n in numbers]
-            sheets = pictures(pixels, explanation, titles)
-        for name, picture, values in zip(names, sheets, numbers, strict=True):
-            path = output_dir / free_name(name, taken)
+            words = [f"{target or n.get('prediction', 'feature')}: {n['logit']:.2f}" for n in numbers]
+            sheets = pictures(pixels, explanation, words, title)
+        for file, picture, values in zip(names, sheets, numbers, strict=True):
+            path = output_dir / free_name(file, taken)
+            if not done.rows:  # from here on the folder is this model's, also if the command is stopped
+                output_dir.mkdir(parents=True, exist_ok=True)
+                write_json(output_dir / RECORD_NAME, {**about, "explanations": earlier})
             save_png(picture, path)
             asked = {} if target is None else {"target": target}  # what logit and residual are of
-            done.rows.append({"file": name, "picture": str(path), **asked, **values})
+            done.rows.append({"file": file, "picture": str(path), **asked, **values})
     if not done.rows:
         raise UserError(f"None of the {len(source)} images could be read: {'; '.join(done.unreadable[:3])}.")
+    lost = {"unreadable": done.unreadable, "left_out": done.left_out}
+    write_json(output_dir / RECORD_NAME, {**about, "explanations": with_earlier(done.rows, earlier), **lost})
     return done
 
 
-def pictures(images: Tensor, explanation: Explanation, titles: Sequence[str]) -> Iterator[Any]:
-    """One row picture per image: the input and its title, the colour explanation over white, the signed contributions."""
+def pictures(images: Tensor, explanation: Explanation, titles: Sequence[str], model: str = "") -> Iterator[Any]:
+    """One row picture per image: the input and its title, the colour explanation over white under the model's name, the
+    signed contributions."""
     colours = over_white(explanation.to_rgba()).cpu().numpy()
     signed = signed_map(explanation.contributions).cpu().numpy()
     for image, colour, sign, title in zip(_pixels(images), colours, signed, titles, strict=True):
-        yield row([image, colour, sign], [title, "W(x), colour explanation", "contributions, red adds"])
+        yield row(
+            [image, colour, sign],
+            [title, f"W(x) of {model}" if model else "W(x), colour explanation", "contributions, red adds"],
+        )
 
 
-def text_pictures(images: Tensor, by_text: Mapping[str, Explanation]) -> Iterator[Any]:
+def text_pictures(images: Tensor, by_text: Mapping[str, Explanation], model: str = "") -> Iterator[Any]:
     """Two lines per image: the input and each text's colour explanation, then each text's signed contributions and logit.
 
     The signed maps of an image share one scale, so that what a text adds or takes away can be compared.
@@ -122,7 +143,7 @@ def text_pictures(images: Tensor, by_text: Mapping[str, Explanation]) -> Iterato
         best = numbers["prediction"]
         logits = [f"logit {n['logit']:.1f}" + " (highest)" * (text == best) for text, n in numbers["texts"].items()]
         page = np.full_like(image, 255)
-        first = row([image, *(colour[i] for colour in colours)], ["input", *by_text])
+        first = row([image, *(colour[i] for colour in colours)], [f"input to {model}" if model else "input", *by_text])
         yield stack([first, row([page, *signed[i]], ["red adds, blue takes away", *logits])])
 
 
@@ -160,6 +181,40 @@ def text_rows(by_text: Mapping[str, Explanation]) -> list[dict[str, Any]]:
 
 def _pixels(images: Tensor) -> np.ndarray:
     return (images * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def check_owner(output_dir: Path, record: str, about: Mapping[str, Any], own: Collection[str] = ()) -> dict[str, Any]:
+    """What the record of a folder of pictures says, nothing for a new folder: it belongs to its models, as a run's folder
+    belongs to one run. `own` are files of the images themselves, which are never overwritten.
+
+    Raises:
+        UserError: it holds something else, and what.
+    """
+    try:
+        held = sorted(
+            path.name for path in output_dir.iterdir() if not path.name.startswith(".") and path.name not in own
+        )
+    except OSError:  # not there, or said when it is written
+        return {}
+    if not held:
+        return {}
+    if record not in held:
+        raise UserError(f"{output_dir} is not empty and holds no {record} of aloe; give another --output-dir.")
+    known = read_object(output_dir / record, "give another --output-dir")
+    differs = next((key for key in about if known.get(key) != about[key]), None)
+    if differs:
+        raise UserError(
+            f"{output_dir} holds pictures of another model ({differs} was {known.get(differs)!r}, now {about[differs]!r});"
+            " give another --output-dir."
+        )
+    return known
+
+
+def with_earlier(rows: Sequence[Mapping[str, Any]], earlier: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of a record, pictures by their names in the folder, after those of earlier pictures that are still there."""
+    new = [{**row, "picture": Path(row["picture"]).name} for row in rows]
+    written = {row["picture"] for row in new}
+    return [*(dict(row) for row in earlier if row.get("picture") not in written), *new]
 
 
 def check_output(images: str | Path | Sequence[str | Path], output_dir: Path) -> None:

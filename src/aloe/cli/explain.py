@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -54,6 +55,7 @@ def explain(
         batch_size=batch_size,
         device=choose_device(device),
         progress=not json,
+        name=Path(model).name if Path(model).exists() else model,
     )
     words = [f"{len(done.rows)} explanations in {output_dir}"]
     words += [f"{len(done.unreadable)} unreadable images were left out: {'; '.join(done.unreadable[:3])}"] * bool(
