@@ -257,6 +257,17 @@ def test_bcosify_leaves_no_empty_folder_behind(aloe, home, monkeypatch):
     assert list(Path().rglob("*")) == [Path("old")]
 
 
+def test_find_rate_proposes_and_writes_nothing(aloe, home):
+    line = ("align", home / "teacher", home / "images", "-o", "out", "--batch-size", 4, "--find-rate", "--lr", 9)
+    code, out, _ = aloe(*line, "--device", "cpu", "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert set(found) == {"learning_rate", "rates", "losses"}
+    words = aloe(*line, "--device", "cpu")[1]
+    assert f"Proposed: --lr {found['learning_rate']:.1e}" in words
+    assert list(Path().iterdir()) == []
+
+
 def test_align_twice_then_explain(aloe, home):
     line = ("align", home / "teacher", home / "images", "-o", "out", "--steps", 2, "--batch-size", 4, "--workers", 0)
     line += ("--after-block", "1,3", "--set", "evaluate_every=1", "--device", "cpu", "--json")

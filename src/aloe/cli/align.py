@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from aloe.cli.common import Device, Json, OutputDir, choose_device, parse_settings, quiet_libraries, say
+from aloe.cli.common import Device, Json, OutputDir, choose_device, parse_settings, quiet_libraries, say, table
 
 
 def align(
@@ -37,6 +37,9 @@ def align(
     workers: Annotated[int | None, typer.Option(help="Processes that decode images.")] = None,
     seed: Annotated[int | None, typer.Option()] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Any other setting, as key=value.")] = None,
+    find_rate: Annotated[
+        bool, typer.Option("--find-rate", help="Try rates on a few steps and propose one; nothing is written.")
+    ] = False,
     device: Device = None,
     json: Json = False,
 ) -> None:
@@ -60,6 +63,15 @@ def align(
         **parse_settings(set_ or []),
     }
     source = images[0] if len(images) == 1 else images
+    if find_rate:
+        from aloe.train.align.rates import find_rate as find
+
+        given = {k: v for k, v in flags.items() if v is not None and k != "learning_rate"}
+        start = None if student is None else load(student)
+        test = find(teacher, source, recipe=recipe, config=config, student=start, device=choose_device(device), **given)
+        rows = [(f"{rate:.1e}", f"{loss:.4f}") for rate, loss in test.thinned(12)]
+        say(test.summary(), f"{table(rows, ('rate', 'loss'))}\nProposed: --lr {test.proposed:.1e}", json)
+        return
     run(
         teacher,
         source,

@@ -6,6 +6,7 @@ What the folder holds, and who may write to it, is told in `aloe.train.runs`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,46 @@ from aloe.train.align.trainer import AlignmentModel, AlignmentTrainer, alignment
 from aloe.train.arguments import training_arguments
 from aloe.train.checkpoints import checkpoints
 from aloe.train.runs import claim, hold_out, record, sample_images, starting_point
+
+
+@dataclass
+class Parts:
+    """What an alignment is made of, opened and checked: nothing is trained or written yet."""
+
+    source: Any
+    teacher: Teacher
+    student: Any
+    resolution: int
+    blocks: tuple[int, ...]
+    train: Any
+    held_out: ImageSource | None
+
+    @classmethod
+    def of(cls, teacher: Any, images: Any, resolved: AlignSettings, student: Student | None, progress: bool) -> Parts:
+        """See `align` for the arguments, and for what is raised."""
+        source = open_source(images) if isinstance(images, str | Path | Sequence) else images  # before weights
+        taught_by: Teacher = _in_float32(teacher)
+        if progress and taught_by.note and student is None:
+            say(taught_by.note)
+        set_seed(resolved.seed)
+        converted: Any = student
+        if student is None:
+            converted = bcosify(taught_by, resolved.stem, resolved.b, seed=resolved.seed)
+        resolution = resolved.resolution or converted.config.resolution
+        if resolved.logits and taught_by.classifier is None:
+            raise UserError(
+                f"{taught_by.name} has no classifier on its pooled output, so there are no logits to align."
+            )
+        for side in (resolution, *(resolved.resolutions or [])):
+            check_pair(converted.config, taught_by, side)
+        converted.config.teacher = {**converted.config.teacher, "resolution": resolution}
+        blocks = resolve_blocks(resolved.after_block, taught_by.num_layers)
+        if progress and (words := parts_taken(source)):
+            say(words)
+        train, held_out = _split(source, resolved)
+        if not isinstance(train, ShardSource):
+            check_source(train, max_bad_fraction=resolved.max_bad_fraction)
+        return cls(source, taught_by, converted, resolution, blocks, train, held_out)
 
 
 @in_plain_torch
@@ -69,29 +110,11 @@ def align(
     Raises:
         UserError: anything in the arguments, data or files that the user can mend; nothing half-written is left.
     """
-    resolved = AlignSettings.resolve(recipe, config, settings)
-    source = open_source(images) if isinstance(images, str | Path | Sequence) else images  # before weights are fetched
-    taught_by: Teacher = _in_float32(teacher)
+    resolved, home = AlignSettings.resolve(recipe, config, settings), Path(output_dir)
     student = None if student is None else in_float32(unwrapped(student))
-    if progress and taught_by.note and student is None:
-        say(taught_by.note)
-    home = Path(output_dir)
-    set_seed(resolved.seed)
-    converted: Any = (
-        student if student is not None else bcosify(taught_by, resolved.stem, resolved.b, seed=resolved.seed)
-    )
-    resolution = resolved.resolution or converted.config.resolution
-    if resolved.logits and taught_by.classifier is None:
-        raise UserError(f"{taught_by.name} has no classifier on its pooled output, so there are no logits to align.")
-    for side in (resolution, *(resolved.resolutions or [])):
-        check_pair(converted.config, taught_by, side)
-    converted.config.teacher = {**converted.config.teacher, "resolution": resolution}
-    blocks = resolve_blocks(resolved.after_block, taught_by.num_layers)
-    if progress and (words := parts_taken(source)):
-        say(words)
-    train, held_out = _split(source, resolved)
-    if not isinstance(train, ShardSource):
-        check_source(train, max_bad_fraction=resolved.max_bad_fraction)
+    parts = Parts.of(teacher, images, resolved, student, progress)
+    source, taught_by, converted, resolution = parts.source, parts.teacher, parts.student, parts.resolution
+    blocks, train, held_out = parts.blocks, parts.train, parts.held_out
     arguments = training_arguments(
         resolved,
         home,
