@@ -32,7 +32,6 @@ from aloe.models.unwrap import unwrapped
 
 GALLERY_ROWS = 20
 RECORD_NAME = "attributions.json"
-STAGES = {"aligned": "aligned student", "converted": "converted", "b-cosified": "B-cosified", "finetuned": "fine-tuned"}
 
 
 @dataclass

@@ -51,7 +51,7 @@ def app(
     explorer.warm_up()
     local = is_loopback(host)
     page = build_app(explorer, images[0] if images and len(images) == 1 else images, limit=limit, local=local)
-    typer.echo(f"Models: {', '.join(found)}")
+    typer.echo("\n".join(f"{title}: {words}" for title, words in explorer.standings().items()))
     if not local:
         typer.echo(f"Anybody who reaches {host} can use this page; it has no password.", err=True)
     serve(page, listening, ready=lambda url: typer.echo(f"Open {url} (Ctrl-C ends it)"))

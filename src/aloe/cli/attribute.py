@@ -36,15 +36,17 @@ def attribute(
 ) -> None:
     """Write, for every image, what each method shows on each MODEL, and a gallery of the first twenty."""
     quiet_libraries()
-    from aloe.attribution.compare import STAGES, attribute_files
+    from aloe.attribution.compare import attribute_files
     from aloe.evaluation.backbones import load_any
     from aloe.evaluation.results import describe
+    from aloe.models.stages import standing, title_of
+    from aloe.models.teachers import Teacher
 
     loaded: dict[str, Any] = {}
     for name in model:
         found = load_any(name)
         stage = describe(name, found)["stage"]
-        title = STAGES.get(stage, stage) if len(model) > 1 else Path(name).name
+        title = title_of(stage) if len(model) > 1 else Path(name).name
         titles = (title, f"{title} {Path(name).name}", f"{title} {name}")
         loaded[next((t for t in titles if t not in loaded), titles[-1])] = found
     with Bar(None if json else "explaining") as bar:
@@ -64,7 +66,8 @@ def attribute(
             progress=lambda _, count, total: bar.update(count, total),
         )
     header = ("model", "method", "forward", "backward", "s/image", *(["MiB"] if memory else []))
-    words = [table([_line(c) for c in done.costs], header)]
+    words = [f"{t}: {standing(m.config.teacher)}" for t, m in loaded.items() if not isinstance(m, Teacher)]
+    words += [table([_line(c) for c in done.costs], header)]
     words += [f"{note}." for note in done.notes]
     words.append(f"{len(done.rows)} pictures and gallery.png, gallery.pdf in {output_dir}")
     say(

@@ -36,6 +36,7 @@ def explain(
     from aloe.core.errors import UserError
     from aloe.evaluation.zeroshot import text_targets
     from aloe.models.saving import load
+    from aloe.models.stages import standing
     from aloe.models.text import text_tower_for
 
     if text and target is not None:
@@ -57,10 +58,11 @@ def explain(
         progress=not json,
         name=Path(model).name if Path(model).exists() else model,
     )
-    words = [f"{len(done.rows)} explanations in {output_dir}"]
+    words = [f"{model}: {standing(student.config.teacher)}", f"{len(done.rows)} explanations in {output_dir}"]
     words += [f"{len(done.unreadable)} unreadable images were left out: {'; '.join(done.unreadable[:3])}"] * bool(
         done.unreadable
     )
     words += [f"left out: {line}" for line in done.left_out]
     found = {"explanations": done.rows, "unreadable": done.unreadable, "left_out": done.left_out}
+    found["student"] = standing(student.config.teacher)
     say(found, "\n".join(words), json)

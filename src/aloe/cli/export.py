@@ -34,6 +34,7 @@ def export(
     from aloe.apps.export.run import check_destination, check_request, export_student
     from aloe.core.errors import UserError
     from aloe.models.saving import load
+    from aloe.models.stages import standing
 
     check_request(output, what, format, target, int8, opset)
     check_destination(output, overwrite)
@@ -55,6 +56,7 @@ def export(
     )
     rows = [(name, f"{value:.1e}") for name, value in done.differences.items()]
     words = [
+        f"{model}: {standing(student.config.teacher)}",
         f"{done.what} of {model} at {done.image_size} x {done.image_size} pixels: {output}, {done.bytes / 2**20:.1f} MiB",
         table(rows, ("output", "largest difference from PyTorch, relative")),
     ]

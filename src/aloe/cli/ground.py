@@ -70,4 +70,6 @@ def ground(
         for w in found.words
     ]
     text = [found.answer, table(rows, header), f"{len(rows)} pictures, index.html and grounding.json in {output_dir}"]
+    if found.student:
+        text.insert(0, f"student: {found.student}")
     say({**numbers, "output_dir": str(output_dir)}, "\n".join(text), json)

@@ -9,19 +9,13 @@ from pathlib import PurePath
 from typing import Literal
 
 from aloe.draw.tables import Cell
+from aloe.models import stages
 from aloe.report.methods import look
 from aloe.report.paper import AVERAGE, paper_tables
 from aloe.report.protocol import TEMPLATES
 from aloe.report.rows import Result
 
-STAGES = {
-    "teacher": "teacher",
-    "converted": "converted",
-    "b-cosified": "B-cosified",
-    "aligned": "ALOE",
-    "finetuned": "ALOE, fine-tuned",
-    "student": "student",
-}
+STAGES = {name: stage.table for name, stage in stages.STAGES.items()}
 TEN = {key: heading for key, heading in paper_tables()["B1"].columns.items() if key != AVERAGE}
 
 

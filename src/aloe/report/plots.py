@@ -6,18 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from aloe.draw.figures import STYLE, drawn, load_matplotlib, plain
+from aloe.models import stages
 from aloe.report.grid import Grid
 from aloe.report.lines import STAGES, Column, Group, Line, heading
 from aloe.report.protocol import accuracy_by_k
 
-COLOURS = {
-    "teacher": "#8c8c8c",
-    "converted": "#e69f00",
-    "b-cosified": "#56b4e9",
-    "aligned": "#0072b2",
-    "finetuned": "#009e73",
-    "student": "#cc79a7",
-}
+COLOURS = {name: stage.colour for name, stage in stages.STAGES.items()}
 _MARKERS = dict(zip(COLOURS, "os^Dvp", strict=True))
 _HATCHES = ("", "////", "....", "xxxx")
 _DASHES: tuple[Any, ...] = ("-", "--", ":", "-.")

@@ -23,6 +23,7 @@ from aloe.data.shards import ShardSource
 from aloe.data.sources import ImageSource, left_out
 from aloe.data.transforms import ResizeCenterCrop
 from aloe.models.saving import save_student
+from aloe.models.stages import after_training
 from aloe.train.arguments import make_schedule
 from aloe.train.averages import mean_over_images
 from aloe.train.progress import EVAL_PREFIX, JsonlLog, ProgressBar, Throughput
@@ -111,13 +112,25 @@ class DrawTrainer(SealedTrainer):
                 self.bar.close()
         if self.settings.gradient_checkpointing:
             backbone.gradient_checkpointing_disable()
-        student.config.teacher = {**student.config.teacher, "stage": stage}
+        if stage != "converted":  # as a stem's warm-up leaves it
+            student.config.teacher = after_training(
+                student.config.teacher, stage, self.state.global_step, self._held_out()
+            )
         trained = self.gathered(student).cpu().eval()
         if self.is_world_process_zero():
             save_student(trained, home)
             if self.bar and (summary := self.faults.summary()):
                 say(summary)
         return trained
+
+    def _held_out(self) -> dict[str, float]:
+        """The numbers of the last evaluation, by name."""
+        rows = [{k: v for k, v in row.items() if k.startswith(EVAL_PREFIX)} for row in self.state.log_history]
+        last = next((row for row in reversed(rows) if row), {})
+        names = ("cosine_", "accuracy", "loss")
+        return {
+            k.removeprefix(EVAL_PREFIX): v for k, v in last.items() if k.removeprefix(EVAL_PREFIX).startswith(names)
+        }
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *rest: Any, **others: Any) -> Tensor:
         """One batch forward and backward; out of memory is the user's to mend, with a batch size that fits."""

@@ -19,7 +19,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from aloe.attribution.compare import STAGES
 from aloe.attribution.methods import METHODS, attribute, check_options, find_method, unsupported
 from aloe.core.errors import UserError
 from aloe.data.decode import FORMATS, decode_image
@@ -27,6 +26,7 @@ from aloe.data.transforms import ResizeCenterCrop, to_tensor
 from aloe.evaluation.backbones import load_any, native_pixels
 from aloe.evaluation.results import describe
 from aloe.models.saving import load
+from aloe.models.stages import standing, title_of
 from aloe.models.teachers import Teacher, load_teacher
 from aloe.models.text import TextTower, load_text_tower, text_tower_for
 
@@ -101,6 +101,11 @@ class Explorer:
         }
         self.lock, self._decoding = threading.Lock(), threading.Lock()
 
+    def standings(self) -> dict[str, str]:
+        """What each model is, in one line, by title."""
+        models = {title: entry.model for title, entry in self.entries.items()}
+        return {t: "teacher" if isinstance(m, Teacher) else standing(m.config.teacher) for t, m in models.items()}
+
     @property
     def side(self) -> int:
         """The largest side in pixels that a model reads, at which images are shown."""
@@ -173,8 +178,8 @@ def _titled(models: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
     for name, model in models.items():
         stage = describe(name, model)["stage"]
         short = Path(name).name if Path(name).exists() else name
-        words = short if stage in short.lower() else f"{short} ({STAGES.get(stage, stage)})"
-        titled[words if words not in titled else f"{name} ({STAGES.get(stage, stage)})"] = model
+        words = short if stage in short.lower() else f"{short} ({title_of(stage)})"
+        titled[words if words not in titled else f"{name} ({title_of(stage)})"] = model
     return titled
 
 

@@ -130,7 +130,12 @@ class _Page:
                 with gr.Column(elem_id="aloe-explained"):
                     view = _html("view", change=None, fills=[[key, FILL_WORDS[key]] for key in FILLS])
                 with gr.Column(elem_id="aloe-settings"):
-                    models = gr.CheckboxGroup(titles, value=titles[:4], label="Models", elem_id="models")
+                    about = "; ".join(
+                        f"{t}: {words}" for t, words in self.explorer.standings().items() if words != "teacher"
+                    )
+                    models = gr.CheckboxGroup(
+                        titles, value=titles[:4], label="Models", info=about or None, elem_id="models"
+                    )
                     methods = gr.CheckboxGroup(
                         [(METHODS[key].title, key) for key in keys],
                         value=[key for key in FIRST_METHODS if key in keys],

@@ -25,6 +25,7 @@ from aloe.apps.grounding.model import VisionLanguage
 from aloe.apps.grounding.words import Span, find, part, spell
 from aloe.attribution.attnlrp import VARIANTS, LrpRules
 from aloe.core.errors import UserError
+from aloe.models.stages import standing
 
 TOGETHER = 8
 
@@ -68,6 +69,8 @@ class Grounding:
     start: int
     variant: str
     path: str
+    student: str = ""
+    """What the student in the tower's place is, in one line; empty without one."""
 
     def row(self) -> dict[str, Any]:
         """The numbers, as JSON takes them."""
@@ -76,6 +79,7 @@ class Grounding:
             "answer": self.answer,
             "variant": self.variant,
             "visual_path": self.path,
+            **({"student": self.student} if self.student else {}),
             "words": [
                 {
                     "word": w.span.text,
@@ -185,7 +189,8 @@ def ground(
         )
     through = "attnlrp" if plain or model.student is None else "inherent"
     pieces = [model.tokenizer.decode([i]) for i in ids]
-    return Grounding(prompt, text, grounded, picture, ids, pieces, visual, len(asked), variant, through)
+    student = standing(model.student.config.teacher) if through == "inherent" else ""
+    return Grounding(prompt, text, grounded, picture, ids, pieces, visual, len(asked), variant, through, student)
 
 
 def open_image(image: Image.Image | str | Path) -> Image.Image:

@@ -16,6 +16,7 @@ from aloe.apps.publish.numbers import Numbers
 from aloe.apps.publish.student import Published
 from aloe.data.benchmarks import BENCHMARKS
 from aloe.draw.tables import Block, Row, Table, printable
+from aloe.models.stages import STAGES, standing
 
 SUMMARIES = {
     "aligned": "A B-cos Vision Transformer, **aligned to the features of {0} on unlabelled images**: made to stand in for its"
@@ -27,13 +28,6 @@ SUMMARIES = {
     "converted": "A B-cos Vision Transformer, **only converted from {0}: neither aligned nor fine-tuned. Its features are not"
     " those of its teacher; it is a starting point for training, not a model to use.**",
     "unknown": "A B-cos Vision Transformer made from {0}. **Whether it was trained after its conversion is not recorded.**",
-}
-STAGES = {
-    "aligned": "aligned",
-    "finetuned": "aligned, then fine-tuned on labels",
-    "b-cosified": "converted and fine-tuned on labels, not aligned",
-    "converted": "converted, not trained",
-    "unknown": "not recorded",
 }
 _RATES = {
     "learning_rate": "learning rate",
@@ -138,7 +132,8 @@ def _origin(student: Published, origin: Origin) -> list[tuple[str, str]]:
         ("Teacher", str(teacher.get("name") or "not recorded")),
         *([("Translated from", str(teacher["source"]))] if teacher.get("source") else []),
         ("Family", str(teacher.get("family", "not recorded"))),
-        ("Stage", STAGES[student.stage]),
+        ("What it is", standing(teacher)),
+        ("Stage", STAGES[student.stage].words if student.stage in STAGES else "not recorded"),
         ("Architecture", f"{shape}; {config.stem} stem; B = {config.b:g}; {count:,} parameters"),
         ("Resolution", f"{config.resolution} pixels"),
         ("Data", public_words(origin.data_name) if origin.data_name else "not named by the publisher"),
