@@ -15,7 +15,10 @@ from aloe.report.rows import Result
 from aloe.report.sweep_rows import SweepRow, value_in_words
 
 FRACTION, OBJECTIVE = "fraction", "objective"
-OBJECTIVE_NAMES = {"mse": "MSE", "cosine": "Cosine", "siglip": "SigLIP", "infonce": "InfoNCE"}  # in Table B8's order
+OBJECTIVE_NAMES = {  # Table B8's order, then what is not the paper's
+    **{"mse": "MSE", "cosine": "Cosine", "siglip": "SigLIP", "infonce": "InfoNCE"},
+    "standardized": "Standardised",
+}
 _TASKS = {"knn": "k-NN", "linear": "linear probe", "zeroshot": "zero-shot", "classifier": "class head"}
 # The 97.5 % quantiles of Student's t by degrees of freedom, 1 to 30.
 _T = (
