@@ -336,6 +336,18 @@ def test_deletion_follows_the_papers_list_on_any_image(home, tmp_path):
     assert sure["details"]["images"] == 4, "the surest of each class"
 
 
+def test_an_image_that_cannot_be_read_is_none_of_those_that_are_drawn(home, tmp_path):
+    import shutil
+
+    shutil.copytree(home / "test", tmp_path / "test")
+    first = sorted((tmp_path / "test" / "red").iterdir())[0]
+    first.write_bytes(first.read_bytes()[:100])
+    given = {**QUICK, "methods": ["legrad"], "block": 8, "images": 99}
+    row = evaluate_all(models(home)[:1], ["deletion"], [(None, str(tmp_path / "test"))], tmp_path, **given)[0]
+    assert row["details"]["images"] == 11
+    assert any("could not be read" in note for note in row["notes"])
+
+
 def pairwise_of(row):
     fractions = row["details"]["fractions"]
     return fractions, fractions[1:]

@@ -8,7 +8,7 @@ import json
 
 import pytest
 from PIL import Image
-from result_rows import make_row, write_rows
+from result_rows import make_deletion, make_gridpg, make_row, write_rows
 
 from aloe.core.errors import UserError
 from aloe.draw.tables import MISSING
@@ -17,7 +17,7 @@ from aloe.report.rows import Result
 from aloe.report.sweep_plots import sweep_chart
 from aloe.report.sweep_rows import SweepRow, read_sweep
 from aloe.report.sweep_tables import sweep_table
-from aloe.report.sweeps import axes_of, curves_along, mean_interval
+from aloe.report.sweeps import axes_of, curves_along, mean_interval, measures_of
 
 IMAGES = {"train": "t", "test": "e"}
 
@@ -179,3 +179,21 @@ def test_what_cannot_be_reported_is_said(tmp_path):
     (alone / "sweep.jsonl").write_text("{}\n")
     with pytest.raises(UserError, match=r"line 1, is not a row of a sweep"):
         read_sweep(alone)
+
+
+def test_seeds_measured_by_other_protocols_are_never_averaged():
+    """Grids by windows in one seed and whole in another, or other shares of deletion, are numbers of their own."""
+    first, second = (run(50, "cosine", seed) for seed in (0, 1))
+    other = {"protocol": "whole"}, {"fractions": "fine"}
+    for row, (grids, shares) in ((first, ({}, {})), (second, other)):
+        row["results"] = [
+            make_gridpg("aligned", "inherent", 80.0, settings=grids),
+            make_deletion("aligned", "inherent", 20.0, settings=shares),
+        ]
+    found = measures_of(rows_of(first, second, run(40, "mse", 0)))
+    assert [(m.task, m.way) for m in found if m.method] == [
+        *(("gridpg", "windows"), ("deletion", ""), ("gridpg", "whole"), ("deletion", "fine shares")),
+    ]
+    (curve,) = curves_along(rows_of(first, second, run(40, "mse", 0)), "objective", ["objective"])
+    assert [curve.numbers('"cosine"', m) for m in found if m.method] == [[80.0], [20.0], [80.0], [20.0]]
+    assert len({m.heading for m in found}) == len(found)

@@ -34,6 +34,7 @@ class Common:
         self.rule = {"share": self.settings.share} if self.settings.share is not None else threshold
         self.eligible = confident(tables, self.labels, **self.rule)
         self.correct = confident(tables, self.labels, threshold=0.0)
+        self.readable = torch.stack([table.sum(1) > 0 for table in tables]).all(0)
         self.state = self.source.state()[:16]
 
     def grids(self) -> GridList:

@@ -41,7 +41,6 @@ class Prepared:
 
 def _gridpg(common: Common) -> Prepared:
     grids, settings = common.grids(), common.settings
-    images = grids.indices.unique()
     shown = {int(c) for c in grids.labels.unique()}
     absent = [name for c, name in enumerate(common.classes) if c not in shown]
 
@@ -57,6 +56,7 @@ def _gridpg(common: Common) -> Prepared:
             seed=grids.rule.get("seed", 0),
             progress=advance,
         )
+        images = part.indices.unique()
         wrong = int((~common.right[case.name][images]).sum())
         notes = [f"no confident image of {', '.join(absent)}: not in any grid"] if absent else []
         notes += [f"{case.name} is wrong on {wrong} of the {len(images)} images of these grids"] if wrong else []
@@ -69,7 +69,7 @@ def _gridpg(common: Common) -> Prepared:
             "grids": len(part),
             "cells": found.maps,
             "discarded": found.discarded,
-            "images": len(part.indices.unique()),
+            "images": len(images),
             "classes": len(shown),
             "misclassified": wrong,
             "protocol": settings.protocol,
@@ -79,7 +79,7 @@ def _gridpg(common: Common) -> Prepared:
             "cost": explainer.cost(),
         }
         score = 100 * found.score if isfinite(found.score) else 0.0
-        return Outcome(score, {"test": len(part.indices.unique())}, details, tuple(notes))
+        return Outcome(score, {"test": len(images)}, details, tuple(notes))
 
     rule = {k: v for k, v in grids.rule.items() if k != "models"}
     how = {"protocol": settings.protocol, "smooth": settings.smooth, "resolution": settings.resolution}
@@ -88,8 +88,7 @@ def _gridpg(common: Common) -> Prepared:
 
 def _deletion(common: Common) -> Prepared:
     settings = common.settings
-    anyone = torch.ones_like(common.eligible)
-    chosen = common.images(common.eligible if settings.among == "confident" else anyone)
+    chosen = common.images(common.eligible if settings.among == "confident" else common.readable)
     fractions = PAPER_FRACTIONS if settings.fractions == "paper" else FRACTIONS
 
     def run(case: Case, explainer: Explainer, advance: Callable[[int, int], None]) -> Outcome:

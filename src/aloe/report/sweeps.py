@@ -9,8 +9,10 @@ from math import sqrt
 from statistics import fmean, stdev
 from typing import Any
 
+from aloe.report.explained import variant_of
 from aloe.report.lines import Column, heading
 from aloe.report.methods import look
+from aloe.report.protocol import grid_protocol, settings_of
 from aloe.report.rows import Result
 from aloe.report.sweep_rows import SweepRow, value_in_words
 
@@ -30,15 +32,20 @@ _T = (
 
 @dataclass(frozen=True)
 class Measure:
-    """What a number of a run is: a task on a data set, of an attribution method where there is one."""
+    """What a number of a run is: a task on a data set, of an attribution method where there is one, and the `way` it was
+    measured in where scores of several do not compare: GridPG's protocol, the shares of pixel deletion."""
 
     task: str
     data: str
     method: str = ""
+    way: str = ""
 
     @classmethod
     def of(cls, row: Result) -> Measure:
-        return cls(row.task, row.data, str(row.details.get("method", "")))
+        way = grid_protocol(row) if row.task == "gridpg" else ""
+        if row.task == "deletion" and settings_of(row)["fractions"] != "paper":
+            way = f"{settings_of(row)['fractions']} shares"
+        return cls(row.task, row.data, variant_of(row), way)
 
     @property
     def decimals(self) -> int:
@@ -47,7 +54,8 @@ class Measure:
     @property
     def heading(self) -> str:
         method = f" {look(self.method).title}" if self.method else ""
-        return f"{heading(Column(self.data))} {_TASKS.get(self.task, self.task)}{method}"
+        way = f", {self.way}" if self.way else ""
+        return f"{heading(Column(self.data))} {_TASKS.get(self.task, self.task)}{method}{way}"
 
 
 @dataclass(frozen=True)

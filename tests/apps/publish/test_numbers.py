@@ -113,13 +113,43 @@ def test_explanations_have_a_line_for_each_method_and_share_a_command(monkeypatc
     assert "80.00 \\[1.00, 2.00\\]" in numbers.tables[0].to_markdown()
     assert numbers.commands == [
         "aloe evaluate gridpg me/x --data cifar10 --methods inherent,attnlrp,random --set share=0.2 --set grids=50"
+        " --set protocol=whole"  # what rows of before the protocols had names were measured by
     ]
     assert _evaluated(monkeypatch, numbers.commands)[0][2] == {
         "methods": ["inherent", "attnlrp", "random"],
         "share": 0.2,
         "grids": 50,
+        "protocol": "whole",
     }
     assert [(e["metric_type"], e["metric_value"]) for e in numbers.evaluations] == [("gridpg", 80.0)]
+
+
+def test_both_presets_and_fewer_grids_are_told_apart(monkeypatch):
+    def grid(model, method, value, preset, options, **other):
+        settings = {**GRID["settings"], "protocol": "windows", "preset": preset, "options": options, **other}
+        details = {"method": method, "interval": [1.0, 2.0]}
+        stage = {} if model == "ours" else {"stage": "teacher"}
+        return result_row(model, value, "gridpg", **{**GRID, "settings": settings}, details=details, **stage)
+
+    numbers = collect(
+        grid("ours", "inherent", 80.0, "best", {}),
+        grid("ours", "inherent", 80.0, "paper", {}),
+        grid("ours", "attnlrp", 70.0, "best", {"variant": "full"}),
+        grid("ours", "attnlrp", 80.0, "paper", {"variant": "cp"}, first=3),
+        grid("teacher", "attnlrp", 50.0, "best", {"variant": "full", "gamma": 0.05}),
+        grid("teacher", "attnlrp", 40.0, "paper", {"variant": "cp"}, first=3),
+    )
+    lines = numbers.tables[0].blocks[0].rows
+    assert [(line.labels[2], line.cells[0].text, line.cells[1].text) for line in lines] == [
+        ("W(x)x", "80.00", "\u2013"),
+        ("AttnLRP", "70.00", "50.00"),
+        ("AttnLRP, paper's options", "80.00", "40.00"),
+    ]
+    assert not [command for command in numbers.commands if "protocol" in command], "windows are the default"
+    (few,) = [settings for *_, settings in _evaluated(monkeypatch, numbers.commands) if "first_grids" in settings]
+    assert (few["preset"], few["first_grids"], few["options"]) == (
+        *("paper", {"attnlrp": 3}, {"attnlrp": {"variant": "cp"}}),
+    )
 
 
 def test_deletion_says_which_direction_is_better():
@@ -133,7 +163,8 @@ def test_deletion_says_which_direction_is_better():
         "pixel deletion (lower is better)",
         "pixel insertion (higher is better)",
     ]
-    assert numbers.commands[0].endswith("--methods inherent --set block=4 --set images=100")
+    words = "--methods inherent --set fractions=fine --set among=confident --set block=4 --set images=100"
+    assert numbers.commands[0].endswith(words)
     assert "--set deletion_mode=insertion" in numbers.commands[1]
 
 

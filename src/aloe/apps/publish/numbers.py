@@ -14,6 +14,7 @@ from aloe.core.errors import UserError
 from aloe.data.benchmarks import BENCHMARKS
 from aloe.draw.tables import Block, Cell, Row, Table, printable
 from aloe.evaluation.settings import EvaluateSettings
+from aloe.report.explained import variant_of
 from aloe.report.methods import INHERENT, look, rank
 from aloe.report.protocol import EXPLANATIONS, in_words, settings_of
 from aloe.report.rows import Result
@@ -54,9 +55,7 @@ def collect_numbers(rows: Sequence[Result], model: str, teacher: str, repo_id: s
     Raises:
         UserError: there are rows, but none of this model.
     """
-    ours = {
-        _identity(row) + str(row.details.get("method")): row for row in rows if row.fingerprints.get("model") == model
-    }
+    ours = {_identity(row) + variant_of(row): row for row in rows if row.fingerprints.get("model") == model}
     if rows and not ours:
         raise UserError(
             f"None of the {len(rows)} result rows is of this student (weights and configuration {model}): they are of other"
@@ -64,11 +63,11 @@ def collect_numbers(rows: Sequence[Result], model: str, teacher: str, repo_id: s
         )
     chosen = sorted(ours.values(), key=lambda row: row.task in EXPLANATIONS)
     beside = {
-        _identity(row) + str(row.details.get("method")): row
+        _identity(row) + variant_of(row): row
         for row in rows
         if row.stage == "teacher" and teacher and row.teacher == teacher
     }
-    pairs = [(row, beside.get(_identity(row) + str(row.details.get("method")))) for row in chosen]
+    pairs = [(row, beside.get(_identity(row) + variant_of(row))) for row in chosen]
     recognition = [pair for pair in pairs if pair[0].task not in EXPLANATIONS]
     explained = sorted(
         (pair for pair in pairs if pair[0].task in EXPLANATIONS),
@@ -82,7 +81,7 @@ def collect_numbers(rows: Sequence[Result], model: str, teacher: str, repo_id: s
 
 def _identity(row: Result) -> str:
     """Equal for rows of two models that measure the same thing on the same images."""
-    settings = {k: v for k, v in settings_of(row).items() if k not in ("head", "text_tower", "options")}
+    settings = {k: v for k, v in settings_of(row).items() if k not in ("head", "text_tower", "options", "preset")}
     images = {k: v for k, v in row.fingerprints.items() if k in ("train", "validation", "test")}
     return json.dumps([row.task, row.data, row.metric, settings, images], sort_keys=True)
 
@@ -96,7 +95,7 @@ def _table(name: str, pairs: Sequence[tuple[Result, Result | None]]) -> Table:
         labels = (
             _title(row),
             data,
-            *([look(str(row.details.get("method"))).title] if explains else []),
+            *([look(variant_of(row)).title] if explains else []),
             _settings(row),
         )
         lines.append(Row(labels, (_cell(row, mark), _cell(teacher) if teacher else Cell())))
@@ -166,7 +165,10 @@ def _where(row: Result) -> str:
 def _flags(row: Result) -> str:
     """` --set name=value` for everything that is not the default of `aloe evaluate`."""
     defaults = EvaluateSettings.of().model_dump(mode="json")
-    given = {_CALLED.get(k, k): v for k, v in row.settings.items() if k not in _FOUND}
+    settings = settings_of(row) if row.task in EXPLANATIONS else row.settings  # with what rows of before do not say
+    given = {_CALLED.get(k, k): v for k, v in settings.items() if k not in _FOUND}
+    if "first" in settings:
+        given["first_grids"] = {str(row.details.get("method")): settings["first"]}
     if row.task in ("deletion", "inside", "clarity") and isinstance(row.details.get("images"), int):
         given["images"] = row.details["images"]
     if row.settings.get("options"):
