@@ -166,6 +166,7 @@ def _facts(case: Case, task: str, settings: dict[str, Any], parts: Sequence[str]
             "model": model_fingerprint(case.model),
             **{part: source.state()[:16] for part, source in sources.items() if source is not None},
         },
+        # captum, which perturbations once ran on, stays part of the key, so that rows of then are found again
         "versions": versions("captum", "scikit-learn") if task in EXPLAINING else versions(),
         "device": case.device.split(":")[0],
         "model": case.name,
