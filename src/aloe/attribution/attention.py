@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from aloe.attribution.options import Count
 from aloe.attribution.subject import Subject
 from aloe.attribution.taps import AttentionTap
 from aloe.attribution.targets import Target
@@ -16,7 +17,7 @@ from aloe.core.errors import UserError
 
 
 def legrad(
-    subject: Subject, images: Tensor, target: Target, *, layers: int | None = 2, pool: str = "mean"
+    subject: Subject, images: Tensor, target: Target, *, layers: Count | None = 2, pool: str = "mean"
 ) -> tuple[Tensor, Tensor]:
     """LeGrad (Bousselham et al. 2025): how the explained value, read off each block, grows with that block's attention.
 

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aloe.attribution.gamma import gamma_conv2d, gamma_linear
+from aloe.attribution.options import Strength
 from aloe.attribution.subject import Subject
 from aloe.attribution.taps import AttentionTap
 from aloe.attribution.targets import Target
@@ -99,8 +100,8 @@ def attnlrp(
     target: Target,
     *,
     variant: str = "full",
-    gamma: float | None = None,
-    conv_gamma: float | None = None,
+    gamma: Strength | None = None,
+    conv_gamma: Strength | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Relevance of every pixel, (B, H, W), summed over channels in float32, and the explained value, (B,).
 
@@ -110,16 +111,14 @@ def attnlrp(
             none: a B-cos unit has its own rule.
 
     Raises:
-        UserError: an unknown variant, a negative gamma, or a gamma on a B-cos student.
+        UserError: an unknown variant, or a gamma on a B-cos student.
     """
     is_student = subject.config.model_type == "bcos_vit"
     defaults = default_gammas(is_student)
     gamma = defaults["gamma"] if gamma is None else gamma
     conv_gamma = defaults["conv_gamma"] if conv_gamma is None else conv_gamma
-    if variant not in VARIANTS or not (gamma >= 0 and conv_gamma >= 0):
-        raise UserError(
-            f"AttnLRP takes variant {' or '.join(VARIANTS)} and gammas of at least 0, got {variant!r}, {gamma}, {conv_gamma}."
-        )
+    if variant not in VARIANTS:
+        raise UserError(f"AttnLRP takes variant {' or '.join(VARIANTS)}, got {variant!r}.")
     if is_student and (gamma or conv_gamma):
         raise UserError("The gamma rule is for plain linear layers: a B-cos unit has its own, leave gamma at 0.")
     inputs = subject.prepare(images).requires_grad_()

@@ -7,6 +7,7 @@ import hashlib
 import torch
 from torch import Tensor
 
+from aloe.attribution.options import Seed
 from aloe.attribution.subject import Subject
 from aloe.attribution.targets import Target, TextTarget, class_indices
 
@@ -20,7 +21,7 @@ def input_x_gradient(subject: Subject, images: Tensor, target: Target) -> tuple[
     return (gradient.float() * inputs.detach().float()).sum(1), value.detach()
 
 
-def random_map(subject: Subject, images: Tensor, target: Target, *, seed: int = 0) -> tuple[Tensor, Tensor]:
+def random_map(subject: Subject, images: Tensor, target: Target, *, seed: Seed = 0) -> tuple[Tensor, Tensor]:
     """Standard normal noise (B, H, W), and the explained value, (B,).
 
     The noise belongs to the seed, to each image's own bytes and to the class, whatever batch it comes in.

@@ -10,13 +10,13 @@ holds to rounding error.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from aloe.attribution.inputs import as_batch, check_finite, check_loaded
 from aloe.attribution.targets import Target, as_target, part_of, target_value
 from aloe.bcos.dynamic import explanation_mode
 from aloe.core.errors import UserError
@@ -71,8 +71,8 @@ def explain(model: nn.Module, images: Any, targets: Target = None, *, batch_size
 
     Args:
         model: a `BcosViTModel` or `BcosViTForImageClassification`; it is left exactly as it was.
-        images: (B, 3, H, W) or (3, H, W) in [0, 1]; also one PIL image or a list of them, which are resized and cropped
-            to the model's own resolution.
+        images: (B, 3, H, W) or (3, H, W) in [0, 1]; also PIL images, uint8 arrays (H, W, 3), paths, or a list of these,
+            which are resized and cropped to the model's own resolution (see `attribution.inputs`).
         targets: class index or name (one, or one per image); float tensor (D,) or (B, D), a direction in the pooled
             output; `TextTarget`; None: the predicted class, or a backbone's own feature direction.
         batch_size: images per pass.
@@ -83,6 +83,7 @@ def explain(model: nn.Module, images: Any, targets: Target = None, *, batch_size
     Raises:
         UserError: images or targets of a wrong kind or shape, or a model that is not a B-cos ViT.
     """
+    check_loaded(model)
     model = unwrapped(model)
     if getattr(getattr(model, "config", None), "model_type", None) != "bcos_vit":
         raise UserError(
@@ -99,6 +100,7 @@ def explain(model: nn.Module, images: Any, targets: Target = None, *, batch_size
         explain_batch(model, pixels[i : i + batch_size], part_of(targets, i, i + batch_size, len(pixels)))
         for i in range(0, len(pixels), batch_size)
     ]
+    check_finite(torch.cat([part.contributions for part in parts]), "W(x)x")
     merged = {f.name: _concat([getattr(p, f.name) for p in parts]) for f in fields(Explanation)}
     return Explanation(**merged)  # type: ignore[arg-type]
 
@@ -136,26 +138,6 @@ def explain_batch(model: nn.Module, images: Tensor, target: Target) -> Explanati
         logits=None if logits is None else logits.detach(),
         prediction=None if logits is None else logits.detach().argmax(-1),
     )
-
-
-def as_batch(images: Any, model: nn.Module) -> Tensor:
-    """Images in any of the forms that `explain` takes, as one tensor (B, 3, H, W) in [0, 1]."""
-    if isinstance(images, Tensor):
-        batch = images[None] if images.ndim == 3 else images
-        if batch.ndim != 4 or batch.shape[1] != 3 or not batch.is_floating_point():
-            raise UserError(f"Images must be float (B, 3, H, W) in [0, 1], got {images.dtype} {tuple(images.shape)}.")
-        if batch.numel() and not (batch.min() >= 0 and batch.max() <= 1):
-            raise UserError("Image values must lie in [0, 1]; do not normalise them, the model does what is needed.")
-        return batch
-    from aloe.data.decode import decode_image
-    from aloe.data.transforms import ResizeCenterCrop, to_tensor
-
-    config: Any = model.config
-    crop = ResizeCenterCrop(getattr(model, "resolution", None) or config.resolution)
-    pictures = list(images) if isinstance(images, Sequence) else [images]
-    if not all(hasattr(p, "convert") for p in pictures):
-        raise UserError("Images must be a float tensor (B, 3, H, W) in [0, 1], a PIL image or a list of PIL images.")
-    return torch.stack([to_tensor(crop(decode_image(p))) for p in pictures]) if pictures else torch.empty(0, 3, 1, 1)
 
 
 def _concat(parts: list[Tensor | None]) -> Tensor | None:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from aloe.attribution.attention import chefercam, legrad, rollout
 from aloe.attribution.attnlrp import attnlrp, default_gammas
 from aloe.attribution.baselines import input_x_gradient, random_map
-from aloe.attribution.inherent import as_batch, explain
+from aloe.attribution.inherent import explain
+from aloe.attribution.inputs import as_batch, check_finite, check_loaded
 from aloe.attribution.memory import peak_memory
 from aloe.attribution.perturbation import REGRESSIONS, integrated_gradients, lime
 from aloe.attribution.presets import preset_options
@@ -135,6 +136,7 @@ def attribute(
     Raises:
         UserError: an unknown method, preset or option, a method that the model cannot support, wrong images or targets.
     """
+    check_loaded(model)
     chosen, targets, model = find_method(method), as_target(targets), unwrapped(model)
     options = preset_options(preset, method, options)
     check_model(model)
@@ -166,6 +168,7 @@ def attribute(
     spent = (time.perf_counter() - start) / count
     cost = Cost(subject.forwards / count, subject.backwards / count, spent, None if peak is None else peak.bytes)
     shape = (pixels.shape[-2], pixels.shape[-1])
+    check_finite(torch.cat(maps), chosen.title)
     return Attribution(torch.cat(maps), torch.cat(values), method, chosen.granularity, shape, cost, options)
 
 
@@ -207,7 +210,7 @@ def check_options(method: Method, options: Mapping[str, Any]) -> dict[str, Any]:
     if unknown := [n for n in options if n not in allowed]:
         known = f"it takes {', '.join(allowed)}" if allowed else "it takes none"
         raise UserError(f"{method.title} has no option {unknown[0]!r}; {known}.")
-    hints, found = get_type_hints(method.run), {}
+    hints, found = get_type_hints(method.run, include_extras=True), {}
     for name, value in options.items():
         try:
             found[name] = TypeAdapter(hints[name]).validate_python(value)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from aloe.attribution.options import Count, Penalty, Seed, Side
 from aloe.attribution.subject import Outputs, Subject
 from aloe.attribution.targets import Target, TextTarget
 from aloe.core.errors import UserError
@@ -26,9 +27,9 @@ def integrated_gradients(
     images: Tensor,
     target: Target,
     *,
-    steps: int = 50,
+    steps: Count = 50,
     baseline: str = "zero",
-    internal_batch_size: int | None = 64,
+    internal_batch_size: Count | None = 64,
 ) -> tuple[Tensor, Tensor]:
     """Integrated Gradients along the line from a baseline, summed over channels, (B, H, W), and the explained value, (B,).
 
@@ -38,10 +39,8 @@ def integrated_gradients(
             `black`, the black image.
         internal_batch_size: images per pass; None: all steps of an image.
     """
-    if baseline not in ("zero", "black") or steps < 1:
-        raise UserError(
-            f"Integrated Gradients takes a baseline zero or black and at least 1 step, got {baseline!r}, {steps}."
-        )
+    if baseline not in ("zero", "black"):
+        raise UserError(f"Integrated Gradients takes a baseline zero or black, got {baseline!r}.")
     inputs = subject.prepare(images).detach()
     start = torch.zeros_like(inputs) if baseline == "zero" else subject.prepare(torch.zeros_like(images)).detach()
     fixed, value = _fixed(subject, inputs, target)
@@ -67,13 +66,13 @@ def lime(
     images: Tensor,
     target: Target,
     *,
-    samples: int = 200,
-    segments: int = 8,
-    square: int | None = None,
+    samples: Count = 200,
+    segments: Side = 8,
+    square: Side | None = None,
     regression: str = "ridge",
-    alpha: float | None = None,
-    seed: int = 0,
-    internal_batch_size: int = 64,
+    alpha: Penalty | None = None,
+    seed: Seed = 0,
+    internal_batch_size: Count = 64,
 ) -> tuple[Tensor, Tensor]:
     """LIME on square segments set to 0 at network input, (B, H, W), and the explained value, (B,).
 
@@ -90,11 +89,8 @@ def lime(
     """
     linear_model = _sklearn().linear_model
     alpha = REGRESSIONS.get(regression, 0.0) if alpha is None else alpha
-    if samples < 2 or segments < 1 or alpha < 0 or (square is not None and square < 1):
-        raise UserError(
-            "LIME takes at least 2 samples, 1 segment, squares of 1 pixel and alpha >= 0, got "
-            f"{samples}, {segments}, {square}, {alpha}."
-        )
+    if samples < 2:
+        raise UserError(f"LIME takes at least 2 samples, got {samples}.")
     if regression not in REGRESSIONS:
         raise UserError(f"LIME has no regression {regression!r}; it takes {' or '.join(REGRESSIONS)}.")
     inputs = subject.prepare(images).detach()

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from aloe.bcos.dynamic import is_explaining
 from aloe.bcos.functional import NORM_FLOOR
+from aloe.core.arrays import as_tensor
 from aloe.core.errors import UserError
 from aloe.models.labels import index_of
 
@@ -76,10 +77,22 @@ def target_value(outputs: Any, config: Any, target: Target) -> tuple[Tensor, flo
 
 
 def as_target(target: Any) -> Target:
-    """A target whose numpy arrays have become tensors, or lists of names."""
-    if not isinstance(target, np.ndarray):
-        return target
-    return torch.from_numpy(target) if target.dtype.kind in "iuf" else target.tolist()
+    """A target in the form that is computed on: arrays as tensors, or as lists of names.
+
+    Raises:
+        UserError: a set, which has no order, or a truth value, which is no class.
+    """
+    if isinstance(target, TextTarget):
+        return replace(target, embedding=as_tensor(target.embedding, "embedding"))
+    if isinstance(target, set | frozenset | dict):
+        raise UserError(f"A {type(target).__name__} of targets has no order; give a list, one per image.")
+    if isinstance(target, bool | np.bool_) or (
+        isinstance(target, Tensor | np.ndarray) and target.dtype in (bool, torch.bool)
+    ):
+        raise UserError("A class is an index or a name, got a truth value; give a direction as a float tensor.")
+    if isinstance(target, np.ndarray):
+        return torch.from_numpy(target) if target.dtype.kind in "iuf" else target.tolist()
+    return as_tensor(target, "targets") if isinstance(target, Tensor) else target
 
 
 def part_of(target: Target, start: int, stop: int, count: int) -> Target:
@@ -105,7 +118,7 @@ def class_indices(target: Any, config: Any, logits: Tensor) -> Tensor:
     """The classes of a batch, given in any way, as indices (B,)."""
     if isinstance(target, Tensor):
         wanted = target.tolist() if target.ndim else [target.item()] * len(logits)
-    elif isinstance(target, Integral | str):
+    elif isinstance(target, str) or not isinstance(target, Sequence):
         wanted = [target] * len(logits)
     else:
         wanted = list(target)

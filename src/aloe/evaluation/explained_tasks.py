@@ -62,9 +62,10 @@ def _gridpg(common: Common) -> Prepared:
         notes += [f"{case.name} is wrong on {wrong} of the {len(images)} images of these grids"] if wrong else []
         if not isfinite(found.score):  # told apart from a score of 0 by the maps that were discarded
             notes.append(f"{METHODS[explainer.method].title} gave no map with positive mass")
+        notes += _of_one("grid", len(part))
         windows = {"windows": len(window_starts(side, grids.n)) ** 2} if settings.protocol == "windows" else {}
         details = {
-            "interval": [100 * x if isfinite(x) else 0.0 for x in found.interval],
+            "interval": _interval(*found.interval),
             "per_cell": [100 * x for x in found.per_cell.nan_to_num(0).tolist()],
             "grids": len(part),
             "cells": found.maps,
@@ -117,13 +118,15 @@ def _deletion(common: Common) -> Prepared:
         curves = replace(parts[0], **{k: torch.cat([getattr(p, k) for p in parts]) for k in ("most", "least")})
         summary = curves.summary(seed=settings.seed)
         numbers = {k: v.tolist() if k == "fractions" else (100 * v).tolist() for k, v in vars(summary).items()}
+        numbers = {k: v for k, v in numbers.items() if not (isinstance(v, list) and any(x != x for x in v))}
         details = {
             "mode": settings.deletion_mode,
             "fill": settings.fill,
             "block": settings.block,
             "images": len(chosen),
         }
-        return Outcome(numbers["area_most"], {"test": len(chosen)}, {**details, **numbers, "cost": explainer.cost()})
+        found = {**details, **numbers, "cost": explainer.cost()}
+        return Outcome(numbers["area_most"], {"test": len(chosen)}, found, _of_one("image", len(chosen)))
 
     names = ("fill", "block", "deletion_mode", "resolution", "seed", "fractions", "among")
     rule = common.rule if settings.among == "confident" else {}
@@ -144,14 +147,16 @@ def _inside(common: Common) -> Prepared:
         shares = torch.zeros_like(shares) if none else shares
         low, high = bootstrap_interval(shares, seed=settings.seed)
         details = {
-            "interval": [100 * float(low), 100 * float(high)],
+            "interval": _interval(low, high),
             "pointing": 100 * float(hits.double().mean()),
             "area": 100 * float(masks.double().mean()),
             "images": len(masks),
             "discarded": len(masks) if none else int(shares.isnan().sum()),
             "cost": explainer.cost(),
         }
-        return Outcome(100 * float(shares.nanmean()), {"test": len(masks)}, details, notes)
+        return Outcome(
+            100 * float(shares.nanmean()), {"test": len(masks)}, details, (*notes, *_of_one("image", len(masks)))
+        )
 
     return Prepared({"resolution": settings.resolution, "seed": settings.seed, **_of_images(chosen)}, run)
 
@@ -169,14 +174,16 @@ def _clarity(common: Common) -> Prepared:
         shares = torch.zeros_like(shares) if none else shares
         low, high = bootstrap_interval(shares, seed=settings.seed)
         details = {
-            "interval": [100 * float(low), 100 * float(high)],
+            "interval": _interval(low, high),
             "seams": float(jumps[jumps.isfinite()].median()) if bool(jumps.isfinite().any()) else None,
             "patch": patch,
             "images": len(found),
             "discarded": len(found) if none else int(shares.isnan().sum()),
             "cost": explainer.cost(),
         }
-        return Outcome(100 * float(shares.nanmean()), {"test": len(found)}, details, notes)
+        return Outcome(
+            100 * float(shares.nanmean()), {"test": len(found)}, details, (*notes, *_of_one("image", len(found)))
+        )
 
     return Prepared({"resolution": settings.resolution, "seed": settings.seed, **_of_images(chosen)}, run)
 
@@ -189,6 +196,17 @@ def _maps(explainer: Explainer, chosen: Tensor, common: Common, advance: Callabl
         maps.append(explainer(explainer.load(part.tolist()), common.labels[part]))
         advance(min(i + _IMAGES_PER_PASS, len(chosen)), len(chosen))
     return torch.cat(maps)
+
+
+def _interval(low: Any, high: Any) -> list[float] | None:
+    """The ends in percent, None where there is no interval."""
+    ends = [100 * float(low), 100 * float(high)]
+    return ends if all(map(isfinite, ends)) else None
+
+
+def _of_one(unit: str, count: int) -> tuple[str, ...]:
+    """Why there is no interval, where there is a single unit."""
+    return (f"one {unit} alone has no interval: it says nothing of how much others would differ",) if count == 1 else ()
 
 
 def _of_images(chosen: Tensor) -> dict[str, Any]:

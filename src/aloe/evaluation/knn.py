@@ -8,11 +8,13 @@ float32 matrix product only discards pairs which, its rounding error considered,
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from numbers import Integral
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from aloe.core.arrays import as_tensor
 from aloe.core.errors import UserError
 
 METRICS = ("cosine", "euclidean")
@@ -60,7 +62,8 @@ def knn_predict(
     Raises:
         UserError: as `nearest_neighbours`, or labels that are missing, too few, too many, or all of one class.
     """
-    wanted = [k] if isinstance(k, int) else list(k)
+    single = isinstance(k, Integral)
+    wanted = [int(k)] if single else [int(number) for number in k]  # type: ignore[call-overload, union-attr, arg-type]
     if weights not in WEIGHTS:
         raise UserError(f"There are no {weights!r} votes; votes: {', '.join(WEIGHTS)}.")
     if not wanted:
@@ -68,7 +71,8 @@ def knn_predict(
     for number in wanted:
         if not 1 <= number <= len(labels):
             raise UserError(f"k is {number} but there are {len(labels)} training images.")
-    labels = labels.cpu()
+    labels, test = as_tensor(labels, "labels").cpu(), as_tensor(test, "test features")
+    train = train if hasattr(train, "chunks") else as_tensor(train, "training features")
     if int(labels.min()) < 0:
         raise UserError("k-NN needs a label for every training image: one folder per class.")
     if int(labels.min()) == int(labels.max()):
@@ -78,7 +82,7 @@ def knn_predict(
     distances, indices, count = _search(train, test, max(wanted), metric, train_rows, test_rows, device)
     _check_count(count, labels)
     found = {number: _vote(distances[:, :number], labels[indices[:, :number]], weights) for number in wanted}
-    return found[k] if isinstance(k, int) else found
+    return found[wanted[0]] if single else found
 
 
 def nearest_neighbours(
@@ -107,6 +111,8 @@ def nearest_neighbours(
         UserError: k below 1 or larger than the training set, no test features, widths that differ, or features that are
             not finite.
     """
+    test = as_tensor(test, "test features")
+    train = train if hasattr(train, "chunks") else as_tensor(train, "training features")
     distances, indices, count = _search(train, test, k, metric, train_rows, test_rows, device)
     if not 1 <= k <= count:
         raise UserError(f"k is {k} but there are {count} training images.")

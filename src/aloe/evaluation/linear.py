@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from aloe.core.arrays import as_tensor
 from aloe.core.errors import UserError
 from aloe.core.progress import tracked
 from aloe.evaluation.heads import ROWS, Probe, head_outputs
@@ -93,6 +94,7 @@ def fit_probe(
             no image to validate with, or no learning rate at which training converges.
     """
     settings = settings or ProbeSettings()
+    features, labels = as_tensor(features, "features"), as_tensor(labels, "labels")
     _check(features, labels, num_classes, "training", features.shape[-1])
     absent = (torch.bincount(labels, minlength=num_classes) == 0).nonzero()[:, 0].tolist()
     if absent:

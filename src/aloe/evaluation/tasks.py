@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aloe.core.arrays import as_tensor
 from aloe.core.errors import UserError
 from aloe.data.draws import ImageDataset, collate_images
 from aloe.data.sources import left_out
@@ -113,7 +114,7 @@ class Task:
 
 def score(predicted: Tensor, labels: Tensor, metric: str) -> float:
     """Percent correct: `top-1` over images, or `mean per class`."""
-    right = (predicted == labels).double()
+    right = (as_tensor(predicted, "predictions") == as_tensor(labels, "labels")).double()
     if metric == "top-1":
         return 100 * float(right.mean())
     return 100 * float(torch.stack([right[labels == c].mean() for c in labels.unique()]).mean())

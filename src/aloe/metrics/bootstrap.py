@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from aloe.core.arrays import as_tensor
 from aloe.core.errors import UserError
 
 LEVEL = 0.95
@@ -24,11 +25,13 @@ def bootstrap_interval(
         samples: bootstrap samples of G rows each. seed: of their draws.
 
     Returns:
-        Lower and upper ends (...) float64 on the CPU, () with `pool`; NaN where every value is.
+        Lower and upper ends (...) float64 on the CPU, () with `pool`; NaN where fewer than two rows have a value: a
+        single one says nothing of how much others would differ.
 
     Raises:
         UserError: no rows, or no samples.
     """
+    values = as_tensor(values, "values")
     if samples < 1 or not len(values):
         raise UserError(f"A bootstrap needs values and samples, got {len(values)} values and {samples} samples.")
     rows = values.detach().cpu().double().reshape(len(values), -1).numpy()
@@ -39,6 +42,7 @@ def bootstrap_interval(
     means = _resampled_means(totals, weights, samples, np.random.default_rng(seed))
     ends = np.full((2, means.shape[1]), np.nan)
     filled = ~np.isnan(means).all(0)
+    filled &= (weights > 0).sum(0) > 1
     ends[:, filled] = np.nanquantile(means[:, filled], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     shape = () if pool else values.shape[1:]
     low, high = torch.from_numpy(ends).reshape(2, *shape)

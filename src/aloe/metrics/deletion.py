@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aloe.core.arrays import as_tensor
 from aloe.core.errors import UserError
 from aloe.draw.explanations import gaussian_smooth
 from aloe.metrics.bootstrap import SAMPLES, bootstrap_interval
@@ -105,6 +106,7 @@ def deletion_curves(
         UserError: an unknown fill or mode, fractions out of order or range, a block that does not divide the maps,
             shapes that differ, images outside [0, 1], maps that are not finite, or a `probability` that is none.
     """
+    maps, images, classes = as_tensor(maps, "maps"), as_tensor(images, "images"), as_tensor(classes, "classes")
     if mode not in MODES:
         raise UserError(f"There is no mode {mode!r}; modes: {', '.join(MODES)}.")
     if fill not in FILLS:

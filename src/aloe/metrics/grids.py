@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from aloe.core.arrays import as_tensor
 from aloe.core.errors import UserError
 from aloe.core.files import read_json, write_json
 from aloe.metrics.maps import in_unit_interval
@@ -118,7 +119,8 @@ def confident(
         raise UserError(f"A share of each class's images is above 0 and at most 1, got {share}.")
     if not probabilities:
         raise UserError("Confident images need the probabilities of at least one model.")
-    labels = labels.cpu()
+    labels = as_tensor(labels, "labels").cpu()
+    probabilities = [as_tensor(table, "probabilities") for table in probabilities]
     least = torch.stack([_of_label(table.detach().cpu().double(), labels) for table in probabilities]).amin(0)
     if share is None:
         return least >= threshold

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from aloe.core.arrays import as_tensor
 from aloe.core.errors import UserError
 
 ROUNDING = 1e-3  # by which a probability in low precision may exceed 1
@@ -15,6 +16,7 @@ def checked_maps(maps: Tensor) -> Tensor:
     Raises:
         UserError: not (B, H, W) floating point, or values that are not finite.
     """
+    maps = as_tensor(maps, "maps")
     if maps.ndim != 3 or not maps.is_floating_point():
         raise UserError(f"Attribution maps must be float (B, H, W), got {maps.dtype} {tuple(maps.shape)}.")
     broken = int((~maps.isfinite()).flatten(1).any(1).sum())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from aloe.core.arrays import as_tensor
 from aloe.core.errors import UserError
 from aloe.metrics.maps import checked_maps
 
@@ -38,6 +39,7 @@ def pointing_hits(maps: Tensor, masks: Tensor) -> Tensor:
 
 
 def _checked(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    maps, masks = as_tensor(maps, "maps"), as_tensor(masks, "masks")
     if masks.dtype != torch.bool or masks.shape != maps.shape:
         raise UserError(
             f"Masks must be bool of the maps' shape {tuple(maps.shape)}, got {masks.dtype} {tuple(masks.shape)}."

@@ -167,7 +167,8 @@ def _replace(home: Path, staging: Path) -> None:
 def _explained(model: Any, images: Sequence[str | Path]) -> list[Any]:
     """A picture of each image with the model's explanation, as `aloe explain` draws it."""
     from aloe.attribution.files import pictures, rows
-    from aloe.attribution.inherent import as_batch, explain
+    from aloe.attribution.inherent import explain
+    from aloe.attribution.inputs import as_batch
     from aloe.data.decode import decode_image
 
     if not images:

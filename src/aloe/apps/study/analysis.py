@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from aloe.apps.study.agreement import Agreement, agreement
 from aloe.apps.study.answers import Answer
 from aloe.apps.study.exclusions import Judged, Rules, judge, keep, report
@@ -47,7 +49,7 @@ class Analysis:
         """For machines."""
         f = self.fit
         arrays = ("scores", "low", "high", "wins", "rates", "rate_low", "rate_high")
-        numbers = {name: getattr(f, name).tolist() for name in arrays}
+        numbers = {name: np.where(np.isnan(getattr(f, name)), None, getattr(f, name)).tolist() for name in arrays}
         counts = {"participants": f.participants, "answers": f.answers, "ties": f.ties}
         return {
             "methods": f.methods,

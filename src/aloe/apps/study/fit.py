@@ -84,8 +84,12 @@ def fit(answers: Sequence[Answer], *, ties: Ties = "half", samples: int = SAMPLE
     ends = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
     low, high = np.quantile(drawn, ends, axis=0)
     rate_low, rate_high = np.quantile(rates, ends, axis=0)
+    if len(each) < 2:
+        low, high, rate_low, rate_high = (np.full_like(ends, np.nan) for ends in (low, high, rate_low, rate_high))
     undecided = sum(answer.winner is None for answer in counted)
     done = Fit(methods, scores, low, high, wins, rate_low, rate_high, len(each), len(counted), undecided)
+    if len(each) < 2:
+        done.notes.append("One participant alone has no interval: it says nothing of how much others would differ.")
     if not _reaches_all(wins):
         done.notes.append(
             "Some methods won, or lost, every comparison with the others; their scores have no bound but the fit's prior."

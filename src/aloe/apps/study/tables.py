@@ -151,6 +151,8 @@ def _both(figure: Any) -> dict[str, bytes]:
 
 
 def _interval(low: float, high: float, decimals: int = 2) -> str:
+    if low != low or high != high:  # of a single participant
+        return ""
     ends = [Cell(end, decimals).text for end in (low, high)]
     return f" [{ends[0]}, {ends[1]}]"
 
