@@ -215,9 +215,8 @@ def test_lime_on_one_segment_and_on_an_empty_input(patches):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"square": 0}, "squares of 1 pixel"),
+        ({"samples": 1}, "at least 2 samples"),
         ({"regression": "linear"}, "no regression 'linear'; it takes ridge or lasso"),
-        ({"alpha": -1.0}, "alpha >= 0"),
     ],
 )
 def test_bad_limes(options, sentence, patches):

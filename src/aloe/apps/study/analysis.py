@@ -49,7 +49,7 @@ class Analysis:
         """For machines."""
         f = self.fit
         arrays = ("scores", "low", "high", "wins", "rates", "rate_low", "rate_high")
-        numbers = {name: np.where(np.isnan(getattr(f, name)), None, getattr(f, name)).tolist() for name in arrays}
+        numbers = {name: _known(getattr(f, name)) for name in arrays}
         counts = {"participants": f.participants, "answers": f.answers, "ties": f.ties}
         return {
             "methods": f.methods,
@@ -95,3 +95,9 @@ def write_analysis(found: Analysis, folder: Path, with_paper: bool = True) -> li
     for name, data in files.items():
         write_whole(folder / name, data)
     return list(files)
+
+
+def _known(array: np.ndarray) -> list[Any]:
+    """Nested lists as JSON takes them: None for what is not known."""
+    found: list[Any] = np.asarray(np.where(np.isnan(array), None, array), dtype=object).tolist()  # type: ignore[call-overload]
+    return found
