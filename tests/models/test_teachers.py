@@ -229,14 +229,20 @@ def test_folders_that_cannot_be_loaded(tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"model_type": "vit", "hidden_size": "big"}, r"config\.json has a field .* 'hidden_size' expected int"),
-        ({"model_type": "vit", "id2label": 3}, r"config\.json has a field of a wrong type"),
-        ({"model_type": "vit", "num_attention_heads": 0}, r"config\.json has a field of a wrong type"),
-        ({"model_type": "bcos_vit", "hidden_size": "big"}, r"config\.json .* hidden_size must be a whole number"),
+        (
+            {"model_type": "vit", "hidden_size": "big"},
+            r"hidden_size of config\.json must be a whole number .* got 'big'",
+        ),
+        ({"model_type": "vit", "hidden_dropout_prob": "x"}, r"config\.json has a field .* 'hidden_dropout_prob'"),
+        ({"model_type": "vit", "num_attention_heads": 0}, r"num_attention_heads of config\.json must be .* from 1"),
+        ({"model_type": "bcos_vit", "hidden_size": "big"}, r"hidden_size of config\.json must be a whole number"),
         ({"model_type": "bcos_vit", "b": "two"}, r"config\.json .* b must be a number, got 'two'"),
         ({"model_type": "bcos_vit", "teacher": "x"}, r"config\.json .* teacher must be a dictionary"),
-        ({"model_type": "bcos_vit", "num_attention_heads": 0}, "num_attention_heads must be at least 1"),
-        ({"model_type": "bcos_vit", "stem": "conv", "stem_widths": "ab"}, r"config\.json has a field of a wrong type"),
+        (
+            {"model_type": "bcos_vit", "num_attention_heads": 0},
+            r"num_attention_heads of config\.json must be .* from 1",
+        ),
+        ({"model_type": "bcos_vit", "stem": "conv", "stem_widths": "ab"}, r"stem_widths of config\.json are 'ab'"),
         ([1], r"config\.json is not a JSON object"),
     ],
     ids=str,

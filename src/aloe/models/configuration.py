@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from aloe.bcos.functional import ACTIVATIONS
 from aloe.core.errors import UserError
 
 STEMS = ("patch", "conv")
@@ -191,6 +192,7 @@ class BcosViTConfig(PreTrainedConfig):
     def _check(self) -> None:
         choices = {
             "stem": STEMS,
+            "hidden_act": ACTIVATIONS,
             "position_embedding": POSITIONS,
             "position_interpolation": INTERPOLATIONS,
             "mlp": MLPS,

@@ -9,6 +9,9 @@ from aloe.core.errors import UserError
 from aloe.core.files import read_object
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+FLOATS = ("F64", "F32", "F16", "BF16")
+COUNTED = ("position_ids", "num_batches_tracked")
+"""Endings of the names of buffers that hold whole numbers."""
 
 
 def weight_files(name: str, revision: str | None = None) -> list[Path]:
@@ -31,20 +34,39 @@ def weight_files(name: str, revision: str | None = None) -> list[Path]:
         raise UserError(f"{index} has no weight_map of tensor names to files; fetch it again.")
     files = sorted(set(parts.values()))
     for file in files:
-        if Path(file).name != file or not file.endswith(".safetensors"):
+        if Path(file).name != file or "\\" in file or not file.endswith(".safetensors"):
             raise UserError(f"{index} names {file!r}; only safetensors files in its own folder are loaded.")
-    return [Path(str(cached_file(name, file, revision=revision))) for file in files]
+    found = [cached_file(name, file, **options) for file in files]
+    for file, path in zip(files, found, strict=True):
+        if path is None or not Path(path).is_file():
+            raise UserError(f"{index} names {file!r}, which is no file beside it; fetch it again.")
+    return [Path(str(path)) for path in found]
 
 
 def shapes_of(name: str, revision: str | None = None) -> dict[str, tuple[int, ...]]:
-    """Every tensor's shape by its name; nothing where there are no safetensors."""
+    """Every tensor's shape by its name; nothing where there are no safetensors.
+
+    Raises:
+        UserError: as `weight_files`, or a tensor that holds no floating-point numbers.
+    """
     from safetensors import safe_open
 
     found: dict[str, tuple[int, ...]] = {}
     for path in weight_files(name, revision):
         with safe_open(path, framework="pt") as file:
-            found |= {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+            for key in file.keys():  # noqa: SIM118  (not a dictionary)
+                part = file.get_slice(key)
+                if part.get_dtype() not in FLOATS and not key.endswith(COUNTED):
+                    raise UserError(f"{path}: {key!r} holds {part.get_dtype()}, not floating-point numbers.")
+                found[key] = tuple(part.get_shape())
     return found
+
+
+def check_finite(model: Any, where: str) -> None:
+    """Raises UserError for a weight that is NaN or infinite, by its name."""
+    for key, weight in model.named_parameters():
+        if weight.numel() and weight.device.type != "meta" and not all(v.isfinite() for v in weight.detach().aminmax()):
+            raise UserError(f"{where}: the weight {key!r} is not finite; the checkpoint is broken, fetch it again.")
 
 
 def classifier_rows(shapes: dict[str, tuple[int, ...]]) -> int | None:

@@ -37,6 +37,8 @@ def explain_hub_errors(name: str) -> Iterator[None]:
         raise UserError(f"{name}: the safetensors file is truncated or corrupt ({error}); fetch it again.") from error
     except (StrictDataclassError, TypeError, AttributeError, ArithmeticError) as error:  # how wrong fields show
         raise UserError(f"{path / 'config.json'} has a field of a wrong type or value: {_sentence(error)}.") from error
+    except LookupError as error:  # a table that lacks an entry
+        raise UserError(f"{name} could not be loaded: its files have no entry {_sentence(error)}.") from error
     except (OSError, ValueError, RuntimeError) as error:
         if isinstance(error, UserError):
             raise

@@ -7,7 +7,7 @@ from typing import Any
 
 from aloe.core.errors import UserError
 
-STATED = ("id2label", "num_labels")
+STATED = ("id2label", "label2id", "num_labels")
 
 
 def label_table(values: Mapping[str, Any], rows: int, where: str) -> dict[int, str] | None:

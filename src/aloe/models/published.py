@@ -20,9 +20,12 @@ from torch import Tensor
 from aloe.core.errors import UserError
 from aloe.core.files import read_object
 from aloe.models.configuration import BcosViTConfig, stem_stride
+from aloe.models.headers import weight_files
 from aloe.models.hub import explain_hub_errors
 from aloe.models.labels import label_table, labels_of
 from aloe.models.modeling import BcosViTForImageClassification, BcosViTModel
+from aloe.models.processor import NAME as PROCESSOR
+from aloe.models.processor import normalisation
 from aloe.models.published_layout import (
     ACTIVATIONS,
     CLASSIFIER,
@@ -36,6 +39,7 @@ from aloe.models.published_layout import (
     Kind,
 )
 from aloe.models.rules import same_but_for_unit_axes
+from aloe.models.stated import plain_fields
 from aloe.models.unwrap import common_prefix
 
 FILES = ("config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json")
@@ -89,7 +93,7 @@ def load_published(
     parameters = _dtype(dtype)
     with explain_hub_errors(name):
         folder = Path(name) if Path(name).is_dir() else _download(name, revision)
-        values = read_object(folder / "config.json", "fetch it again")
+        values = plain_fields(read_object(folder / "config.json", "fetch it again"), name)
         kind = _kind(name, values.get("model_type"))
         tensors = _unwrapped(_tensors(folder, name))
         prefix = _prefix(name, tensors)
@@ -237,12 +241,8 @@ def _labels(name: str, values: dict[str, Any], rows: int) -> dict[str, Any]:
 
 def _normalisation(kind: Kind, processor: dict[str, Any]) -> tuple[list[float], list[float]]:
     """The teacher's mean and std, which come before 1 - x is appended: as the image processor says, else the family's."""
-    if processor.get("do_normalize") is False:
-        return [0.0] * 3, [1.0] * 3
-    found = [processor.get("image_mean") or list(kind.mean), processor.get("image_std") or list(kind.std)]
-    if not all(isinstance(v, list) and len(v) == 3 and all(isinstance(x, int | float) for x in v) for v in found):
-        raise UserError("image_mean and image_std of preprocessor_config.json must be three numbers each.")
-    return found[0], found[1]
+    mean, std = normalisation(processor, kind.mean, kind.std, "preprocessor_config.json")
+    return list(mean), list(std)
 
 
 def _rename(
@@ -320,22 +320,12 @@ def _tensors(folder: Path, name: str) -> dict[str, Tensor]:
     """Every tensor of model.safetensors, or of the files that its index names."""
     from safetensors import safe_open
 
-    index = folder / "model.safetensors.index.json"
-    files = ["model.safetensors"]
-    if index.is_file():
-        stated = read_object(index, "fetch it again").get("weight_map")
-        files = sorted({str(v) for v in stated.values()}) if isinstance(stated, dict) else []
-        odd = [f for f in files if Path(f).name != f or not f.endswith(".safetensors")]
-        if odd or not files:
-            raise UserError(
-                f"{index} names {odd[0]!r}, which is no safetensors file beside it." if odd else f"{index} is empty."
-            )
+    if not (files := weight_files(str(folder))):
+        raise UserError(f"{name} has no model.safetensors; only safetensors are loaded, never pickled weights.")
     found: dict[str, Tensor] = {}
     with ExitStack() as stack:
         for file in files:
-            if not (folder / file).is_file():
-                raise UserError(f"{name} has no {file}; only safetensors are loaded, never pickled weights.")
-            opened: Any = stack.enter_context(safe_open(folder / file, framework="pt"))
+            opened: Any = stack.enter_context(safe_open(file, framework="pt"))
             for key in opened.keys():  # noqa: SIM118  (not a dictionary)
                 if key in found:
                     raise UserError(f"{name}: tensor {key!r} is in two files.")
@@ -350,5 +340,5 @@ def _download(name: str, revision: str | None) -> Path:
 
 
 def _processor(folder: Path) -> dict[str, Any]:
-    path = folder / "preprocessor_config.json"
+    path = folder / PROCESSOR
     return read_object(path, "fetch it again") if path.is_file() else {}

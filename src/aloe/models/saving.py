@@ -14,11 +14,13 @@ from typing import Any
 from aloe.core.errors import UserError
 from aloe.core.torch_state import in_plain_torch
 from aloe.models.configuration import BcosViTConfig
-from aloe.models.headers import classifier_rows, shapes_of
+from aloe.models.headers import check_finite, classifier_rows, shapes_of
 from aloe.models.hub import explain_hub_errors
+from aloe.models.labels import STATED as LABELS
 from aloe.models.labels import label_table, set_labels
 from aloe.models.modeling import BcosViTForImageClassification, BcosViTModel
 from aloe.models.published import is_published, load_published
+from aloe.models.stated import hold_against, mismatch, stated
 from aloe.models.teachers import is_weight_file, missing_weights
 from aloe.models.unwrap import common_prefix
 from aloe.models.zoo_models import locate
@@ -33,11 +35,9 @@ def load(source: str | Path, **options: Any) -> BcosViTModel | BcosViTForImageCl
     Raises:
         UserError: nothing there, not a student of ALOE, or weights that are missing or do not fit.
     """
-    from transformers import PreTrainedConfig
-
     name = locate(source)
     with explain_hub_errors(name):
-        values, _ = PreTrainedConfig.get_config_dict(name, revision=options.get("revision"))
+        values = stated(name, options.get("revision"))
         if is_published(values.get("model_type")):
             return load_published(name, **options)
         _check_kind(source, values)
@@ -45,23 +45,33 @@ def load(source: str | Path, **options: Any) -> BcosViTModel | BcosViTForImageCl
         shapes, names = shapes_of(name, options.get("revision")), None
         if classifier and (rows := classifier_rows(shapes)) is not None:
             names = label_table(values, rows, str(source)) or {i: f"LABEL_{i}" for i in range(rows)}
-        config = BcosViTConfig.from_dict(values)
+        hold_against(values, shapes, str(source))
+        config = BcosViTConfig.from_dict({k: v for k, v in values.items() if k not in LABELS or names is None})
         if names is not None:
             set_labels(config, names)
         model_class: Any = BcosViTForImageClassification if classifier else BcosViTModel
         read = partial(
-            model_class.from_pretrained, name, config=config, use_safetensors=True, output_loading_info=True, **options
+            model_class.from_pretrained,
+            name,
+            config=config,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **options,
         )
         model, report = read()
         if report["missing_keys"] and (prefix := common_prefix(list(shapes))):
             model, report = read(key_mapping={f"^{re.escape(prefix)}": ""})
     if report["missing_keys"] and common_prefix(list(shapes)):
         raise UserError(missing_weights(name, sorted(report["missing_keys"]), list(shapes)))
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+    if report["mismatched_keys"]:
+        raise UserError(mismatch(name, report["mismatched_keys"]))
+    for kind in ("missing_keys", "unexpected_keys"):
         if report[kind]:
             raise UserError(f"{name}: {kind.replace('_', ' ')} in the weights, first {sorted(report[kind])[0]!r}.")
     for parameter in model.parameters():  # out of the file's mapping, whose alignment changes the last bit of products
         parameter.data = parameter.data.clone()
+    check_finite(model, name)
     return model.eval()
 
 

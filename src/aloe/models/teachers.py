@@ -24,8 +24,11 @@ from aloe.core.errors import UserError
 from aloe.core.torch_state import in_plain_torch
 from aloe.models.families import FAMILIES, Family
 from aloe.models.geometry import settle, settle_modules, side
-from aloe.models.headers import classifier_rows, shapes_of
+from aloe.models.headers import check_finite, classifier_rows, shapes_of
+from aloe.models.labels import STATED as LABELS
 from aloe.models.labels import label_table, set_labels
+from aloe.models.processor import normalisation, pixels_of_use, read_processor, three
+from aloe.models.stated import hold_against, mismatch, stated
 from aloe.models.unwrap import common_prefix, extends, unwrapped
 from aloe.models.zoo_models import locate
 
@@ -91,8 +94,10 @@ class Teacher(nn.Module):
         self.name = name or type(model).__name__
         settle(self.config, self.name)
         settle_modules(self.model)
-        self.mean = tuple(self.family.mean if mean is None else mean)
-        self.std = tuple(self.family.std if std is None else std)
+        self.mean = three(self.family.mean if mean is None else mean, f"{self.name}: mean")
+        self.std = three(self.family.std if std is None else std, f"{self.name}: std")
+        if min(self.std) <= 0:
+            raise UserError(f"{self.name}: std must be positive, got {list(self.std)}.")
         self.patch_size = int(self.config.patch_size)
         self.image_size = _image_size(self.config, self.patch_size)
         self.resolution = resolution or self.image_size
@@ -226,7 +231,7 @@ def load_teacher(
         inner = unwrapped(source)
         return inner if isinstance(inner, Teacher) else Teacher(inner, "", mean, std, resolution)
     import transformers
-    from transformers import AutoConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     from aloe.models.hub import explain_hub_errors
     from aloe.models.published import is_published
@@ -235,7 +240,7 @@ def load_teacher(
     name = locate(source)
     from_timm = is_weight_file(name)
     with nullcontext() if from_timm else explain_hub_errors(name):
-        values = {} if from_timm else transformers.PreTrainedConfig.get_config_dict(name)[0]
+        values = {} if from_timm else stated(name)
         if is_published(values.get("model_type")) or values.get("model_type") == "bcos_vit":
             raise UserError(f"{source} is a B-cos student, not a teacher; aloe.load reads it.")
         if from_timm or is_timm_config(values):
@@ -247,7 +252,10 @@ def load_teacher(
         with_head = family.classifier_class in wanted
         if with_head and (rows := classifier_rows(shapes)) is not None:
             names = label_table(values, rows, str(source)) or {i: f"LABEL_{i}" for i in range(rows)}
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        hold_against(_vision_of(values), shapes, str(source))
+        _check_activation(_vision_of(values), str(source))
+        plain = {key: value for key, value in values.items() if key not in LABELS}
+        config = CONFIG_MAPPING[str(values["model_type"])].from_dict({**plain, "_name_or_path": name})
         if rows is not None:
             set_labels(config, names)
         vision = getattr(config, "vision_config", config)
@@ -261,6 +269,7 @@ def load_teacher(
             use_safetensors=True,
             dtype=dtype,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,
             **options,
         )
         model, report = load()
@@ -268,16 +277,18 @@ def load_teacher(
             model, report = load(key_mapping={f"^{re.escape(prefix)}": ""})
     if report["missing_keys"]:
         raise UserError(missing_weights(name, sorted(report["missing_keys"]), list(shapes)))
-    stated = _preprocessing(name)
-    if stated.get("do_normalize") is False:
-        stated |= {"image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}
+    if report["mismatched_keys"]:
+        raise UserError(mismatch(name, report["mismatched_keys"]))
+    check_finite(model, name)
+    processor = read_processor(name)
+    found_mean, found_std = normalisation(processor, family.mean, family.std, f"{name}: its image processor")
     label = Path(source).name if Path(source).exists() else str(source)
     teacher = Teacher(
         model,
         label,
-        mean or stated.get("image_mean"),
-        std or stated.get("image_std"),
-        resolution or _resolution(stated, model.config),
+        mean or found_mean,
+        std or found_std,
+        resolution or _resolution(processor, model.config, f"{name}: its image processor"),
         keep_half=True,
     )
     heads = [known for known in wanted if "Classification" in known]
@@ -396,23 +407,25 @@ def _naflex(pixels: Tensor, patch: int) -> dict[str, Tensor]:
     return {"pixel_values": flat, "pixel_attention_mask": mask, "spatial_shapes": shapes}
 
 
-def _preprocessing(name: str) -> dict[str, Any]:
-    """The checkpoint's preprocessor_config.json, or nothing if it has none."""
-    from transformers.image_processing_base import ImageProcessingMixin
-
-    try:
-        return dict(ImageProcessingMixin.get_image_processor_dict(name)[0])
-    except OSError:
-        return {}
+def _vision_of(values: dict[str, Any]) -> dict[str, Any]:
+    """The fields of the vision tower, of a config.json of one or two towers."""
+    inner = values.get("vision_config")
+    return inner if isinstance(inner, dict) else values
 
 
-def _resolution(stated: dict[str, Any], config: Any) -> int | None:
+def _check_activation(values: dict[str, Any], where: str) -> None:
+    from transformers.activations import ACT2FN
+
+    name = values.get("hidden_act", "gelu")
+    if not isinstance(name, str) or name not in ACT2FN:
+        raise UserError(f"{where}: hidden_act of config.json is {name!r}, which is no activation; ViTs have 'gelu'.")
+
+
+def _resolution(processor: dict[str, Any], config: Any, where: str) -> int | None:
     """The side the checkpoint's preprocessing crops or resizes to, if it is a whole number of patches."""
     config = getattr(config, "vision_config", config)
-    size = stated.get("crop_size") or stated.get("size") or {}
-    pixels = size.get("height") if isinstance(size, dict) else size
-    patch = int(config.patch_size)
+    pixels, patch = pixels_of_use(processor, where), int(config.patch_size)
     if not pixels or pixels < patch:
         return None
     native = _image_size(config, patch)
-    return int(pixels) if pixels == native or pixels % patch == 0 else None
+    return pixels if pixels == native or pixels % patch == 0 else None

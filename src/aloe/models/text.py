@@ -15,7 +15,10 @@ from torch import Tensor, nn
 
 from aloe.core.errors import UserError
 from aloe.core.progress import tracked
+from aloe.models.headers import shapes_of
 from aloe.models.hub import explain_hub_errors
+from aloe.models.labels import STATED as LABELS
+from aloe.models.stated import hold_against, mismatch, stated
 from aloe.models.teachers import Teacher
 
 BOTH_TOWERS = {"siglip": "SiglipModel", "siglip2": "Siglip2Model"}
@@ -111,17 +114,28 @@ def load_text_tower(source: str | Path, *, dtype: torch.dtype = torch.float32) -
         UserError: nothing there, gated or unreachable, not safetensors, no text tower, or no tokenizer.
     """
     import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     name = str(source)
     with explain_hub_errors(name):
-        model_type = transformers.PreTrainedConfig.get_config_dict(name)[0].get("model_type")
+        values = stated(name)
+        model_type = values.get("model_type")
         if model_type not in BOTH_TOWERS:
             raise UserError(
                 f"{name} is a {model_type} model without a text tower; give a SigLIP or SigLIP2 checkpoint with both towers."
             )
+        config = CONFIG_MAPPING[model_type].from_dict({k: v for k, v in values.items() if k not in LABELS})
+        hold_against(values, shapes_of(name), name)
         model, report = getattr(transformers, BOTH_TOWERS[model_type]).from_pretrained(
-            name, use_safetensors=True, dtype=dtype, output_loading_info=True
+            name,
+            config=config,
+            use_safetensors=True,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
+    if report["mismatched_keys"]:
+        raise UserError(mismatch(name, report["mismatched_keys"]))
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("vision_model."))
     if missing:
         raise UserError(f"{name} holds no whole text tower: {len(missing)} weights are missing, first {missing[0]!r}.")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import isfinite, isqrt
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,10 @@ from torch import Tensor
 
 from aloe.core.errors import UserError
 from aloe.core.files import read_json
+from aloe.models.headers import check_finite
+from aloe.models.processor import normalisation
 from aloe.models.rules import assemble, renamed, same_but_for_unit_axes, sources_of
+from aloe.models.stated import MAX_SIDE, plain_fields
 from aloe.models.teachers import Teacher, family_of, head_note
 from aloe.models.timm_layouts import (
     ACTIVATION_NAMES,
@@ -99,6 +102,7 @@ def load_timm(
     except (TypeError, ValueError, AttributeError, ArithmeticError) as error:  # how wrong fields show
         raise UserError(f"{source}: its config.json has a field of a wrong type or value: {error}.") from error
     tower, unread = _build(found, layout, config, class_name, dtype)
+    check_finite(tower, found.name)
     teacher = Teacher(tower, found.name, mean, std, resolution or _resolution(found, config), keep_half=True)
     teacher.unread = tuple(unread)
     if "head.weight" in unread:
@@ -122,6 +126,8 @@ def _open(name: str, architecture: str | None) -> _Source:
     tag = tag or str(stated.get("tag") or label.partition(".")[2])
     try:
         tensors = load_file(weights)
+        if odd := next((k for k, t in tensors.items() if not t.is_floating_point()), None):
+            raise UserError(f"{name}: {odd!r} holds {tensors[odd].dtype}, not floating-point numbers.")
     except SafetensorError as error:
         raise UserError(f"{name}: the safetensors file is truncated or corrupt ({error}); fetch it again.") from error
     except OSError as error:
@@ -161,7 +167,7 @@ def _read_json(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not valid JSON ({error}); fetch it again or take it away.") from error
     if not isinstance(values, dict) or not is_timm_config(values):
         return {}
-    return {**(values.get("pretrained_cfg") or {}), **values}
+    return plain_fields({**(values.get("pretrained_cfg") or {}), **values}, str(path))
 
 
 def _host(found: _Source, layout: Layout) -> tuple[Any, str]:
@@ -339,7 +345,7 @@ def _input_side(found: _Source) -> int | None:
     if len(sides) != 1:
         raise UserError(f"{found.name}: only square images are supported, its config.json says {size}.")
     side = sides.pop()
-    if side is not None and (not isinstance(side, int) or side < 1):
+    if side is not None and (not isinstance(side, int) or not 1 <= side <= MAX_SIDE):
         raise UserError(f"{found.name}: its config.json states an image size of {side!r} pixels.")
     return side
 
@@ -360,10 +366,7 @@ def _normalisation(
             f"{found.name}: its normalisation cannot be told from the name {found.full_name.rstrip('.')!r}; keep timm's "
             "config.json beside it, name the file as timm does (vit_base_patch16_224.augreg_in21k) or give mean and std."
         )
-    mean, std = [float(v) for v in mean], [float(v) for v in std]
-    if len(mean) != 3 or len(std) != 3 or not all(map(isfinite, (*mean, *std))) or min(std) <= 0:
-        raise UserError(f"{found.name}: mean and std are three numbers each, std positive, got {mean} and {std}.")
-    return mean, std
+    return normalisation({}, mean, std, found.name, prefix="")
 
 
 def _labels(names: Any, count: int) -> dict[str, Any]:

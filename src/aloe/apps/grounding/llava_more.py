@@ -17,8 +17,9 @@ from torch import Tensor
 from aloe.apps.grounding.model import TOWERS, VisionLanguage
 from aloe.apps.grounding.view import view_of
 from aloe.core.errors import UserError
-from aloe.core.files import read_object
+from aloe.models.headers import shapes_of, weight_files
 from aloe.models.hub import explain_hub_errors
+from aloe.models.stated import hold_against, stated
 from aloe.models.text import load_tokenizer
 
 LAYOUT = "llava_gemma"
@@ -49,9 +50,9 @@ def load_llava_more(name: str, *, tower: str | Path | None = None, dtype: Any = 
     Raises:
         UserError: a setting, tensor or tower that has no counterpart, or tensors that are missing.
     """
-    from transformers import LlavaForConditionalGeneration, PreTrainedConfig
+    from transformers import LlavaForConditionalGeneration
 
-    values, _ = PreTrainedConfig.get_config_dict(name)
+    values = stated(name)
     check_layout(name, values)
     home = str(tower or values["mm_vision_tower"])
     config = translate_config(values, _tower_config(home))
@@ -183,28 +184,25 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
     """All tensors of a folder's safetensors files."""
     from safetensors.torch import load_file
 
-    index = folder / "model.safetensors.index.json"
-    names = (
-        set(read_object(index, "fetch it again")["weight_map"].values()) if index.is_file() else {"model.safetensors"}
-    )
-    missing = [n for n in sorted(names) if not (folder / n).is_file()]
-    if missing:
-        raise UserError(f"{folder} has no {missing[0]}; only safetensors are loaded, never pickled weights.")
-    return {key: value for n in sorted(names) for key, value in load_file(folder / n).items()}
+    if not (files := weight_files(str(folder))):
+        raise UserError(f"{folder} has no model.safetensors; only safetensors are loaded, never pickled weights.")
+    return {key: value for file in files for key, value in load_file(file).items()}
 
 
 def _tower_config(home: str) -> Any:
-    from transformers import AutoConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     with explain_hub_errors(home):
-        config = AutoConfig.from_pretrained(home, trust_remote_code=False)
-    config = getattr(config, "vision_config", config)
-    if config.model_type not in TOWERS:
-        raise UserError(f"The vision tower {home} is a {config.model_type}; it may be {' or '.join(TOWERS)}.")
-    return config
+        values = stated(home)
+        values = values.get("vision_config") or values
+        kind = values.get("model_type")
+        if kind not in TOWERS:
+            raise UserError(f"The vision tower {home} is a {kind}; it may be {' or '.join(TOWERS)}.")
+        hold_against(values, shapes_of(home), home)
+        return CONFIG_MAPPING[str(kind)].from_dict(values)
 
 
 def _tower_weights(home: str, model: Any) -> dict[str, Tensor]:
     kind = type(model.model.vision_tower)
     with explain_hub_errors(home):
-        return kind.from_pretrained(home, use_safetensors=True).state_dict()
+        return kind.from_pretrained(home, config=model.config.vision_config, use_safetensors=True).state_dict()

@@ -11,8 +11,10 @@ from aloe.apps.grounding.model import VisionLanguage
 from aloe.apps.grounding.view import view_of
 from aloe.core.errors import UserError
 from aloe.core.files import read_object
+from aloe.models.headers import shapes_of
 from aloe.models.hub import explain_hub_errors
 from aloe.models.saving import load
+from aloe.models.stated import hold_against, mismatch, stated
 from aloe.models.text import load_tokenizer
 
 
@@ -29,19 +31,27 @@ def load_vision_language(
     Raises:
         UserError: nothing there, another kind of model, no tokenizer or image processor, or a student that does not fit.
     """
-    from transformers import LlavaForConditionalGeneration, PreTrainedConfig
+    from transformers import LlavaConfig, LlavaForConditionalGeneration
 
     name = str(source)
     with explain_hub_errors(name):
-        values, _ = PreTrainedConfig.get_config_dict(name)
+        values = stated(name)
         if values.get("model_type") == LAYOUT:
             found = load_llava_more(name, tower=tower, dtype=dtype)
         else:
             check_config(name, values)
             tokenizer, view = load_tokenizer(name), view_of(name)
             llava: Any = LlavaForConditionalGeneration
-            options = {"use_safetensors": True, "output_loading_info": True}
+            hold_against(values, shapes_of(name), name)
+            options: dict[str, Any] = {
+                "use_safetensors": True,
+                "output_loading_info": True,
+                "ignore_mismatched_sizes": True,
+            }
+            options["config"] = LlavaConfig.from_dict(values)
             model, report = llava.from_pretrained(name, dtype=dtype or "auto", **options)
+            if report["mismatched_keys"]:
+                raise UserError(mismatch(name, report["mismatched_keys"]))
             missing = sorted(report["missing_keys"])
             if missing:
                 raise UserError(f"{name}: weights are missing from the checkpoint, first {missing[0]!r}.")

@@ -4,12 +4,13 @@ number of pixels, so that a student of another patch size sees the same."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
 from aloe.core.errors import UserError
+from aloe.models.geometry import side
+from aloe.models.processor import normalisation, pixels_of_use, read_processor
 
 
 @dataclass(frozen=True)
@@ -54,20 +55,18 @@ def view_of(name: str, *, pad: bool = False) -> View:
     Raises:
         UserError: there is no image processor.
     """
-    from transformers.image_processing_base import ImageProcessingMixin
-
-    try:
-        stated: dict[str, Any] = ImageProcessingMixin.get_image_processor_dict(name)[0]
-    except OSError as error:
-        raise UserError(f"{name} has no image processor; its folder needs a preprocessor_config.json.") from error
-    stated = stated.get("image_processor", stated)
-    mean, std = stated.get("image_mean"), stated.get("image_std")
-    if stated.get("do_normalize") is False or not (mean and std):
-        mean, std = (0.0,) * 3, (1.0,) * 3
+    stated = read_processor(name)
+    if not stated:
+        raise UserError(f"{name} has no image processor; its folder needs a preprocessor_config.json.")
+    where = f"{name}: its image processor"
+    mean, std = normalisation(stated, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), where)
+    resample = stated.get("resample", 3)
+    if resample not in range(6):
+        raise UserError(f"{where}: resample must be a whole number from 0 to 5, got {resample!r}.")
     shorter, how = 1.0, "pad" if pad or stated.get("do_pad") else "squash"
     if how == "squash" and stated.get("do_center_crop"):
-        cut, size = stated.get("crop_size") or {}, stated.get("size") or {}
-        cut = cut if isinstance(cut, int) else cut.get("height", 0)
-        edge = size if isinstance(size, int) else size.get("shortest_edge", 0)
+        cut, size = pixels_of_use({"crop_size": stated.get("crop_size")}, where), stated.get("size")
+        edge = size.get("shortest_edge") if isinstance(size, dict) else size
+        edge = None if edge is None else side(edge, f"{where}: size")
         how, shorter = "crop", max(1.0, edge / cut) if cut and edge else 1.0
-    return View(how, tuple(mean), tuple(std), shorter, int(stated.get("resample", 3)))
+    return View(how, mean, std, shorter, int(resample))
