@@ -94,6 +94,22 @@ MISTAKES = {
     "evaluate knn {}/student --train {}/images --test {}/train": "no labels",
     "evaluate knn {}/student --train {}/train --test {}/train": "k is 20 but there are 6",
     "evaluate knn {}/student --train {}/train --test {}/train --k five": "such as 1,5,20",
+    "evaluate knn {}/student --train {}/train --test {}/train --k ²": "such as 1,5,20",
+    "evaluate knn,,linear {}/student --train {}/train --test {}/train": "TASKS takes one or several words",
+    "evaluate gridpg {}/student --test {}/train --methods a,,b": "--methods takes one or several words",
+    "align {}/teacher {}/images -o out --after-block 1-2": "such as default, all or 4,8,12",
+    "align {}/teacher {}/images -o out --after-block 1,,2": "such as default, all or 4,8,12",
+    "align {}/teacher {}/images -o out --after-block ¹": "such as default, all or 4,8,12",
+    "align {}/teacher {}/images -o out --after-block \u0661": "such as default, all or 4,8,12",
+    "align {}/teacher {}/images -o out --set seed=2024-13-45": "key=value with a YAML value",
+    "explain {}/student {}/images -o out --target ²": "There is no class '²'",
+    "explain {}/student {}/images -o out --target --5": "There is no class '--5'",
+    "sweep {}/teacher {}/images -o out --vary seed=0,1 --seeds 0,,1": "--seeds takes a whole number",
+    "sweep {}/teacher {}/images -o out --vary seed=2024-13-45": "--vary takes values with commas",
+    "bench --sizes Ti,,S": "--sizes takes one or several words",
+    "report {}/images --tables b1,": "--tables takes one or several words",
+    "study simulate -o out.csv --scores a=1,b=nan": "--scores takes name=number",
+    "study power --difference 0.5 --trials 25,²": "--trials takes a whole number",
     "evaluate knn {}/student --train {}/train --test {}/train --set neighbours=3": "neighbours",
     "demo -o {}/foreign --device cpu": "something else",
 }
@@ -109,6 +125,16 @@ def test_a_mistake_is_one_sentence_and_nothing_is_written(aloe, home, line):
     assert err.count("\n") == 1
     assert list(Path().iterdir()) == []
     assert {p: p.stat().st_mtime_ns for p in home.rglob("*")} == before
+
+
+@pytest.mark.parametrize("text", ["1 2", " 1 ,, 2", "1,"])
+def test_a_list_typed_with_spaces_is_a_sentence(aloe, home, text):
+    code, out, err = aloe("align", home / "teacher", home / "images", "-o", home / "out", "--after-block", text)
+    assert (code, out) == (2, "")
+    assert err == (
+        "aloe: --after-block takes a whole number of at least 1, or several with commas, such as default, all or 4,8,12; "
+        f"got {text!r}.\n"
+    )
 
 
 def test_wrong_settings_are_listed_together(aloe, home):

@@ -19,7 +19,9 @@ from aloe.core.files import (
     read_bytes,
     read_mapping,
     read_object,
+    read_table,
     read_text,
+    read_words,
     whole,
     write_json,
     write_whole,
@@ -105,3 +107,56 @@ def test_digests_are_sha256(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     assert file_digest(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert digest(["a", "b"]) != digest(["ab"])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path, encoding):
+    mark = "\ufeff" if encoding.endswith("e") else ""  # the others write their own
+    path = tmp_path / "file"
+    path.write_bytes(f"{mark}Käfer\n".encode(encoding))
+    assert read_text(path) == read_words(path) == "Käfer\n"
+    path.write_bytes(f'{mark}{{"a": "é"}}'.encode(encoding))
+    assert read_object(path, "") == read_mapping(path, "") == {"a": "é"}
+
+
+def test_a_text_in_another_encoding_is_said(tmp_path):
+    path = tmp_path / "names.txt"
+    path.write_bytes("Käfer".encode("latin-1"))
+    with pytest.raises(UserError, match="is not a text file in UTF-8; save it as UTF-8"):
+        read_words(path)
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+        read_words(tmp_path)
+
+
+TABLE = 'a,b,c\n1,"x, y",\n2,"two\nlines",z\n'
+ROWS = [(2, {"b": "x, y", "a": "1"}), (4, {"b": "two\nlines", "a": "2"})]
+
+
+@pytest.mark.parametrize("sign", [",", ";", "\t"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_table_is_read_whatever_a_spreadsheet_parts_its_cells_with(tmp_path, sign, end, encoding):
+    text = TABLE.replace(",", sign).replace(f"x{sign}", "x,").replace("\n", end)
+    text = text.replace(f"two{end}lines", "two\nlines")
+    path = tmp_path / "table.csv"
+    path.write_bytes((text + f"{sign}{sign}{end}").encode(encoding))  # an empty row as well
+    assert read_table(path, ["b", "a"], "a table") == ROWS
+    path.write_bytes((f"sep={sign}{end}" + text.replace("a", '"a"', 1)).encode(encoding))
+    assert read_table(path, ["b", "a"], "a table") == [(number + 1, row) for number, row in ROWS]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "is not a table: its first line does not name the columns a, b"),
+        ("a|b\n1|2\n", "is not a table: its first line does not name the columns a, b"),
+        ("a;c\n1;2\n", "is not a table: its first line does not name the column b"),
+        ("a,b\n1,2\n1\n", "line 3, has 1 cells where the first line names 2 columns"),
+        ("a;b\n1;2;3\n", "line 2, has 3 cells where the first line names 2 columns"),
+    ],
+)
+def test_a_table_that_is_none_is_said(tmp_path, text, words):
+    path = tmp_path / "table.csv"
+    path.write_text(text)
+    with pytest.raises(UserError, match=words):
+        read_table(path, ["a", "b"], "a table")

@@ -20,6 +20,7 @@ from aloe.bcos.dynamic import is_explaining
 from aloe.bcos.functional import NORM_FLOOR
 from aloe.core.arrays import as_tensor
 from aloe.core.errors import UserError
+from aloe.core.typed import whole_number
 from aloe.models.labels import index_of
 
 
@@ -137,12 +138,14 @@ def class_index(target: Any, config: Any, count: int) -> int:
         found = index_of(config.id2label, target)
         if found is not None:
             return found
-        if not target.lstrip("-").isdigit():
+        index = whole_number(target)
+        if index is None:
             known = ", ".join(str(name).lower() for name in list(config.id2label.values())[:10])
             raise UserError(f"There is no class {target!r}; the model knows {known}{' ...' if count > 10 else ''}.")
-    elif not isinstance(target, Integral):
+    elif isinstance(target, Integral):
+        index = int(target)
+    else:
         raise UserError(f"A class is an index or a name, got {target!r}; give a direction as a float tensor.")
-    index = int(target)
     if not 0 <= index < count:
         raise UserError(f"Class {index} is out of range; the model has {count} classes (0 to {count - 1}).")
     return index

@@ -90,6 +90,8 @@ def align(
 
 
 def _blocks(text: str | None) -> object:
-    if text is None or not text.replace(",", "").replace(" ", "").isdigit():
-        return text
-    return [int(t) for t in text.split(",") if t.strip()]
+    from aloe.core.typed import whole_numbers
+
+    if text is None or text.strip().isalpha():  # what names there are, the settings know
+        return None if text is None else text.strip()
+    return whole_numbers(text, "--after-block", "default, all or 4,8,12", 1)

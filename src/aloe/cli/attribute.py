@@ -37,6 +37,7 @@ def attribute(
     """Write, for every image, what each method shows on each MODEL, and a gallery of the first twenty."""
     quiet_libraries()
     from aloe.attribution.compare import attribute_files
+    from aloe.core.typed import words as words_of
     from aloe.evaluation.backbones import load_any
     from aloe.evaluation.results import describe
     from aloe.models.stages import standing, title_of
@@ -54,7 +55,7 @@ def attribute(
             loaded,
             images[0] if len(images) == 1 else images,
             output_dir,
-            methods=[m.strip() for m in methods.split(",") if m.strip()],
+            methods=words_of(methods, "--methods"),
             options=method_options(set_ or []),
             preset=preset,
             target=target,

@@ -32,12 +32,13 @@ def bench(
     """Measure alignment steps: data loading, teacher, student, the full step; with the code that `aloe align` runs."""
     quiet_libraries()
     from aloe.apps.bench.report import bench_all, lines
+    from aloe.core.typed import words
 
     where = choose_device(device)
     rows = bench_all(
         teacher,
         images or [],
-        [s.strip() for s in sizes.split(",") if s.strip()] if sizes is not None else [],
+        [] if sizes is None else words(sizes, "--sizes"),
         [precision] if precision else ["float32", "bf16"] if where.startswith("cuda") else ["float32"],
         rounds=steps,
         device=where,

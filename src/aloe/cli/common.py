@@ -52,16 +52,15 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
     Raises:
         UserError: a word without `=`.
     """
-    import yaml
-
     from aloe.core.errors import UserError
+    from aloe.core.files import parse_yaml
 
     bad = [p for p in pairs if "=" not in p]
     if bad:
         raise UserError(f"--set takes key=value, got {bad[0]!r}.")
     try:
-        return {key: yaml.safe_load(value) for key, _, value in (p.partition("=") for p in pairs)}
-    except yaml.YAMLError as error:
+        return {key: parse_yaml(value) for key, _, value in (p.partition("=") for p in pairs)}
+    except ValueError as error:
         raise UserError(f"--set takes key=value with a YAML value, got {' '.join(pairs)!r}.") from error
 
 

@@ -70,6 +70,8 @@ def evaluate(
     """Evaluate MODELS on data sets. Run the same command again to go on; `aloe report` makes tables of the results."""
     quiet_libraries()
     from aloe.core.errors import UserError
+    from aloe.core.typed import whole_numbers
+    from aloe.core.typed import words as words_of
     from aloe.evaluation.cache import default_cache
     from aloe.evaluation.evaluate import Data, evaluate_all
 
@@ -77,14 +79,14 @@ def evaluate(
         raise UserError("--train needs --test; or give data sets with --data.")
     sets: list[Data] = [*(data or []), *([(train, test)] if test is not None else [])]
     flags = {
-        "k": None if k is None else _numbers(k),
+        "k": None if k is None else whole_numbers(k, "--k", "1,5,20", 1),
         "head": head,
         "feature": feature,
         "templates": templates,
         "text_tower": text_tower,
         "class_names": class_names,
         "reference": reference,
-        "methods": None if methods is None else [m.strip() for m in methods.split(",") if m.strip()],
+        "methods": None if methods is None else words_of(methods, "--methods"),
         "preset": preset,
         "protocol": protocol,
         "confidence": confidence,
@@ -102,7 +104,7 @@ def evaluate(
     }
     rows = evaluate_all(
         models,
-        [t.strip() for t in tasks.split(",") if t.strip()],
+        words_of(tasks, "TASKS"),
         sets,
         output_dir,
         device=choose_device(device),
@@ -130,12 +132,3 @@ def _left_out(rows: list[dict[str, Any]]) -> list[str]:
 def _line(row: dict[str, Any]) -> tuple[Any, ...]:
     value = round(row["value"], 4 if row["metric"] == "cosine" else 2)
     return row["data"], row["task"], row["name"], row["stage"], row["details"].get("method", ""), value, row["metric"]
-
-
-def _numbers(text: str) -> list[int]:
-    from aloe.core.errors import UserError
-
-    parts = [p.strip() for p in text.split(",") if p.strip()]
-    if not parts or not all(p.isdigit() for p in parts):
-        raise UserError(f"--k takes a number or several with commas, such as 1,5,20; got {text!r}.")
-    return [int(p) for p in parts]

@@ -46,11 +46,12 @@ def ground(
     from aloe.apps.grounding.loading import load_vision_language
     from aloe.apps.grounding.page import write_grounding
     from aloe.core.errors import UserError
+    from aloe.core.typed import words as words_of
 
     kinds = {None: None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if precision not in kinds:
         raise UserError(f"--precision is float32, bfloat16 or float16, got {precision!r}.")
-    wanted = None if words is None else [w.strip() for w in words.split(",") if w.strip()]
+    wanted = None if words is None else words_of(words, "--words")
     picture = open_image(image)
     loaded = load_vision_language(model, vision=vision, tower=tower, dtype=kinds[precision]).to(choose_device(device))
     found = run(
@@ -58,7 +59,7 @@ def ground(
         picture,
         prompt,
         answer=answer,
-        words=wanted or None,
+        words=wanted,
         against=against,
         variant=variant,
         limit=max_new_tokens,

@@ -28,9 +28,10 @@ def report(
     json: Json = False,
 ) -> None:
     """Write tables.md, tables.tex, index.html and plots, and print the tables."""
+    from aloe.core.typed import words as words_of
     from aloe.report.files import write_report
 
-    names = None if tables is None else [name.strip() for name in tables.split(",") if name.strip()]
+    names = None if tables is None else words_of(tables, "--tables")
     done = write_report(results, output_dir, names, with_paper=paper, all_columns=all_columns)
     words = [done.markdown, *done.notes, f"{len(done.files)} files in {output_dir}; open {output_dir / 'index.html'}"]
     encoding = sys.stdout.encoding or "utf-8"  # that of a terminal may lack the ticks, whose place a ? then takes

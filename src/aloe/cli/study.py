@@ -50,13 +50,14 @@ def build(
     from aloe.apps.study.build import build_study
     from aloe.apps.study.settings import StudySettings
     from aloe.core.errors import UserError
+    from aloe.core.typed import words as words_of
     from aloe.evaluation.backbones import load_any
 
     changed, options = split_options(parse_settings(set_ or []))
     values: dict[str, Any] = {"trials": trials, "practice": practice, "ties": ties, "seed": seed, **changed}
     texts = {"title": title, "contact": contact, "consent": consent and _text(consent)}
     values |= {name: text for name, text in texts.items() if text is not None}
-    wanted = tuple(m.strip() for m in methods.split(",") if m.strip())
+    wanted = tuple(words_of(methods, "--methods"))
     if student is None and teacher is None:
         raise UserError("Give a model to explain: --student, --teacher, or both.")
     settings = StudySettings.of(**values, methods=wanted)
@@ -194,14 +195,12 @@ def simulate(
     from aloe.apps.study.simulate import simulate as draw
     from aloe.core.errors import UserError
     from aloe.core.files import write_whole
+    from aloe.core.typed import named_numbers
 
     form = FORMATS.get(output.suffix.removeprefix("."))
     if form is None:
         raise UserError(f"{output.name} ends in neither .csv nor .jsonl.")
-    try:
-        of = {name.strip(): float(value) for name, _, value in (word.partition("=") for word in scores.split(","))}
-    except ValueError:
-        raise UserError(f"--scores takes method=number with commas, got {scores!r}.") from None
+    of = named_numbers(scores, "--scores", "inherent=0.97,intgrad=0.41")
     settings = StudySettings.of(methods=tuple(of), trials=trials, ties=ties > 0, seed=seed, repeats=min(4, trials // 2))
     found = draw(settings, images, participants, Preferences(of, spread, tie=ties, careless=careless), seed)
     write_whole(output, form(found))
@@ -227,13 +226,10 @@ def power(
 
     from aloe.apps.study.power import participants_needed
     from aloe.apps.study.power import power as power_of
-    from aloe.core.errors import UserError
+    from aloe.core.typed import whole_numbers
 
     options: dict[str, Any] = {"methods": methods, "spread": spread, "simulations": simulations, "seed": seed}
-    try:
-        counts = [int(word) for word in trials.split(",")]
-    except ValueError:
-        raise UserError(f"--trials takes numbers with commas, got {trials!r}.") from None
+    counts = whole_numbers(trials, "--trials", "25,50,100", 1)
     rows, words = [], []
     for count in counts:
         found = (
@@ -254,9 +250,6 @@ def _counter(done: int, total: int) -> None:
 
 
 def _text(path: Path) -> str:
-    from aloe.core.errors import UserError
+    from aloe.core.files import read_words
 
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as text: {error}.") from error
+    return read_words(path).strip()

@@ -52,13 +52,15 @@ def sweep(
     quiet_libraries()
     from aloe.apps.sweep.plan import SweepPlan, read_plan
     from aloe.apps.sweep.run import Sweep
+    from aloe.core.typed import whole_numbers
+    from aloe.core.typed import words as words_of
     from aloe.evaluation.cache import default_cache
 
     known: dict[str, Any] = read_plan(config) if config else {}
     flags = {
         "vary": {**(known.get("vary") or {}), **_axes(vary or [])} or None,
-        "seeds": None if seeds is None else _list(seeds, "--seeds"),
-        "tasks": None if tasks is None else [t.strip() for t in tasks.split(",") if t.strip()],
+        "seeds": None if seeds is None else whole_numbers(seeds, "--seeds", "0,1,2"),
+        "tasks": None if tasks is None else words_of(tasks, "--tasks"),
         "data": data or None,
         "train": train,
         "test": test,
@@ -110,11 +112,10 @@ def _axes(pairs: list[str]) -> dict[str, list[Any]]:
 
 def _list(text: str, option: str) -> list[Any]:
     """Values with commas, each read as YAML: 0.1,1 or [2,4,6],[6]."""
-    import yaml
-
     from aloe.core.errors import UserError
+    from aloe.core.files import parse_yaml
 
     try:
-        return list(yaml.safe_load(f"[{text}]"))
-    except yaml.YAMLError as error:
+        return list(parse_yaml(f"[{text}]"))
+    except ValueError as error:
         raise UserError(f"{option} takes values with commas, got {text!r}.") from error

@@ -5,11 +5,13 @@ A file is written aside, in its own folder, and renamed: a reader sees the old o
 
 from __future__ import annotations
 
+import codecs
+import csv
 import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -39,15 +41,78 @@ def read_bytes(path: Path, limit: int = TEXT_LIMIT) -> bytes:
     return path.read_bytes()
 
 
+def decoded(data: bytes) -> str:
+    """The text of bytes in UTF-8, or in UTF-16 where they begin with its mark, without the mark.
+
+    Raises:
+        UnicodeDecodeError: they are neither.
+    """
+    marked = len(data) > 2 and data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return data.decode("utf-16" if marked else "utf-8-sig")
+
+
 def read_text(path: Path, limit: int = TEXT_LIMIT) -> str:
-    """The text of a file in UTF-8, without the byte-order mark that spreadsheets write.
+    """The text of a file in UTF-8 or marked UTF-16, without the byte-order mark that spreadsheets write.
 
     Raises:
         OSError: there is none, or it cannot be read.
-        UnicodeDecodeError: it is not in UTF-8.
+        UnicodeDecodeError: it is in another encoding.
         UserError: it is no regular file, or too large.
     """
-    return read_bytes(path, limit).decode("utf-8-sig")
+    return decoded(read_bytes(path, limit))
+
+
+def read_words(path: Path) -> str:
+    """The text of a user's file, as `read_text` reads it.
+
+    Raises:
+        UserError: it cannot be read, or is no text in UTF-8.
+    """
+    try:
+        return read_text(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not a text file in UTF-8; save it as UTF-8 (Excel: CSV UTF-8).") from error
+
+
+def read_table(path: Path, columns: Sequence[str], what: str) -> list[tuple[int, dict[str, str]]]:
+    """(line, cells by column) of the rows of a CSV file with a header, parted by commas, semicolons or tabs.
+
+    Empty rows and a first line `sep=;` are passed over; columns that were not asked for are left out.
+
+    Args:
+        columns: those that there must be. what: what the file ought to be, such as "an export of a study".
+
+    Raises:
+        UserError: it cannot be read, lacks columns, or has a row with too few or too many cells.
+    """
+    lines = read_words(path).splitlines(keepends=True)
+    first = 1 if lines and lines[0].lower().startswith("sep=") else 0
+    header = lines[first] if len(lines) > first else ""
+    parted = {sign: [name.strip().strip('"') for name in header.strip("\r\n").split(sign)] for sign in ",;\t"}
+    sign = max(parted, key=lambda each: len(set(columns) & set(parted[each])))
+    if missing := [name for name in columns if name not in parted[sign]]:
+        raise UserError(
+            f"{path} is not {what}: its first line does not name the column{'s' * (len(missing) > 1)} "
+            f"{', '.join(missing)}."
+        )
+    reader = csv.reader(lines[first + 1 :], delimiter=sign)
+    rows = []
+    try:
+        for cells in reader:
+            number = first + 1 + reader.line_num
+            if not any(map(str.strip, cells)):
+                continue
+            if len(cells) != len(parted[sign]):
+                raise UserError(
+                    f"{path}, line {number}, has {len(cells)} cells where the first line names {len(parted[sign])} columns."
+                )
+            found = dict(zip(parted[sign], cells, strict=True))
+            rows.append((number, {name: found[name] for name in columns}))
+    except csv.Error as error:
+        raise UserError(f"{path}, line {first + 1 + reader.line_num}, cannot be read as CSV: {error}.") from error
+    return rows
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -57,7 +122,7 @@ def parse_json(text: str | bytes) -> Any:
         ValueError: it is not JSON in UTF-8, or nested too deeply to be honest.
     """
     try:
-        return json.loads(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
+        return json.loads(decoded(text) if isinstance(text, bytes) else text.removeprefix("\ufeff"))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -71,7 +136,7 @@ def parse_yaml(text: str | bytes) -> Any:
     import yaml
 
     try:
-        return yaml.safe_load(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
+        return yaml.safe_load(decoded(text) if isinstance(text, bytes) else text)
     except yaml.YAMLError as error:
         raise ValueError(str(error).splitlines()[0]) from error
     except RecursionError:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aloe.core.errors import UserError
-from aloe.core.files import parse_json, read_text
+from aloe.core.files import parse_json, read_words
 
 SINGLE = ("a photo of a {}",)
 _OPENCLIP = """
@@ -74,12 +74,7 @@ def read_strings(path: str | Path) -> list[str]:
         UserError: no such file, or it holds something else.
     """
     file = Path(path).expanduser()
-    try:
-        text = read_text(file)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not a text file in UTF-8.") from error
+    text = read_words(file)
     if file.suffix != ".json":
         return [line.strip() for line in text.splitlines() if line.strip()]
     try:

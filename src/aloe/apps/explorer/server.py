@@ -98,7 +98,7 @@ class Guard:
         if method == "POST" and not headers.get("content-type", "").startswith("application/json"):
             return 415, "Requests are JSON."
         length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > self.max_body:
+        if not (length.isascii() and length.isdigit()) or len(length) > 18 or int(length) > self.max_body:
             return 413, f"A request may have {self.max_body >> 20} MiB."
         return None
 

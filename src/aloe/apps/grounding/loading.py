@@ -10,7 +10,7 @@ from aloe.apps.grounding.llava_more import LAYOUT, load_llava_more
 from aloe.apps.grounding.model import VisionLanguage
 from aloe.apps.grounding.view import view_of
 from aloe.core.errors import UserError
-from aloe.core.files import read_object
+from aloe.core.files import read_object, read_words
 from aloe.models.headers import shapes_of
 from aloe.models.hub import explain_hub_errors
 from aloe.models.saving import load
@@ -84,6 +84,6 @@ def _template(name: str) -> str | None:
     """The processor's chat template, which may differ from its tokenizer's."""
     path = Path(name) / "chat_template.jinja"
     if path.is_file():
-        return path.read_text(encoding="utf-8")
+        return read_words(path)
     old = Path(name) / "chat_template.json"
     return read_object(old, "fetch it again").get("chat_template") if old.is_file() else None

@@ -1,0 +1,64 @@
+"""Numbers and lists that people type, by one rule: Western digits only, one comma between two values, none left empty."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from aloe.core.errors import UserError
+
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")  # more digits are no count of anything
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
+
+
+def whole_number(text: str) -> int | None:
+    """The whole number that a text is, or None; "²", "1_0" and "1 2" are none."""
+    found = _WHOLE.fullmatch(text.strip())
+    return int(found[0]) if found else None
+
+
+def number(text: str) -> float | None:
+    """The finite number that a text is, or None."""
+    found = _NUMBER.fullmatch(text.strip())
+    value = float(found[0]) if found else math.inf
+    return value if math.isfinite(value) else None
+
+
+def words(text: str, option: str) -> list[str]:
+    """The words of a list with commas.
+
+    Raises:
+        UserError: there is none, or nothing between two commas.
+    """
+    found = [word.strip() for word in text.split(",")]
+    if not all(found):
+        raise UserError(f"{option} takes one or several words with a comma between two, got {text!r}.")
+    return found
+
+
+def whole_numbers(text: str, option: str, example: str, least: int = 0) -> list[int]:
+    """The whole numbers of a list with commas.
+
+    Raises:
+        UserError: something else stands there, or a number below `least`; `example` shows how it is done.
+    """
+    found = [whole_number(word) for word in text.split(",")]
+    if not all(value is not None and value >= least for value in found):
+        below = f" of at least {least}" if least > 0 else ""
+        raise UserError(
+            f"{option} takes a whole number{below}, or several with commas, such as {example}; got {text!r}."
+        )
+    return [value for value in found if value is not None]
+
+
+def named_numbers(text: str, option: str, example: str) -> dict[str, float]:
+    """The numbers of a list `name=number,name=number`.
+
+    Raises:
+        UserError: something else stands there, or a name twice.
+    """
+    pairs = [(name.strip(), number(value)) for name, _, value in (word.partition("=") for word in text.split(","))]
+    found = {name: value for name, value in pairs if name and value is not None}
+    if len(found) < len(pairs):
+        raise UserError(f"{option} takes name=number with commas, each name once, such as {example}; got {text!r}.")
+    return found
