@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 
+import aloe
 from aloe.attribution.inherent import explain
 from aloe.attribution.targets import TextTarget
 from aloe.bcos.dynamic import is_explaining
 from aloe.core.errors import UserError
+from aloe.draw.explanations import over_white
 from aloe.models.configuration import BcosViTConfig
 from aloe.models.convert import bcosify
 from aloe.models.modeling import BcosViTForImageClassification
@@ -376,3 +379,23 @@ def test_colour_explanations_have_the_shape_of_the_image(student):
     assert rgba[..., 3].any()
     pictures = e.to_pil(smooth=3)
     assert [(p.mode, p.size) for p in pictures] == [("RGBA", (40, 24))] * 2
+
+
+def test_an_explanation_prints_in_one_line():
+    model = aloe.bcosify(build_teacher("vit-classifier")).eval()
+    for found in (aloe.explain(model, GOOD), aloe.attribute(model, GOOD, method="legrad")):
+        assert "images of 32 x 32 pixels" in repr(found)
+        assert "tensor" not in repr(found)
+        assert "\n" not in repr(found)
+
+
+def test_pictures_over_a_colour_are_the_composite(tmp_path):
+    model = aloe.bcosify(build_teacher("vit-classifier")).eval()
+    explanation = aloe.explain(model, GOOD)
+    picture = explanation.to_pil(background="white")[0]
+    assert picture.mode == "RGB"
+    picture.save(tmp_path / "why.jpg")
+    expected = over_white(explanation.to_rgba())[0].int()
+    found = torch.from_numpy(np.array(picture)).int()
+    assert (found - expected).abs().max() <= 1  # rounding
+    assert explanation.to_pil()[0].mode == "RGBA"

@@ -289,7 +289,7 @@ def _hub_error(kind):
     [
         (lambda: _hub_error("GatedRepoError"), "is gated: accept its terms .* `hf auth login`, or download"),
         (lambda: _hub_error("RepositoryNotFoundError"), "There is no hub repository .*no such folder"),
-        (lambda: OSError("We couldn't connect\nto the hub"), "neither a local folder nor reachable on the hub; check"),
+        (lambda: OSError("We couldn't connect\nto the hub"), "neither a local folder nor reachable on the hub: check"),
     ],
     ids=["gated", "absent", "unreachable"],
 )

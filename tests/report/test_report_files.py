@@ -86,7 +86,7 @@ def test_a_report_of_everything(tmp_path):
         make_row("teacher", 80.0, "imagenet", teacher=VIT, name=VIT, details=by_k),
         make_row("aligned", 79.0, "imagenet", teacher=VIT, name=EVIL, official=False, details=by_k),
         make_row("teacher", 81.0, "imagenet", "linear", teacher=VIT, name=VIT),
-        make_row("teacher", 0.99, "imagenet", "cosine", teacher=VIT),
+        make_row("teacher", 0.99, "imagenet", "guessing", teacher=VIT),
         tail='{"key": "cut',
     )
     report = write_report([folder], tmp_path / "out")
@@ -110,7 +110,7 @@ def test_a_report_of_everything(tmp_path):
     assert report.notes == [
         f"Line 5 of {folder / 'results.jsonl'} is cut off, as by an interrupted run, and was left out.",
         "The results have no rows for Table B3 (zero-shot).",
-        "Rows of other tasks stand in none of the tables: cosine (1).",
+        "Rows of other tasks stand in none of the tables: guessing (1).",
     ]
     assert all(note in page.text for note in report.notes)
     latex = (tmp_path / "out" / "tables.tex").read_text()

@@ -33,6 +33,9 @@ from aloe.models.unwrap import unwrapped
 
 RECORD_NAME = "explanations.json"
 
+PANEL = 224
+"""Pixels of a panel of a small image; panels of larger ones show every pixel."""
+
 
 @dataclass
 class Explained:
@@ -128,6 +131,7 @@ def pictures(images: Tensor, explanation: Explanation, titles: Sequence[str], mo
         yield row(
             [image, colour, sign],
             [title, f"W(x) of {model}" if model else "W(x), colour explanation", "contributions, red adds"],
+            side=max(PANEL, len(image)),
         )
 
 
@@ -143,8 +147,10 @@ def text_pictures(images: Tensor, by_text: Mapping[str, Explanation], model: str
         best = numbers["prediction"]
         logits = [f"logit {n['logit']:.1f}" + " (highest)" * (text == best) for text, n in numbers["texts"].items()]
         page = np.full_like(image, 255)
-        first = row([image, *(colour[i] for colour in colours)], [f"input to {model}" if model else "input", *by_text])
-        yield stack([first, row([page, *signed[i]], ["red adds, blue takes away", *logits])])
+        side = max(PANEL, len(image))
+        captions = [f"input to {model}" if model else "input", *by_text]
+        first = row([image, *(colour[i] for colour in colours)], captions, side=side)
+        yield stack([first, row([page, *signed[i]], ["red adds, blue takes away", *logits], side=side)])
 
 
 def rows(explanation: Explanation, config: Any) -> list[dict[str, Any]]:

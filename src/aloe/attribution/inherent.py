@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-@dataclass
+@dataclass(repr=False)
 class Explanation:
     """Explanations of B images, all on the model's device.
 
@@ -46,6 +46,15 @@ class Explanation:
     def __len__(self) -> int:
         return len(self.logit)
 
+    def __repr__(self) -> str:
+        height, width = self.contributions.shape[-2:]
+        values = ", ".join(f"{value:.4g}" for value in self.logit[:4].tolist()) + ", ..." * (len(self) > 4)
+        classes = "" if self.prediction is None else f", prediction {self.prediction[:4].tolist()}"
+        return (
+            f"Explanation of {len(self)} images of {height} x {width} pixels: logit [{values}]{classes},"
+            f" completeness error at most {float(self.completeness_error().max()) if len(self) else 0:.1e}"
+        )
+
     def completeness_error(self) -> Tensor:
         """|logit - sum of contributions - residual| relative to the sum of absolute terms, (B,)."""
         total = self.contributions.sum((1, 2)) + self.residual
@@ -58,11 +67,21 @@ class Explanation:
 
         return colour_explanation(self.weights, self.contributions, smooth)
 
-    def to_pil(self, smooth: int | None = None) -> list[Image]:
-        """The colour explanations as RGBA pictures."""
+    def to_pil(self, smooth: int | None = None, *, background: str | None = None) -> list[Image]:
+        """The colour explanations as pictures.
+
+        Args:
+            background: a colour's name (`white`, `#204060`) that they are laid over, which makes them RGB and fit for
+                JPEG; default: RGBA, transparent where little is explained. (`convert("RGB")` of those shows the colours
+                that transparency hides.)
+        """
         from PIL import Image
 
-        return [Image.fromarray(a.cpu().numpy(), "RGBA") for a in self.to_rgba(smooth)]
+        pictures = [Image.fromarray(a.cpu().numpy(), "RGBA") for a in self.to_rgba(smooth)]
+        if background is None:
+            return pictures
+        page = [Image.new("RGBA", picture.size, background) for picture in pictures]
+        return [Image.alpha_composite(*pair).convert("RGB") for pair in zip(page, pictures, strict=True)]
 
 
 @in_plain_torch

@@ -83,7 +83,7 @@ class Cost:
     peak_bytes: int | None
 
 
-@dataclass
+@dataclass(repr=False)
 class Attribution:
     """Maps of B images: `maps` (B, H, W) at pixel or (B, h, w) at token granularity, signed, float32; `value` (B,), what was
     explained; `size` the pixels (H, W) of the images."""
@@ -98,6 +98,14 @@ class Attribution:
 
     def __len__(self) -> int:
         return len(self.maps)
+
+    def __repr__(self) -> str:
+        (height, width), title = self.size, METHODS[self.method].title
+        values = ", ".join(f"{value:.4g}" for value in self.value[:4].tolist()) + ", ..." * (len(self) > 4)
+        return (
+            f"{title} of {len(self)} images of {height} x {width} pixels, maps {tuple(self.maps.shape[1:])}:"
+            f" value [{values}], {self.cost.seconds:.3g} s an image"
+        )
 
     def pixels(self) -> Tensor:
         """The maps at pixel granularity, (B, H, W): token maps are upsampled bilinearly."""

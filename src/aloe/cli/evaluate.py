@@ -113,10 +113,20 @@ def evaluate(
         **{key: value for key, value in flags.items() if value is not None},
     )
     words = [table([_line(row) for row in rows], ("data", "task", "model", "stage", "method", "value", "metric"))]
+    words += _by_block(rows)
     words += dict.fromkeys(f"{row['data']}: {note}." for row in rows for note in row["notes"])
     words += _left_out(rows)
     words += [f"Kept in {output_dir}; tables: aloe report {output_dir}"]
     say({"results": str(output_dir), "rows": rows}, "\n".join(words), json)
+
+
+def _by_block(rows: list[dict[str, Any]]) -> list[str]:
+    """The cosines after every block, where they were measured."""
+    found = [row for row in rows if row["task"] == "cosine"]
+    heads = list(dict.fromkeys(k for row in found for k in row["details"] if k.startswith(("after_block", "pooled"))))
+    lines = [(row["data"], row["name"], *(row["details"].get(k, "") for k in heads)) for row in found]
+    short = (k.replace("after_block_", "block ").replace("_", " ") for k in heads)
+    return ["", table(lines, ("cosine on", "model", *short)), ""] if found else []
 
 
 def _left_out(rows: list[dict[str, Any]]) -> list[str]:

@@ -19,8 +19,8 @@ def report(
     tables: Annotated[
         str | None,
         typer.Option(
-            help="Of b1, b2, b3, b4, b5, correspondence, b6, deletion, insertion, inside, clarity, sweep, with commas;"
-            " default: those with results."
+            help="Of b1, b2, b3, b4, b5, correspondence, b6, deletion, insertion, inside, clarity, classifier,"
+            " cosine, sweep, with commas; default: those with results."
         ),
     ] = None,
     paper: Annotated[bool, typer.Option(help="The paper's own numbers beside ours, where it has the model.")] = True,

@@ -19,6 +19,22 @@ def say(words: str) -> None:
     Console(stderr=True).print(words, highlight=False, markup=False, soft_wrap=True)
 
 
+_announced: set[str] | None = None
+
+
+def announce_steps() -> None:
+    """Let `announce` speak: the command line is watched by a person."""
+    global _announced
+    _announced = _announced if _announced is not None else set()
+
+
+def announce(words: str) -> None:
+    """Say once what takes long, where a person watches."""
+    if _announced is not None and words not in _announced and os.environ.get("RANK", "0") == "0":
+        _announced.add(words)
+        say(words)
+
+
 class Bar:
     """Progress of one piece of work: its title, the count, the time left, and a status at the end of the line.
 

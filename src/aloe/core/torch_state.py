@@ -68,6 +68,13 @@ def trackable(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model) if any(tensor.is_inference() for tensor in tensors) else model
 
 
+def default_device() -> str:
+    """The best device there is: cuda, mps or cpu."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "mps" if _has_mps() else "cpu"
+
+
 def _has_mps() -> bool:
     import torch
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from aloe.attribution.methods import find_methods
 from aloe.core.errors import UserError
-from aloe.core.torch_state import in_plain_torch
+from aloe.core.torch_state import default_device, in_plain_torch
 from aloe.data.benchmarks import open_benchmark, pair
 from aloe.data.splits import Splits, alone
 from aloe.evaluation.backbones import load_any, model_fingerprint
@@ -32,7 +32,7 @@ def evaluate(
     task: str,
     data: Data,
     *,
-    device: str = "cpu",
+    device: str | None = None,
     cache: Path | None = None,
     progress: bool = False,
     **settings: Any,
@@ -45,12 +45,14 @@ def evaluate(
             `inside` of one of the attribution `methods`; or `depth`, `normals`, `correspondence` (see `probes.dense`).
         data: a registered name, `NAME=PATH`, a path with train and test parts, a pair (train, test), or `Splits`; the
             tasks that need no training images take (None, test), and cosine images without labels.
+        device: `cpu`, `cuda`, ...; default: the best one there is.
         cache: folder of cached features, see `aloe.evaluation.cache.default_cache`; default: nothing is kept.
         settings: see `EvaluateSettings`.
 
     Raises:
         UserError: anything in the arguments or the data that the user can mend.
     """
+    device = device or default_device()
     if task in DENSE:
         options = {"device": device, "cache": cache, "progress": progress, **settings}
         return evaluate_dense([model], [task], [_spec(data)], None, **options)[0]  # type: ignore[list-item]
@@ -72,7 +74,7 @@ def evaluate_all(
     data: Sequence[Data],
     output_dir: Path,
     *,
-    device: str = "cpu",
+    device: str | None = None,
     cache: Path | None = None,
     progress: bool = True,
     **settings: Any,
@@ -83,6 +85,7 @@ def evaluate_all(
         UserError: before any work, every data set, or every model, that cannot be opened or cannot do a task; later, the
             first measurement that cannot be made. Rows measured until then are kept.
     """
+    device = device or default_device()
     if any(task in DENSE for task in tasks):
         specs, options = list(map(_spec, data)), {"device": device, "cache": cache, "progress": progress}
         return evaluate_dense(models, tasks, specs, output_dir, **options, **settings)  # type: ignore[arg-type]

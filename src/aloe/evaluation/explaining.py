@@ -46,9 +46,14 @@ def measure_explanations(
     if all(reasons):
         raise UserError(f"Nothing can be explained: {'; '.join(str(r) for r in dict.fromkeys(reasons))}.")
     common = Common(cases)
-    rows = []
+    rows: list[Row] = []
+    problems: list[str] = []
     for task in tasks:
-        prepared = PREPARE[task](common)
+        try:
+            prepared = PREPARE[task](common)
+        except UserError as error:  # the other tasks are measured all the same
+            problems.append(f"{task}: {error}")
+            continue
         for case in cases:
             for method in methods:
                 if unsupported(case.model, method.key) is not None:
@@ -68,6 +73,10 @@ def measure_explanations(
                     if log is not None:
                         log.add(row)
                 rows.append(row)
+    if problems:
+        others = [task for task in tasks if not any(problem.startswith(f"{task}: ") for problem in problems)]
+        kept = f" The rows of {', '.join(others)} are kept." if others and log is not None else ""
+        raise UserError(" ".join(problems) + kept)
     return rows
 
 

@@ -231,7 +231,7 @@ def _too_few(n: int, found: np.ndarray, classes: Sequence[str]) -> str:
     lacking = f" (none for {', '.join(missing[:_NAMES_SHOWN])}{more})" if missing else ""
     return (
         f"{n} x {n} grids need confident images of {n * n} classes, but there are some for {len(found)}{lacking}; lower the"
-        " threshold, use a share of each class instead, or give more images."
+        " threshold (--confidence 0.5), take a share of each class instead (--share 0.2), or give more images."
     )
 
 

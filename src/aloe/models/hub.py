@@ -8,6 +8,7 @@ from pathlib import Path
 
 from aloe.core.errors import UserError
 from aloe.core.files import read_object
+from aloe.core.progress import announce
 
 
 @contextmanager
@@ -31,6 +32,8 @@ def explain_hub_errors(name: str) -> Iterator[None]:
         raise UserError(f"{name} holds no config.json; give a folder that save_pretrained wrote, or a hub id.")
     if local:
         read_object(path / "config.json", "fetch it again")
+    if not local:
+        announce(f"Looking for {name} on the hub ...")
     try:
         yield
     except SafetensorError as error:
@@ -54,8 +57,9 @@ def explain_hub_errors(name: str) -> Iterator[None]:
             message = f"{name} has no model.safetensors; only safetensors are loaded, never pickled weights."
         elif not local and (isinstance(error, OSError) or any(isinstance(e, HFValidationError) for e in cause)):
             message = (
-                f"{name} is neither a local folder nor reachable on the hub; check the name and the connection, "
-                "or download its files and give the folder."
+                f"{name} is neither a local folder nor reachable on the hub: check the name and the connection, or fetch it "
+                f"where there is one, `hf download {name} --local-dir FOLDER`, and give FOLDER. Without a connection there "
+                "are the models that come along: `aloe teachers` lists them, zoo:scenes-aloe is one."
             )
         else:
             message = f"{name} could not be loaded: {_sentence(error)}."

@@ -28,6 +28,7 @@ from aloe.report.explained_plots import accuracy_chart, deletion_chart, method_b
 from aloe.report.explained_tables import TITLES, explained_others, localization_table, scores_table, table_name
 from aloe.report.grid import build_grid
 from aloe.report.lines import STAGES
+from aloe.report.own_tables import OWN, OWN_TITLES, own_table
 from aloe.report.paper import paper_tables
 from aloe.report.plots import bar_chart, k_chart
 from aloe.report.protocol import DENSE, EXPLANATIONS, grid_protocol
@@ -39,7 +40,7 @@ from aloe.report.sweeps import axes_of, curves_along
 from aloe.report.tables import TABLES, by_k, main_table, other_settings
 
 SWEEP = "sweep"
-CHOICES = {**TABLES, **DENSE, **MEASURES, SWEEP: "aloe sweep"}
+CHOICES = {**TABLES, **DENSE, **MEASURES, **OWN, SWEEP: "aloe sweep"}
 _DRAWN = (*TABLES, *MEASURES, "b2-by-k", "b6-accuracy", "correspondence")
 _DRAWN += tuple(f"b6-{protocol}{kind}" for protocol in GRIDS for kind in ("", "-accuracy"))
 _PICTURES = [f"plots/{name}.{kind}" for name in _DRAWN for kind in ("svg", "png")]
@@ -109,6 +110,8 @@ def write_report(
     for name in (name for name in names if name != SWEEP):
         if name in MEASURES:
             made: Sequence[Section | None] = _explained(name, rows, with_paper)
+        elif name in OWN:
+            made = [_own(name, rows)]
         else:
             made = [(_dense if name in DENSE else _section)(name, rows, with_paper, all_columns)]
         found = [section for section in made if section]
@@ -153,6 +156,11 @@ def _section(name: str, rows: Sequence[Result], with_paper: bool, all_columns: b
         found.append(by_k(grid))
         charts["b2-by-k"] = partial(k_chart, grid)
     return Section([t for t in found if t], charts, [r for r in rows if r.task == grid.paper.task])
+
+
+def _own(name: str, rows: Sequence[Result]) -> Section | None:
+    table = own_table(name, rows)
+    return None if table is None else Section([table], {}, [row for row in rows if row.task == name])
 
 
 def _dense(name: str, rows: Sequence[Result], with_paper: bool, all_columns: bool) -> Section | None:
@@ -222,12 +230,12 @@ def _axes(runs: Sequence[SweepRow]) -> list[str]:
 
 
 def _called(name: str) -> str:
-    titles = TITLES | DENSE_TITLES
+    titles = TITLES | DENSE_TITLES | OWN_TITLES
     return f"{titles.get(name, f'Table {name.upper()}')} ({CHOICES[name]})"
 
 
 def _other_tasks(rows: Sequence[Result]) -> list[str]:
-    ours = {*(paper_tables()[name.upper()].task for name in TABLES), *DENSE.values(), *EXPLANATIONS}
+    ours = {*OWN, *(paper_tables()[name.upper()].task for name in TABLES), *DENSE.values(), *EXPLANATIONS}
     tasks = [row.task for row in rows if row.task not in ours]
     counted = ", ".join(f"{task} ({tasks.count(task)})" for task in dict.fromkeys(tasks))
     return [f"Rows of other tasks stand in none of the tables: {counted}."] if tasks else []

@@ -29,6 +29,7 @@ from aloe.apps.export.graphs import (
 from aloe.apps.export.int8 import Quantised, measure, quantise
 from aloe.apps.export.verify import SEED, Verified, random_inputs, verify
 from aloe.core.errors import UserError
+from aloe.core.progress import announce
 from aloe.models.unwrap import unwrapped
 
 KINDS = ("forward", "explanation")
@@ -109,17 +110,20 @@ def export_student(
     reference = copy.deepcopy(model).cpu().float().eval()
     inputs, outputs = list(example_inputs(model, size, target)), _outputs(model, what)
     metadata = _metadata(model, what, size, target, outputs, int8)
+    announce(f"Tracing the {what} of {size} x {size} pixels ...")
     program = _traced(reference, what, size, target)
     staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         written = staging / path.name
         number = quantised = None
         if file_format == "onnx":
+            announce("Translating the graph to ONNX; an explanation takes about a minute ...")
             number = _to_onnx(program, written, inputs, outputs, metadata, opset, int8)
             run = formats.run_onnx(written)
         else:
             formats.write_torch(program, written, metadata)
             run = formats.run_torch(written)
+        announce("Comparing the graph with PyTorch ...")
         verified: Verified = verify(reference, run, what, size, target, tolerance)
         del run, program
         if int8:
