@@ -31,7 +31,6 @@ RUN = {
     "precision": "float32",
     "seed": 17,
     "objective": "cosine",
-    "logits": 0.5,
     "stem_steps": 12,
     "pooled": True,
     "versions": {"aloe-vit": "0.1.0"},

@@ -324,18 +324,11 @@ def test_the_logged_loss_is_the_sum_of_the_points(images, tmp_path):
     assert row["loss"] == pytest.approx(sum(parts), rel=1e-3)
 
 
-def test_a_teacher_without_a_classifier_has_no_logits_to_align(images, tmp_path):
-    with pytest.raises(UserError, match="has no classifier on its pooled output"):
-        tiny(images, tmp_path / "run", logits=0.5)
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_run_begun_before_a_setting_was_known_goes_on(images, tmp_path):
     tiny(images, tmp_path / "run")
-    record = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert "logits" not in record
-    tiny(images, tmp_path / "other", family="vit-classifier", logits=0.5)
-    assert json.loads((tmp_path / "other" / "run.json").read_text())["logits"] == 0.5
+    assert "stem_steps" not in json.loads((tmp_path / "run" / "run.json").read_text())
+    tiny(images, tmp_path / "other", stem="conv", stem_steps=1)
+    assert json.loads((tmp_path / "other" / "run.json").read_text())["stem_steps"] == 1
 
 
 def test_the_teacher_s_classifier_is_carried_over_unchanged(images, tmp_path):
@@ -358,7 +351,6 @@ def _query(teacher):
         {"objective": "mse"},
         {"objective": "standardized"},
         {"objective": "standardized", "family": "siglip", "after_block": []},
-        {"family": "vit-classifier", "logits": 1.0},
         {"family": "dinov3"},
         {"family": "siglip"},
         {"precision": "bf16"},

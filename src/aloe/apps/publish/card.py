@@ -161,8 +161,6 @@ def _training(student: Published) -> list[tuple[str, str]]:
         blocks = ", ".join(map(str, run.get("blocks") or ()))
         where = f"residual stream after blocks {blocks}" + " and pooled output" * bool(run.get("pooled"))
         rows = [("Learned from", f"the teacher's features, no labels: {run.get('objective')}, {where}")]
-        if run.get("logits"):
-            rows.append(("Also from", f"the teacher's class distribution, weight {_number(run['logits'])}"))
         if run.get("stem_steps"):
             rows.append(("Stem", f"warmed up alone for {run['stem_steps']:,} steps"))
         rows += [("Started from", "an earlier student")] if run.get("student_fingerprint") else []

@@ -35,12 +35,6 @@ def smooth_l1(student: Tensor, teacher: Tensor) -> Tensor:
     return F.smooth_l1_loss(student.float(), teacher.float())
 
 
-def class_divergence(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL divergence of the student's class distribution from the teacher's, nats; logits (B, C) each -> scalar."""
-    ours, theirs = (F.log_softmax(logits.float(), dim=-1) for logits in (student, teacher))
-    return F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
-
-
 def infonce(student: Tensor, teacher: Tensor) -> Tensor:
     """Symmetric cross-entropy of matching images within the batch, temperature 0.1; (B, D) each -> scalar."""
     scores = _unit(student) @ _unit(teacher).T / INFONCE_TEMPERATURE

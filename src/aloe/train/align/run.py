@@ -14,7 +14,6 @@ from typing import Any
 from torch import nn
 from transformers import set_seed
 
-from aloe.core.errors import UserError
 from aloe.core.progress import say
 from aloe.core.torch_state import in_plain_torch
 from aloe.data.draws import check_source
@@ -62,10 +61,6 @@ class Parts:
         if student is None:
             converted = bcosify(taught_by, resolved.stem, resolved.b, seed=resolved.seed)
         resolution = resolved.resolution or converted.config.resolution
-        if resolved.logits and taught_by.classifier is None:
-            raise UserError(
-                f"{taught_by.name} has no classifier on its pooled output, so there are no logits to align."
-            )
         for side in (resolution, *(resolved.resolutions or [])):
             check_pair(converted.config, taught_by, side)
         converted.config.teacher = {**converted.config.teacher, "resolution": resolution}

@@ -22,7 +22,6 @@ class AlignSettings(TrainSettings):
     objective: Literal["cosine", "mse", "standardized", "siglip", "infonce"] = "cosine"
     after_block: Literal["default", "paper", "all"] | list[int] = "default"
     pooled: bool = True
-    logits: float = Field(0.0, ge=0, description="weight of the teacher's own class distribution as a further target")
     stem_steps: int = Field(0, ge=0, description="steps in which a conv stem learns alone, before the alignment")
     compile_teacher: bool = Field(False, description="the teacher's blocks through torch.compile")
     resolutions: list[int] | None = Field(

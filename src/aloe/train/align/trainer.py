@@ -20,7 +20,6 @@ from aloe.train.align.objectives import (
     CONTRASTIVE,
     TOKENWISE,
     SiglipLoss,
-    class_divergence,
     cosine,
     infonce,
     mse,
@@ -41,7 +40,6 @@ from aloe.train.progress import EVAL_PREFIX, ProgressBar
 from aloe.train.sharding import shard
 from aloe.train.trainer import DrawTrainer
 
-LOGITS = "logits"
 LOSS_PREFIX, COSINE_PREFIX = "loss_", f"{EVAL_PREFIX}cosine_"
 
 
@@ -55,17 +53,8 @@ class AlignmentModel(nn.Module):
         self.student = student
         config: Any = student.config
         self.config = config
-        self.head_weight: Any
-        self.head_bias: Any
         self.blocks = blocks if settings.objective in TOKENWISE else ()
         self.pooled = settings.pooled
-        self.logits = settings.logits
-        if self.logits:  # the teacher's classifier, of which equal features have equal logits; not saved
-            head: Any = source.classifier
-            self.register_buffer("head_weight", head.weight.detach().clone(), persistent=False)
-            self.register_buffer(
-                "head_bias", None if head.bias is None else head.bias.detach().clone(), persistent=False
-            )
         self.contrasts = settings.objective in CONTRASTIVE
         self._source = (source,)  # in a tuple: not a submodule, so neither trained, wrapped nor saved
         self.loss = SiglipLoss() if settings.objective == "siglip" else None
@@ -95,9 +84,6 @@ class AlignmentModel(nn.Module):
             if self.contrasts:  # with the images of every process
                 ours, theirs = gathered(ours), gathered(theirs)
             losses[POOLED] = compare(*self._standardised(POOLED, ours, theirs))
-        if self.logits:
-            ours, theirs = (F.linear(f.pooled, self.head_weight, self.head_bias) for f in (features, teacher))
-            losses[LOGITS] = self.logits * class_divergence(ours, theirs)
         return losses
 
     def _standardised(self, name: str, *features: Tensor) -> tuple[Tensor, ...]:
