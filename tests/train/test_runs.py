@@ -151,3 +151,14 @@ def test_a_resolution_is_a_whole_number_of_patches(resolution, better):
     check_resolution(better, 8)
     with pytest.raises(UserError, match=f"Resolution {resolution} is not .* try {better}"):
         check_resolution(resolution, 8)
+
+
+def test_more_steps_on_a_finished_run_name_the_way_on(tmp_path):
+    record = {"seed": 0, "steps": 10, "versions": {}}
+    with claim(tmp_path / "run", record) as state:
+        assert state == "new"
+    (tmp_path / "run" / "model.safetensors").touch()
+    for more in ({"steps": 20}, {"steps": 20, "seed": 1}):
+        with pytest.raises(UserError) as said, claim(tmp_path / "run", record | more):
+            pass
+        assert ("--student" in str(said.value)) == (more == {"steps": 20})

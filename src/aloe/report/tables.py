@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from statistics import fmean
+from typing import Any
 
 from aloe.draw.tables import Block, Cell, Row, Table
 from aloe.report.grid import NOT_OFFICIAL, NOT_PROTOCOL, Grid
@@ -15,7 +16,7 @@ from aloe.report.rows import Result
 TABLES = {"b1": "linear-probe", "b2": "k-NN", "b3": "zero-shot"}
 _CAPTIONS = {
     "b1": "Linear-probe accuracy (%) on frozen features: B-cos heads on students, linear heads on teachers.",
-    "b2": "k-NN accuracy (%) on frozen features, k = 20.",
+    "b2": "k-NN accuracy (%) on frozen features, {}.",
     "b3": "Zero-shot accuracy (%) with the teacher's own text tower.",
 }
 _DENSE_DATA = ("nyuv2", "scannet")  # which have official splits or pairs, as the ten have
@@ -24,7 +25,9 @@ LABELS = ("Model", "Stage", "Architecture", "Inter.")
 
 def main_table(name: str, grid: Grid) -> Table:
     """The table of the paper's name: one block per teacher."""
-    caption = f"Table {name.upper()}. {_CAPTIONS[name]} Bold: the best of a block's interpretable models."
+    ks = sorted({_first(row.settings.get("k", 20)) for _, _, row in _results(grid)}) or [20]
+    words = _CAPTIONS[name].format(f"k = {', '.join(map(str, ks))}")
+    caption = f"Table {name.upper()}. {words} Bold: the best of a block's interpretable models."
     blocks = [Block(group.teacher or "teacher unknown", rows_of(group, grid.columns)) for group in grid.groups]
     heads = tuple(heading(c, grid.columns) for c in grid.columns)
     return Table(name, caption, LABELS, heads, tuple(blocks), tuple(_footnotes(grid)))
@@ -187,6 +190,11 @@ def _results(grid: Grid) -> Iterator[tuple[Line, Column, Result]]:
             for column in grid.columns:
                 if column in line.results:
                     yield line, column, line.results[column]
+
+
+def _first(ks: Any) -> int:
+    """Of several numbers of neighbours the first counts."""
+    return int(ks[0] if isinstance(ks, list) and ks else ks or 20)
 
 
 def _heading(row: Result, columns: Sequence[Column]) -> str:

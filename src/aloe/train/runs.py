@@ -145,7 +145,11 @@ def _known(home: Path, record: dict[str, Any]) -> str:
         keys = [k for k in record if k not in TOLD and known.get(k) != record[k]]
         if keys and _begun(home):
             differs = ", ".join(f"{k} was {known.get(k)!r}, now {record[k]!r}" for k in keys[:4])
-            raise UserError(f"{home} holds another run ({differs}); give another --output-dir or the same settings.")
+            longer = (home / "model.safetensors").is_file() and keys == ["steps"]
+            more = f"; to go on from its student, give another --output-dir and --student {home}" if longer else ""
+            raise UserError(
+                f"{home} holds another run ({differs}); give another --output-dir or the same settings{more}."
+            )
         if not keys:
             return "finished" if (home / "model.safetensors").is_file() else "resume"
     elif home.exists() and not (home.is_dir() and all(p.name.startswith(f".{RUN_NAME}") for p in home.iterdir())):

@@ -21,7 +21,7 @@ from aloe.apps.demo.page import write_page
 from aloe.attribution.inherent import explain
 from aloe.core.errors import UserError
 from aloe.data.draws import ImageDataset, collate_images
-from aloe.data.scenes import CLASSES, SceneDataset, teacher_path
+from aloe.data.scenes import CLASSES, SceneDataset
 from aloe.data.scenes.files import write_scenes
 from aloe.data.sources import open_images
 from aloe.data.transforms import ResizeCenterCrop, to_tensor
@@ -75,7 +75,7 @@ def run_demo(output_dir: Path, *, steps: int = 240, device: str = "cpu", progres
     with _timed(seconds, "rendering", progress):
         train = write_scenes(output_dir / "scenes" / "train", TRAIN_SCENES, TRAIN_SEED, PIXELS)
         test = write_scenes(output_dir / "scenes" / "test", TEST_SCENES, TEST_SEED, PIXELS)
-    teacher = load_teacher(teacher_path())
+    teacher = load_teacher("zoo:scenes-vit")
     converted = bcosify(teacher)
     with _timed(seconds, "alignment", progress):
         aligned = align(
