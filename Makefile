@@ -4,13 +4,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check docs clean
+.PHONY: demo test test-fast check docs clean
 
 demo: $(STAMP)
 	$(BIN)/aloe demo --output-dir demo-out
 
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto -rs --durations=30
+
+test-fast: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto -m "not slow and not browser"
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -170,4 +170,4 @@ def test_the_changelog_has_this_version():
     import aloe
 
     assert f"## [{aloe.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
-    assert f'version = "{aloe.__version__}"' in (ROOT / "pyproject.toml").read_text()
+    assert f"version: {aloe.__version__}\n" in (ROOT / "CITATION.cff").read_text()
