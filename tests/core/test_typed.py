@@ -41,6 +41,7 @@ def test_lists_have_one_comma_between_two_values():
     for text in ("", ",", "a,,b", "a,", ",a", " "):
         with pytest.raises(UserError, match="--methods takes one or several words with a comma between two"):
             words(text, "--methods")
+    assert words(" ,", "--tables", none=True) == []
     for text in ("", "a", "=1", "a=", "a=1,,b=2", "a=1,a=2", "a=nan", "a=²"):
         with pytest.raises(UserError, match="--scores takes name=number with commas, each name once, such as a=1"):
             named_numbers(text, "--scores", "a=1")

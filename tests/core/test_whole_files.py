@@ -140,17 +140,17 @@ def test_a_table_is_read_whatever_a_spreadsheet_parts_its_cells_with(tmp_path, s
     text = text.replace(f"two{end}lines", "two\nlines")
     path = tmp_path / "table.csv"
     path.write_bytes((text + f"{sign}{sign}{end}").encode(encoding))  # an empty row as well
-    assert read_table(path, ["b", "a"], "a table") == ROWS
+    assert read_table(path, ["b", "a"], "table") == ROWS
     path.write_bytes((f"sep={sign}{end}" + text.replace("a", '"a"', 1)).encode(encoding))
-    assert read_table(path, ["b", "a"], "a table") == [(number + 1, row) for number, row in ROWS]
+    assert read_table(path, ["b", "a"], "table") == [(number + 1, row) for number, row in ROWS]
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "is not a table: its first line does not name the columns a, b"),
-        ("a|b\n1|2\n", "is not a table: its first line does not name the columns a, b"),
-        ("a;c\n1;2\n", "is not a table: its first line does not name the column b"),
+        ("", "holds no table: its first line does not name the columns a, b"),
+        ("a|b\n1|2\n", "holds no table: its first line does not name the columns a, b"),
+        ("a;c\n1;2\n", "holds no table: its first line does not name the column b"),
         ("a,b\n1,2\n1\n", "line 3, has 1 cells where the first line names 2 columns"),
         ("a;b\n1;2;3\n", "line 2, has 3 cells where the first line names 2 columns"),
     ],
@@ -159,4 +159,4 @@ def test_a_table_that_is_none_is_said(tmp_path, text, words):
     path = tmp_path / "table.csv"
     path.write_text(text)
     with pytest.raises(UserError, match=words):
-        read_table(path, ["a", "b"], "a table")
+        read_table(path, ["a", "b"], "table")

@@ -1,4 +1,4 @@
-"""Reading result rows: the last of a key wins, what is broken is left out and said."""
+"""Reading result rows: a row counts once, what contradicts it is refused, what is broken is left out and said."""
 
 from __future__ import annotations
 
@@ -8,19 +8,37 @@ import pytest
 from result_rows import make_row, write_rows
 
 from aloe.core.errors import UserError
+from aloe.evaluation.results import ResultLog
 from aloe.report.rows import read_results
 
 
-def test_the_last_row_of_a_key_wins(tmp_path):
+def test_a_row_that_comes_again_counts_once_at_its_last_place(tmp_path):
     first, other = make_row("teacher", 50.0), make_row("aligned", 51.0)
-    again = {**first, "value": 52.0}
+    again = {**first, "value": 50.0 * (1 + 1e-12), "seconds": 9.0, "device": "cuda"}
     folder = write_rows(tmp_path / "a", first, other, again)
     rows, notes = read_results([folder])
-    assert [(row.stage, row.value) for row in rows] == [("aligned", 51.0), ("teacher", 52.0)]
-    assert notes == []
+    assert [(row.stage, row.seconds) for row in rows] == [("aligned", other["seconds"]), ("teacher", 9.0)]
+    assert notes == ["1 result row came more than once and counted once."]
     assert read_results([folder / "results.jsonl"])[0] == rows
-    more = write_rows(tmp_path / "b", {**other, "value": 53.0})
-    assert [row.value for row in read_results([folder, more])[0]] == [52.0, 53.0]
+    more = write_rows(tmp_path / "b", other)
+    rows, notes = read_results([folder, more, more])
+    assert [row.stage for row in rows] == ["teacher", "aligned"]
+    assert notes == ["3 result rows came more than once and counted once."]
+
+
+@pytest.mark.parametrize("change", [{"value": 50.1}, {"metric": "top-5"}, {"data": "other"}, {"counts": {"test": 1}}])
+def test_rows_of_a_key_that_contradict_each_other_are_refused_by_name(tmp_path, change):
+    first, other = make_row("teacher", 50.0), make_row("aligned", 51.0)
+    (name,) = change
+    one, two = write_rows(tmp_path / "a", first, other), write_rows(tmp_path / "b", other, {**first, **change})
+    words = f"Line 1 of {one / 'results.jsonl'} and line 2 of {two / 'results.jsonl'} contradict each other on knn of"
+    with pytest.raises(UserError) as caught:
+        read_results([one, two])
+    assert str(caught.value).startswith(f"{words} my-teacher on ")
+    assert f": {name} {first[name]!r} and" in str(caught.value)
+    both = write_rows(tmp_path / "c", first, {**first, **change})
+    with pytest.raises(UserError, match="contradict each other on knn of my-teacher on"):
+        ResultLog(both)
 
 
 @pytest.mark.parametrize("tail", ['{"key": "a", "task": "kn', '{"key": "\\ud8', '"'])

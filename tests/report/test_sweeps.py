@@ -197,3 +197,16 @@ def test_seeds_measured_by_other_protocols_are_never_averaged():
     (curve,) = curves_along(rows_of(first, second, run(40, "mse", 0)), "objective", ["objective"])
     assert [curve.numbers('"cosine"', m) for m in found if m.method] == [[80.0], [20.0], [80.0], [20.0]]
     assert len({m.heading for m in found}) == len(found)
+
+
+def test_rows_of_a_run_are_held_against_each_other(tmp_path):
+    first = run(50, "cosine", 0)
+    more = {**first, "results": [*first["results"], make_row("aligned", 12.0, task="classifier")], "seconds": 9.0}
+    home, notes = sweep_folder(tmp_path / "a", first, more, more), []
+    (row,) = read_sweep(home, notes)
+    assert [r.value for r in row.results] == [50, 25, 12.0]
+    assert notes == ["1 sweep row came more than once and counted once."]
+    for change in ({"status": "diverged", "results": []}, {"results": [{**first["results"][0], "value": 51}]}):
+        home = sweep_folder(tmp_path / "b", first, {**first, **change})
+        with pytest.raises(UserError, match=r"^Line 1 of .* and line 2 of .*sweep.jsonl contradict each other on r"):
+            read_sweep(home)

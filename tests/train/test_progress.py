@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from aloe.core.errors import UserError
 from aloe.train.align.trainer import alignment_bar
 from aloe.train.finetune.trainer import finetuning_bar
 from aloe.train.progress import JsonlLog, Throughput, read_log
@@ -126,3 +127,18 @@ def test_another_rank_shows_no_bar():
     bar.on_train_begin(None, SimpleNamespace(is_world_process_zero=False), None)
     bar.on_log(None, state(1), None, {"loss": 1.0, "accuracy": 1.0})
     assert bar.bar is None
+
+
+def test_a_row_that_comes_again_counts_once_and_a_contradicting_one_is_refused(tmp_path, capsys):
+    rows = ['{"step": 1, "loss": 2.0, "time": 5.0}', '{"step": 1, "eval_loss": 3.0}', '{"step": 1, "train_loss": 1.0}']
+    file = tmp_path / "log.jsonl"
+    file.write_text("\n".join([*rows, rows[0], '{"step": 2, "loss": 1.0}']) + "\n")
+    assert [row["step"] for row in read_log(tmp_path)] == [1, 1, 1, 2]
+    JsonlLog(tmp_path).on_train_begin(None, state(3), None)
+    assert "1 row came more than once and counted once" in " ".join(capsys.readouterr().err.split())
+    file.write_text("\n".join([*rows, '{"step": 1, "loss": 2.5}']) + "\n")
+    words = (
+        r"^Line 1 of .*log.jsonl and line 4 of .*log.jsonl contradict each other on step 1: loss 2.0 and 2.5; leave out"
+    )
+    with pytest.raises(UserError, match=words):
+        read_log(tmp_path)

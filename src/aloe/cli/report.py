@@ -31,7 +31,7 @@ def report(
     from aloe.core.typed import words as words_of
     from aloe.report.files import write_report
 
-    names = None if tables is None else words_of(tables, "--tables")
+    names = None if tables is None else words_of(tables, "--tables", none=True)
     done = write_report(results, output_dir, names, with_paper=paper, all_columns=all_columns)
     words = [done.markdown, *done.notes, f"{len(done.files)} files in {output_dir}; open {output_dir / 'index.html'}"]
     encoding = sys.stdout.encoding or "utf-8"  # that of a terminal may lack the ticks, whose place a ? then takes

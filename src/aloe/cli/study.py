@@ -156,14 +156,15 @@ def fit(
 ) -> None:
     """Leave out by the rules, fit Bradley-Terry scores, and write Table B7, win rates, agreement and plots."""
     from aloe.apps.study.analysis import analyse, write_analysis
-    from aloe.apps.study.answers import read_answers
+    from aloe.apps.study.answers import read_studies
     from aloe.apps.study.exclusions import Rules
     from aloe.core.errors import UserError
 
     if ties not in ("half", "drop"):
         raise UserError(f"--ties is half or drop, not {ties}.")
     rules = Rules.of(**parse_settings(rule or []))
-    found = analyse(read_answers(answers), rules, ties=ties, samples=samples, seed=seed)  # type: ignore[arg-type]
+    read, notes = read_studies(answers)
+    found = analyse(read, rules, ties=ties, samples=samples, seed=seed, notes=notes)  # type: ignore[arg-type]
     files = write_analysis(found, output_dir, paper)
     words = "\n".join(
         [*(t.to_markdown() for t in found.tables(paper)[:2]), *found.words, f"{len(files)} files in {output_dir}"]

@@ -82,7 +82,7 @@ def read_table(path: Path, columns: Sequence[str], what: str) -> list[tuple[int,
     Empty rows and a first line `sep=;` are passed over; columns that were not asked for are left out.
 
     Args:
-        columns: those that there must be. what: what the file ought to be, such as "an export of a study".
+        columns: those that there must be. what: what a row ought to be, such as "answer of a study".
 
     Raises:
         UserError: it cannot be read, lacks columns, or has a row with too few or too many cells.
@@ -94,7 +94,7 @@ def read_table(path: Path, columns: Sequence[str], what: str) -> list[tuple[int,
     sign = max(parted, key=lambda each: len(set(columns) & set(parted[each])))
     if missing := [name for name in columns if name not in parted[sign]]:
         raise UserError(
-            f"{path} is not {what}: its first line does not name the column{'s' * (len(missing) > 1)} "
+            f"{path} holds no {what}: its first line does not name the column{'s' * (len(missing) > 1)} "
             f"{', '.join(missing)}."
         )
     reader = csv.reader(lines[first + 1 :], delimiter=sign)

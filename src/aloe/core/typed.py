@@ -24,13 +24,15 @@ def number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def words(text: str, option: str) -> list[str]:
-    """The words of a list with commas.
+def words(text: str, option: str, *, none: bool = False) -> list[str]:
+    """The words of a list with commas; `none`: a list without any is given back as it is.
 
     Raises:
         UserError: there is none, or nothing between two commas.
     """
     found = [word.strip() for word in text.split(",")]
+    if none and not any(found):
+        return []
     if not all(found):
         raise UserError(f"{option} takes one or several words with a comma between two, got {text!r}.")
     return found

@@ -16,7 +16,8 @@ from torch import nn
 
 from aloe.core.errors import UserError
 from aloe.core.files import append_line, digest_of, json_lines
-from aloe.evaluation.settings import RESULTS_NAME
+from aloe.core.rows import Keyed
+from aloe.evaluation.settings import RESULTS_NAME, result_facts, result_name
 from aloe.models.teachers import Teacher
 
 SIZES = {(192, 12): "Ti", (384, 12): "S", (768, 12): "B", (1024, 24): "L", (1152, 27): "so400m", (1280, 32): "H"}
@@ -28,7 +29,8 @@ class ResultLog:
     """The rows of a results folder, or of another file in it.
 
     Raises:
-        UserError: the folder cannot be written, or holds a file of that name that is not result rows.
+        UserError: the folder cannot be written, or holds a file of that name that is not result rows, or two results of a
+            key that contradict each other. Rows of other files may say more each time: the last one of a key counts.
     """
 
     def __init__(self, folder: Path, name: str = RESULTS_NAME) -> None:
@@ -42,9 +44,12 @@ class ResultLog:
         except OSError as error:
             raise UserError(f"{self.path} cannot be read: {error.strerror}.") from error
         end = data.rfind(b"\n") + 1
+        known = Keyed()
         for number, row in json_lines(data[:end]):
             if not isinstance(row, dict) or not isinstance(row.get("key"), str):
                 raise UserError(f"{self.path}, line {number}, is not a result row; move the file away.")
+            if name == RESULTS_NAME:
+                known.add(row["key"], result_facts(row), f"line {number} of {self.path}", result_name(row))
             self.rows[row["key"]] = row
         if end < len(data):
             with self.path.open("rb+") as file:

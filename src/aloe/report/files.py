@@ -101,10 +101,12 @@ def write_report(
         UserError: unreadable results, an unknown table, no rows for any table, or a folder that cannot be written or in which
             a file of a report's name is not a report's.
     """
-    sweeps = {path: runs for path in results if (runs := read_sweep(path))}
+    again: list[str] = []
+    sweeps = {path: runs for path in results if (runs := read_sweep(path, again))}
     only_sweeps = len(sweeps) == len(results)  # whose own results.jsonl holds the models beside the runs
     names = _known([SWEEP] if only_sweeps and tables is None else tables)
     rows, notes = read_results([path for path in results if path not in sweeps or (path / RESULTS_NAME).is_file()])
+    notes = [*again, *notes]
     _check_ours(folder)
     sections, absent = _sweeps(sweeps, rows, with_paper) if SWEEP in names else [], []
     for name in (name for name in names if name != SWEEP):

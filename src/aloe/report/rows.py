@@ -1,4 +1,5 @@
-"""Result rows from disk, read without touching the file: the last row of a key wins, what cannot be read is reported."""
+"""Result rows from disk, read without touching the file: a row that comes again counts once, what contradicts it is refused,
+and what cannot be read is reported."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from aloe.core.errors import UserError
 from aloe.core.files import json_lines, read_bytes
-from aloe.evaluation.settings import RESULTS_NAME
+from aloe.core.rows import Keyed, repeats
+from aloe.evaluation.settings import RESULTS_NAME, result_facts, result_name
 
 
 class Result(BaseModel):
@@ -44,9 +46,10 @@ def read_results(paths: Sequence[Path]) -> tuple[list[Result], list[str]]:
     """The rows of several results files or of folders that hold one, in order, and a sentence for each line left out.
 
     Raises:
-        UserError: a file that is missing, cannot be read or has no rows.
+        UserError: a file that is missing, cannot be read or has no rows, or two rows of a key that contradict each other.
     """
     found: dict[str, Result] = {}
+    known = Keyed()
     notes: list[str] = []
     for path in paths:
         file = path / RESULTS_NAME if path.is_dir() else path
@@ -54,14 +57,17 @@ def read_results(paths: Sequence[Path]) -> tuple[list[Result], list[str]]:
         if not rows:
             why = f" ({left_out[0]})" if left_out else ""
             raise UserError(f"{file} holds no result rows{why}; `aloe evaluate` writes them.")
-        for row in rows:
+        for number, row in rows:
+            known.add(
+                row.key, result_facts(row.model_dump()), f"line {number} of {file}", result_name(row.model_dump())
+            )
             found.pop(row.key, None)  # the last one also takes the last place
             found[row.key] = row
         notes += left_out
-    return list(found.values()), notes
+    return list(found.values()), [*notes, *repeats(known.repeated, "result row")]
 
 
-def _read_file(file: Path) -> tuple[list[Result], list[str]]:
+def _read_file(file: Path) -> tuple[list[tuple[int, Result]], list[str]]:
     try:
         data = read_bytes(file)
     except FileNotFoundError as error:
@@ -75,7 +81,7 @@ def _read_file(file: Path) -> tuple[list[Result], list[str]]:
             notes.append(f"Line {number} of {file} is {cut} and was left out.")
             continue
         try:
-            rows.append(Result.model_validate(value))
+            rows.append((number, Result.model_validate(value)))
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the whole"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,13 @@ from transformers import TrainerCallback
 
 from aloe.core.files import json_lines, write_whole
 from aloe.core.progress import Bar, say
+from aloe.core.rows import Keyed, repeats
 
 LOG_NAME = "log.jsonl"
+_TAKEN = re.compile(
+    r"^(time|epoch|data_wait|images_per_second|train_.*)$|_runtime$|_per_second$|_jit_compilation_time$"
+)
+"""What a log says of the time it took, or of all steps until then."""
 EVAL_PREFIX = "eval_"
 
 
@@ -25,9 +31,9 @@ class JsonlLog(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
-            rows, damaged = _rows(self.path)
-            if damaged:
-                say(f"{damaged} damaged line{'s' * (damaged > 1)} of {self.path} left out.")
+            rows, notes = _rows(self.path)
+            for note in notes:
+                say(note)
             now = state.global_step
             # Rows of the checkpoint's own step may have come after it: it knows how many came before.
             known = sum(row.get("step") == now for row in state.log_history)
@@ -43,20 +49,29 @@ class JsonlLog(TrainerCallback):
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a run's log, each with its `step`; lines that are damaged (cut short by a crash) are left out."""
+    """The rows of a run's log, each with its `step`; lines that are damaged (cut short by a crash) are left out, and rows
+    that come again counted once.
+
+    Raises:
+        UserError: two rows of a step contradict each other.
+    """
     return _rows(folder / LOG_NAME)[0]
 
 
-def _rows(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The rows of a log, and the number of its damaged lines."""
-    rows, damaged = [], 0
-    for _, row in json_lines(path.read_bytes()) if path.is_file() else ():
+def _rows(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows of a log, and a sentence for what was left out."""
+    rows, damaged, known, whole = [], 0, Keyed(), Keyed()
+    for number, row in json_lines(path.read_bytes()) if path.is_file() else ():
         step = row.get("step") if isinstance(row, dict) else None
-        if type(step) is int and step >= 0:
-            rows.append(row)
-        else:
+        if type(step) is not int or step < 0:
             damaged += 1
-    return rows, damaged
+            continue
+        place, name = f"line {number} of {path}", f"step {step}"
+        known.add(step, {k: v for k, v in row.items() if not _TAKEN.search(k)}, place, name)
+        if whole.add(json.dumps(row, sort_keys=True), {}, place, name):
+            rows.append(row)
+    left = [f"{damaged} damaged line{'s' * (damaged > 1)} of {path} left out."] if damaged else []
+    return rows, [*left, *(f"{path}: {words}" for words in repeats(whole.repeated))]
 
 
 class Throughput(TrainerCallback):

@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from aloe.apps.study.answers import read_answers, stored_answers, to_csv, to_jsonl
+from aloe.apps.study.answers import read_answers, read_studies, stored_answers, to_csv, to_jsonl
 from aloe.apps.study.store import Store, connect, create_study
 from aloe.apps.study.writer import Writer
 from aloe.core.errors import UserError
@@ -110,8 +110,13 @@ def test_exports_read_back_are_the_answers(client, db, tmp_path):
     for name, form in (("a.csv", to_csv), ("a.jsonl", to_jsonl)):
         (tmp_path / name).write_text(form(stored))
         assert read_answers(tmp_path / name) == stored == read_answers(db)
-    both = read_answers([tmp_path / "a.csv", db])
-    assert len({a.participant for a in both}) == 4
+    several = [db, tmp_path / "a.csv", tmp_path / "a.jsonl"]
+    both, notes = read_studies(several)
+    assert both == stored, "exports of one study add nobody"
+    assert notes == [
+        f"{db} and {tmp_path / 'a.csv'} and {tmp_path / 'a.jsonl'} are of one study.",
+        "40 answers came more than once and counted once.",
+    ]
 
 
 def test_what_is_no_export_is_said(tmp_path, db):

@@ -63,9 +63,16 @@ class Analysis:
 
 
 def analyse(
-    answers: Sequence[Answer], rules: Rules, *, ties: Ties = "half", samples: int = SAMPLES, seed: int = 0
+    answers: Sequence[Answer],
+    rules: Rules,
+    *,
+    ties: Ties = "half",
+    samples: int = SAMPLES,
+    seed: int = 0,
+    notes: Sequence[str] = (),
 ) -> Analysis:
-    """Judge participants, fit the answers of those who are kept, and measure their agreement.
+    """Judge participants, fit the answers of those who are kept, and measure their agreement; `notes` are on the answers'
+    files and stand among the fit's.
 
     Raises:
         UserError: as `fit`; the rules that left people out are named where nobody is left.
@@ -74,7 +81,9 @@ def analyse(
     kept = keep(answers, judged)
     if not kept:
         raise UserError(f"The rules leave nobody to count. {' '.join(report(judged, rules)[1:])}")
-    return Analysis(judged, rules, fit(kept, ties=ties, samples=samples, seed=seed), agreement(kept))
+    fitted = fit(kept, ties=ties, samples=samples, seed=seed)
+    fitted.notes[:0] = notes
+    return Analysis(judged, rules, fitted, agreement(kept))
 
 
 def write_analysis(found: Analysis, folder: Path, with_paper: bool = True) -> list[str]:

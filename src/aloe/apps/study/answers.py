@@ -8,21 +8,23 @@ import json
 import sqlite3
 from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from aloe.apps.study.store import CHOICES, LEFT, RIGHT, connect
+from aloe.apps.study.together import put_together
 from aloe.apps.study.trials import IDENTICAL, KINDS
 from aloe.core.errors import UserError
-from aloe.core.files import json_lines, read_bytes, read_text
+from aloe.core.files import json_lines, read_table, read_words
+from aloe.core.typed import number, whole_number
 
 _QUERY = (
     "SELECT participant, position, (SELECT count(*) FROM trials o WHERE o.participant = t.participant) AS planned, kind,"
     " name AS image, class AS title, left, right, repeats, choice, seconds, answered"
     " FROM answers a JOIN trials t USING (participant, position) JOIN images USING (image) ORDER BY participant, position"
 )
-_SEPARATOR = ":"  # between the file's number and the participant's, where several files are read
 
 
 @dataclass(frozen=True)
@@ -53,19 +55,23 @@ class Answer:
 
 
 def read_answers(paths: Path | Iterable[Path]) -> list[Answer]:
-    """The answers of a study's file, or of its exports as CSV or JSON lines; of several files together.
+    """The answers that `read_studies` finds, without its notes."""
+    return read_studies(paths)[0]
+
+
+def read_studies(paths: Path | Iterable[Path]) -> tuple[list[Answer], list[str]]:
+    """The answers of a study's file, or of its exports as CSV or JSON lines, and sentences on how several files fit together.
+
+    Files of one study are put together, each answer once; participants of different studies are told apart by a number.
 
     Raises:
-        UserError: a file that is neither, or without answers.
+        UserError: a file that is neither, or without answers, or two answers of a participant to one trial.
     """
     files = [paths] if isinstance(paths, Path) else list(paths)
-    found = []
-    for number, path in enumerate(files, 1):
-        mark = f"{number}{_SEPARATOR}" if len(files) > 1 else ""
-        found += [replace(a, participant=f"{mark}{a.participant}") for a in (_answer(row, path) for row in _rows(path))]
-    if not found:
+    read = [(str(path), [(place, _answer(row, place)) for place, row in _rows(path)]) for path in files]
+    if not any(placed for _, placed in read):
         raise UserError(f"There are no answers in {', '.join(map(str, files))} yet.")
-    return found
+    return put_together(read)
 
 
 def to_csv(answers: Iterable[Answer]) -> str:
@@ -87,7 +93,7 @@ FORMATS = {"csv": to_csv, "jsonl": to_jsonl}
 
 def stored_answers(path: Path) -> list[Answer]:
     """What a study's file holds now, through a connection of its own."""
-    return [_answer(row, path) for row in _stored(path)]
+    return [_answer(row, str(path)) for row in _stored(path)]
 
 
 def progress(path: Path) -> list[dict[str, Any]]:
@@ -100,15 +106,17 @@ def progress(path: Path) -> list[dict[str, Any]]:
     return _select(path, query)
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    if path.suffix not in (".csv", ".jsonl"):
-        return _stored(path)
-    try:
-        if path.suffix == ".jsonl":
-            return [value for _, value in json_lines(read_bytes(path))]
-        return list(csv.DictReader(io.StringIO(read_text(path))))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}.") from error
+def _rows(path: Path) -> list[tuple[str, Any]]:
+    """(place, row) of a file's rows."""
+    if path.suffix.lower() not in (".csv", ".jsonl"):
+        return [
+            (f"trial {row['position']} of participant {row['participant']} in {path}", row) for row in _stored(path)
+        ]
+    if path.suffix.lower() == ".jsonl":
+        rows: Iterable[tuple[int, Any]] = json_lines(read_words(path).encode())
+    else:
+        rows = read_table(path, [field.name for field in fields(Answer)], "answer of a study")
+    return [(f"line {number} of {path}", row) for number, row in rows]
 
 
 def _stored(path: Path) -> list[dict[str, Any]]:
@@ -121,19 +129,44 @@ def _select(path: Path, query: str) -> list[dict[str, Any]]:
         return [dict(row) for row in connection.execute(query)]
 
 
-def _answer(row: Any, path: Path) -> Answer:
-    try:
-        values = {name: _value(row[name], kind) for name, kind in get_type_hints(Answer).items()}
-        answer = Answer(**values)
-        known = answer.kind in KINDS and answer.choice in CHOICES
-        if not known or (answer.left == answer.right) != (answer.kind == IDENTICAL):
-            raise ValueError(f"{answer.kind} trial of {answer.left} and {answer.right}: {answer.choice}")
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} has a line that is no answer of a study ({error!r}).") from error
-    return answer
+def _answer(row: Any, place: str) -> Answer:
+    problem, values = "", {}
+    if isinstance(row, ValueError):
+        problem = f"it cannot be read as JSON ({row})"
+    elif not isinstance(row, dict):
+        problem = "it is no object with names and values"
+    else:
+        kinds = _kinds()
+        missing = [name for name in kinds if name not in row]
+        values = {name: _value(row[name], kind) for name, kind in kinds.items() if name in row}
+        wrong = [name for name, value in values.items() if value is _WRONG]
+        if missing:
+            problem = f"it has no {', '.join(missing)}"
+        elif wrong:
+            problem = f"its {wrong[0]} is {row[wrong[0]]!r}"
+        elif values["kind"] not in KINDS or values["choice"] not in CHOICES:
+            problem = f"its kind is {values['kind']!r} and its choice {values['choice']!r}"
+        elif (values["left"] == values["right"]) != (values["kind"] == IDENTICAL):
+            problem = f"it is a trial of the kind {values['kind']} of {values['left']} and {values['right']}"
+    if problem:
+        raise UserError(f"{place[0].upper()}{place[1:]} is no answer of a study: {problem}.")
+    return Answer(**values)
+
+
+@cache
+def _kinds() -> dict[str, Any]:
+    return get_type_hints(Answer)
+
+
+_WRONG = object()  # in place of a value that is not of its kind
 
 
 def _value(value: Any, kind: Any) -> Any:
-    if kind == (int | None):
-        return int(value) if value not in (None, "") else None
-    return kind(value)
+    """A value of a row as its kind; a spreadsheet may have written a decimal comma."""
+    if kind is str:
+        return str(value) if isinstance(value, str | int) else _WRONG
+    if value in (None, ""):
+        return None if kind == (int | None) else _WRONG
+    text = str(value)
+    found = number(text.replace(",", ".")) if kind is float else whole_number(text)
+    return _WRONG if found is None else found
