@@ -26,7 +26,7 @@ def main() -> None:
     for (left, right), run in zip(axes, args.runs, strict=True):
         rows = read_log(run)
         for axis, prefix, title in (
-            (left, LOSS_PREFIX, "loss (1 - cosine)"),
+            (left, LOSS_PREFIX, "loss"),
             (right, COSINE_PREFIX, "held-out cosine"),
         ):
             names = sorted(sorted({key for row in rows for key in row if key.startswith(prefix)}), key=len)

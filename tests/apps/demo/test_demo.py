@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -36,6 +37,15 @@ def test_the_demo_writes_its_page_and_resumes(tmp_path, monkeypatch):
     assert (out / "student" / "model.safetensors").stat().st_mtime_ns == weights
     assert "k-NN" in again.words()
     assert (first.localisation is None) == ("Not measured: fewer than four classes" in html)
+
+
+def test_a_demo_that_an_earlier_version_began_goes_on_with_its_recipe(tmp_path):
+    assert demo._recipe(tmp_path) == "small"
+    for objective, recipe in (("cosine", "short"), ("standardized", "small")):
+        (tmp_path / "run.json").write_text(json.dumps({"objective": objective}))
+        assert demo._recipe(tmp_path) == recipe
+    (tmp_path / "run.json").write_text("[")
+    assert demo._recipe(tmp_path) == "small"
 
 
 @pytest.mark.parametrize("sure", [True, False])
