@@ -262,7 +262,7 @@ BAD = {
         0,
         "gradcam",
         {},
-        "no attribution method 'gradcam'; choose from inherent, attnlrp, .*random",
+        "no attribution method 'gradcam'.*; methods: inherent, attnlrp, .*random",
     ),
     "unknown option": (
         GOOD,

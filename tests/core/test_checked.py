@@ -25,7 +25,8 @@ class Range(Checked):
     [
         ({"low": 3}, r"^Wrong settings: low is above high\.$"),
         ({"low": "a", "high": "b"}, r"^Wrong settings: low: .* \(got 'a'\); high: .* \(got 'b'\)\.$"),
-        ({"side": 1}, r"^Wrong settings: side: .*\(got 1\)\.$"),
+        ({"side": 1}, r"^Wrong settings: side: unknown\.$"),
+        ({"hihg": 1}, r"high"),
     ],
 )
 def test_mistakes_are_one_sentence(values, words):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aloe.data.names import append_lines, read_lines, shown, shown_line
+from aloe.core.printable import append_lines, read_lines, shown, shown_line
 
 
 @pytest.mark.parametrize(

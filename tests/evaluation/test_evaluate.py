@@ -111,7 +111,7 @@ def test_rows_that_exist_are_not_measured_again(models, folders, tmp_path, monke
 
 def test_results_survive_a_task_that_fails(models, folders, tmp_path):
     broken = bcosify(build_teacher("vit"))
-    broken.norm.weight.data[:] = float("nan")
+    broken.norm.weight.data[:] = 3e38  # finite, but no feature is
     save_student(broken, tmp_path / "broken")
     with pytest.raises(UserError, match="not finite"):
         evaluate_all([models[0], str(tmp_path / "broken")], ["knn"], [folders], tmp_path, progress=False, k=3)
@@ -167,10 +167,10 @@ def test_everything_missing_is_said_before_any_work(models, folders, tmp_path, m
         ({"tasks": []}, "There is no task given"),
         ({"models": []}, "at least one model"),
         ({"data": []}, "at least one data set"),
-        ({"k": 0}, r"k: input should be greater than 0 \(got 0\)\.$"),
+        ({"k": 0}, r"k: input should be greater than or equal to 1 \(got 0\)\.$"),
         ({"k": 17}, "k is 17 but there are 16"),
-        ({"distance": "manhattan", "epochs": 0}, "distance: .*; epochs: "),
-        ({"neighbours": 3}, "neighbours: "),
+        ({"distance": "manhattan", "k": 0}, "k: .*distance: |distance: .*k: "),
+        ({"neighbours": 3}, "neighbours is no setting of knn"),
     ],
     ids=str,
 )
@@ -296,8 +296,11 @@ def test_broken_weights_give_no_cosine(models, folders, tmp_path):
 
 
 def test_settings_that_a_task_does_not_follow_are_not_in_its_row(models, folders):
-    row = evaluate(models[1], "cosine", (None, folders[1]), reference=models[0], feature="mean", precision="bf16")
+    row = evaluate(models[1], "cosine", (None, folders[1]), reference=models[0])
     assert (row["settings"]["feature"], row["settings"]["precision"]) == ("pooled", "float32")
+    for name, value in {"feature": "mean", "precision": "bf16"}.items():
+        with pytest.raises(UserError, match=f"{name} is not read by cosine"):
+            evaluate(models[1], "cosine", (None, folders[1]), reference=models[0], **{name: value})
 
 
 def test_a_cache_that_is_a_file(models, folders, tmp_path):

@@ -121,7 +121,7 @@ def test_names_without_the_prefix_are_not_the_zoos(name):
 
 @pytest.mark.parametrize("read", [load, load_teacher, is_student, load_any])
 def test_an_unknown_name_is_one_sentence_with_the_known_ones(read):
-    with pytest.raises(UserError, match=r"The zoo has no model 'zoo:nothing'; it has zoo:scenes-vit, zoo:scenes-aloe"):
+    with pytest.raises(UserError, match=r"The zoo has no model 'zoo:nothing'; models: zoo:scenes-vit, zoo:scenes-aloe"):
         read("zoo:nothing")
 
 

@@ -18,8 +18,8 @@ from aloe.attribution.presets import preset_options
 from aloe.attribution.targets import class_index
 from aloe.core.errors import UserError
 from aloe.core.files import whole, write_json
+from aloe.core.printable import shown as printable
 from aloe.data.draws import ImageDataset, collate_images
-from aloe.data.names import shown as printable
 from aloe.data.sources import left_out, open_images
 from aloe.data.subset import SubsetImages
 from aloe.data.transforms import ResizeCenterCrop

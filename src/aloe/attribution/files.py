@@ -18,10 +18,10 @@ from aloe.attribution.inherent import Explanation, explain
 from aloe.attribution.targets import TextTarget
 from aloe.core.errors import UserError
 from aloe.core.files import read_object, write_json
+from aloe.core.printable import shown
 from aloe.core.progress import tracked
 from aloe.data.decode import is_image_name
 from aloe.data.draws import ImageDataset, collate_images
-from aloe.data.names import shown
 from aloe.data.sources import FolderStore, left_out, open_images
 from aloe.data.subset import SubsetImages
 from aloe.data.transforms import ResizeCenterCrop

@@ -27,6 +27,8 @@ from aloe.attribution.subject import Subject, check_model, opened
 from aloe.attribution.targets import Target, as_target, part_of
 from aloe.bcos.functional import ACTIVATIONS
 from aloe.core.errors import UserError
+from aloe.core.names import chosen as chosen_name
+from aloe.core.names import meant
 from aloe.core.torch_state import in_plain_torch, trackable
 from aloe.models.teachers import Teacher
 from aloe.models.unwrap import unwrapped
@@ -186,9 +188,10 @@ def find_method(key: str) -> Method:
     Raises:
         UserError: there is none.
     """
-    if key not in METHODS:
-        raise UserError(f"There is no attribution method {key!r}; choose from {', '.join(METHODS)}.")
-    return METHODS[key]
+    known = chosen_name(str(key), METHODS)
+    if known is None:
+        raise UserError(f"There is no attribution method {key!r}{meant(str(key), METHODS, 'methods')}")
+    return METHODS[known]
 
 
 def find_methods(keys: Sequence[str]) -> list[Method]:

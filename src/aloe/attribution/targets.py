@@ -20,6 +20,7 @@ from aloe.bcos.dynamic import is_explaining
 from aloe.bcos.functional import NORM_FLOOR
 from aloe.core.arrays import as_tensor
 from aloe.core.errors import UserError
+from aloe.core.names import nearest
 from aloe.core.typed import whole_number
 from aloe.models.labels import index_of
 
@@ -141,7 +142,9 @@ def class_index(target: Any, config: Any, count: int) -> int:
         index = whole_number(target)
         if index is None:
             known = ", ".join(str(name).lower() for name in list(config.id2label.values())[:10])
-            raise UserError(f"There is no class {target!r}; the model knows {known}{' ...' if count > 10 else ''}.")
+            near = nearest(target, map(str, config.id2label.values()))
+            hint = f"did you mean {near}?" if near else f"the model knows {known}{' ...' if count > 10 else ''}."
+            raise UserError(f"There is no class {target!r}; {hint}")
     elif isinstance(target, Integral):
         index = int(target)
     else:

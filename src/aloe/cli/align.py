@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from aloe.cli.common import Device, Json, OutputDir, choose_device, parse_settings, quiet_libraries, say, table
+from aloe.core.bounds import MAX_SIDE
 
 
 def align(
@@ -32,9 +33,11 @@ def align(
     ] = None,
     objective: Annotated[str | None, typer.Option(help="cosine, mse, standardized, siglip or infonce.")] = None,
     after_block: Annotated[str | None, typer.Option(help="default, paper, all, or numbers such as 4,8,12.")] = None,
-    resolution: Annotated[int | None, typer.Option(help="Student pixels; default: the teacher's own tokens.")] = None,
+    resolution: Annotated[
+        int | None, typer.Option(min=1, max=MAX_SIDE, help="Student pixels; default: the teacher's own tokens.")
+    ] = None,
     precision: Annotated[str | None, typer.Option(help="float32, bf16 or fp16.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that decode images.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that decode images, at most one per core.")] = None,
     seed: Annotated[int | None, typer.Option()] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Any other setting, as key=value.")] = None,
     find_rate: Annotated[
@@ -45,11 +48,13 @@ def align(
 ) -> None:
     """Align a B-cos student to TEACHER on unlabelled IMAGES. Run the same command again to resume."""
     quiet_libraries()
+    from aloe.core.settings import merged
     from aloe.models.saving import load
     from aloe.train.align.run import align as run
+    from aloe.train.align.settings import AlignSettings
     from aloe.train.progress import read_log
 
-    flags = {
+    given = {
         "steps": steps,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
@@ -60,15 +65,15 @@ def align(
         "precision": precision,
         "workers": workers,
         "seed": seed,
-        **parse_settings(set_ or []),
     }
+    flags = merged(given, parse_settings(set_ or []), AlignSettings.model_fields)
     source = images[0] if len(images) == 1 else images
     if find_rate:
         from aloe.train.align.rates import find_rate as find
 
-        given = {k: v for k, v in flags.items() if v is not None and k != "learning_rate"}
+        tried = {k: v for k, v in flags.items() if k != "learning_rate"}
         start = None if student is None else load(student)
-        test = find(teacher, source, recipe=recipe, config=config, student=start, device=choose_device(device), **given)
+        test = find(teacher, source, recipe=recipe, config=config, student=start, device=choose_device(device), **tried)
         rows = [(f"{rate:.1e}", f"{loss:.4f}") for rate, loss in test.thinned(12)]
         say(test.summary(), f"{table(rows, ('rate', 'loss'))}\nProposed: --lr {test.proposed:.1e}", json)
         return
@@ -81,7 +86,7 @@ def align(
         student=None if student is None else load(student),
         device=choose_device(device),
         progress=not json,
-        **{k: v for k, v in flags.items() if v is not None},
+        **flags,
     )
     cosines = [r for r in read_log(output_dir) if "eval_cosine_pooled" in r]
     last = {k.removeprefix("eval_"): round(v, 4) for k, v in (cosines[-1] if cosines else {}).items() if "cosine" in k}

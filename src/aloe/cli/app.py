@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from aloe.cli.common import Device, choose_device, method_options, quiet_libraries
+from aloe.core.bounds import MAX_COUNT
 
 
 def app(
@@ -21,7 +22,7 @@ def app(
         list[str] | None,
         typer.Option(help="Images to pick from: files, folders or archives; default: rendered scenes."),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most this many images to pick from.")] = 40,
+    limit: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="At most this many images to pick from.")] = 40,
     text_tower: Annotated[
         str | None, typer.Option(help="Folder or hub id of the text tower; default: a SigLIP teacher's own.")
     ] = None,

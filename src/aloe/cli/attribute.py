@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from aloe.cli.common import Device, Json, OutputDir, choose_device, method_options, quiet_libraries, say, table
+from aloe.core.bounds import MAX_COUNT, MAX_SIDE
 from aloe.core.progress import Bar
 
 
@@ -27,8 +28,10 @@ def attribute(
         list[str] | None, typer.Option("--set", help="A method's option, such as intgrad.steps=100.")
     ] = None,
     preset: Annotated[str, typer.Option(help="Methods' options: best, or paper, as its authors ran them.")] = "best",
-    resolution: Annotated[int | None, typer.Option(min=1, help="Pixels; default: each model's own.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most this many images.")] = None,
+    resolution: Annotated[
+        int | None, typer.Option(min=1, max=MAX_SIDE, help="Pixels; default: each model's own.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, max=MAX_COUNT, help="At most this many images.")] = None,
     maps: Annotated[bool, typer.Option("--maps", help="Also write the maps, as safetensors.")] = False,
     memory: Annotated[bool, typer.Option("--memory", help="Measure each method's peak of memory too.")] = False,
     device: Device = None,

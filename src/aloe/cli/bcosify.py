@@ -7,14 +7,15 @@ from typing import Annotated
 import typer
 
 from aloe.cli.common import Json, OutputDir, quiet_libraries, say, table
+from aloe.core.bounds import MAX_SEED
 
 
 def bcosify(
     teacher: Annotated[str, typer.Argument(help="Hub id or local folder.")],
     output_dir: OutputDir,
     stem: Annotated[str, typer.Option(help="patch, conv or conv-even.")] = "patch",
-    b: Annotated[float, typer.Option(min=1, help="Exponent of every B-cos unit.")] = 2.0,
-    seed: Annotated[int, typer.Option()] = 0,
+    b: Annotated[float, typer.Option(min=1, max=100, help="Exponent of every B-cos unit.")] = 2.0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED)] = 0,
     calibrate: Annotated[
         str | None, typer.Option(metavar="IMAGES", help="Rescale every unit on a few of these images: no training.")
     ] = None,

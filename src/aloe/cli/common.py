@@ -9,6 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
+from aloe.core.devices import choose_device
+from aloe.core.printable import shown_line, shown_text
+
+__all__ = ["choose_device"]
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of words.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...; default: the best there is.")]
 OutputDir = Annotated[Path, typer.Option("--output-dir", "-o", help="Folder to write to.")]
@@ -30,41 +35,27 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
-def choose_device(wanted: str | None) -> str:
-    """The device asked for, or the best there is.
-
-    Raises:
-        UserError: a device this machine does not have.
-    """
-    import torch
-
-    from aloe.core.errors import UserError
-
-    if wanted is None:
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=wanted)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"There is no device {wanted!r} here; try --device cpu.") from error
-    return wanted
-
-
 def parse_settings(pairs: list[str]) -> dict[str, Any]:
     """`key=value` words, values read as YAML.
 
     Raises:
-        UserError: a word without `=`.
+        UserError: a word without `=`, a key that comes twice, or a value that is no YAML.
     """
     from aloe.core.errors import UserError
     from aloe.core.files import parse_yaml
 
-    bad = [p for p in pairs if "=" not in p]
-    if bad:
-        raise UserError(f"--set takes key=value, got {bad[0]!r}.")
-    try:
-        return {key: parse_yaml(value) for key, _, value in (p.partition("=") for p in pairs)}
-    except ValueError as error:
-        raise UserError(f"--set takes key=value with a YAML value, got {' '.join(pairs)!r}.") from error
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f"--set takes key=value, got {pair!r}.")
+        if key.strip() in found:
+            raise UserError(f"--set {key.strip()} is given twice; leave one out.")
+        try:
+            found[key.strip()] = parse_yaml(value)
+        except ValueError as error:
+            raise UserError(f"--set takes key=value with a YAML value, got {pair[:80]!r}.") from error
+    return found
 
 
 def split_options(pairs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
@@ -105,12 +96,12 @@ def method_options(pairs: list[str]) -> dict[str, dict[str, Any]]:
 def say(result: dict[str, Any], words: str, as_json: bool) -> None:
     """Print the result once, also when several processes run the same command."""
     if os.environ.get("RANK", "0") == "0":
-        typer.echo(json.dumps(result) if as_json else words)
+        typer.echo(json.dumps(result) if as_json else shown_text(words))
 
 
 def table(rows: list[tuple[Any, ...]], header: tuple[str, ...]) -> str:
     """Plain columns; numbers to the right."""
-    text = [tuple(f"{c:.4f}" if isinstance(c, float) else str(c) for c in row) for row in rows]
+    text = [tuple(f"{c:.4f}" if isinstance(c, float) else shown_line(str(c)) for c in row) for row in rows]
     widths = [max(len(r[i]) for r in [header, *text]) for i in range(len(header))]
     numeric = [all(isinstance(row[i], int | float) for row in rows) for i in range(len(header))]
 

@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from aloe.cli.common import Device, Json, choose_device, quiet_libraries, say
+from aloe.core.bounds import MAX_COUNT
 
 
 def demo(
     output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Folder to write to.")] = Path("demo-out"),
-    steps: Annotated[int, typer.Option(help="Alignment steps.")] = 240,
+    steps: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Alignment steps.")] = 240,
     device: Device = None,
     json: Json = False,
 ) -> None:

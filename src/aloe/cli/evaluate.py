@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from aloe.cli.common import Device, Json, choose_device, parse_settings, quiet_libraries, say, table
+from aloe.core.bounds import MAX_COUNT, MAX_SIDE
 
 
 def evaluate(
@@ -52,14 +53,20 @@ def evaluate(
     ] = None,
     confidence: Annotated[float | None, typer.Option(help="Least probability of images for gridpg, deletion.")] = None,
     share: Annotated[float | None, typer.Option(help="Instead: the most confident share of each class.")] = None,
-    grids: Annotated[int | None, typer.Option(min=1, help="Grids for gridpg.")] = None,
+    grids: Annotated[int | None, typer.Option(help="Grids for gridpg.")] = None,
     grids_file: Annotated[Path | None, typer.Option(help="Stored grids of an earlier run.")] = None,
-    images: Annotated[int | None, typer.Option(min=1, help="Images for deletion, inside, clarity.")] = None,
-    block: Annotated[int | None, typer.Option(min=1, help="Pixels on a side of deletion's blocks.")] = None,
-    resolution: Annotated[int | None, typer.Option(help="Pixels; default: each model's own.")] = None,
+    images: Annotated[
+        int | None, typer.Option(min=1, max=MAX_COUNT, help="Images for deletion, inside, clarity.")
+    ] = None,
+    block: Annotated[
+        int | None, typer.Option(min=1, max=MAX_COUNT, help="Pixels on a side of deletion's blocks.")
+    ] = None,
+    resolution: Annotated[
+        int | None, typer.Option(min=1, max=MAX_SIDE, help="Pixels; default: each model's own.")
+    ] = None,
     precision: Annotated[str | None, typer.Option(help="float32, bf16 or fp16.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1)] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that decode images.")] = None,
+    batch_size: Annotated[int | None, typer.Option()] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that decode images, at most one per core.")] = None,
     seed: Annotated[int | None, typer.Option()] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Any other setting, as key=value.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Where features are kept; default: ~/.cache/aloe.")] = None,
@@ -70,15 +77,17 @@ def evaluate(
     """Evaluate MODELS on data sets. Run the same command again to go on; `aloe report` makes tables of the results."""
     quiet_libraries()
     from aloe.core.errors import UserError
+    from aloe.core.settings import merged
     from aloe.core.typed import whole_numbers
     from aloe.core.typed import words as words_of
     from aloe.evaluation.cache import default_cache
     from aloe.evaluation.evaluate import Data, evaluate_all
+    from aloe.evaluation.reads import KNOWN
 
     if train is not None and test is None:
         raise UserError("--train needs --test; or give data sets with --data.")
     sets: list[Data] = [*(data or []), *([(train, test)] if test is not None else [])]
-    flags = {
+    given = {
         "k": None if k is None else whole_numbers(k, "--k", "1,5,20", 1),
         "head": head,
         "feature": feature,
@@ -100,8 +109,8 @@ def evaluate(
         "batch_size": batch_size,
         "workers": workers,
         "seed": seed,
-        **parse_settings(set_ or []),
     }
+    flags = merged(given, parse_settings(set_ or []), KNOWN)
     rows = evaluate_all(
         models,
         words_of(tasks, "TASKS"),
@@ -110,7 +119,7 @@ def evaluate(
         device=choose_device(device),
         cache=None if no_cache else cache or default_cache(),
         progress=not json,
-        **{key: value for key, value in flags.items() if value is not None},
+        **flags,
     )
     words = [table([_line(row) for row in rows], ("data", "task", "model", "stage", "method", "value", "metric"))]
     words += _by_block(rows)

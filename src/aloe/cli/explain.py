@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from aloe.cli.common import Device, Json, OutputDir, choose_device, quiet_libraries, say
+from aloe.core.bounds import MAX_BATCH, MAX_COUNT, MAX_SIDE
 
 
 def explain(
@@ -24,9 +25,11 @@ def explain(
     templates: Annotated[
         str | None, typer.Option(help="Prompts that each text is put into: single, openclip or a file; default: none.")
     ] = None,
-    resolution: Annotated[int | None, typer.Option(min=1, help="Pixels; default: the model's native size.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most this many images.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 16,
+    resolution: Annotated[
+        int | None, typer.Option(min=1, max=MAX_SIDE, help="Pixels; default: the model's native size.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, max=MAX_COUNT, help="At most this many images.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, max=MAX_BATCH)] = 16,
     device: Device = None,
     json: Json = False,
 ) -> None:

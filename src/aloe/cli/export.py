@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from aloe.cli.common import Json, quiet_libraries, say, table
+from aloe.core.bounds import MAX_COUNT, MAX_SIDE
 
 
 def export(
@@ -15,7 +16,9 @@ def export(
     output: Annotated[Path, typer.Option("--output", "-o", help="The file: FILE.onnx or FILE.pt2.")],
     what: Annotated[str, typer.Option(help="forward or explanation.")] = "forward",
     format: Annotated[str | None, typer.Option(help="onnx or torch; default: by the file's suffix.")] = None,
-    resolution: Annotated[int | None, typer.Option(min=1, help="Pixels; default: the model's own resolution.")] = None,
+    resolution: Annotated[
+        int | None, typer.Option(min=1, max=MAX_SIDE, help="Pixels; default: the model's own resolution.")
+    ] = None,
     target: Annotated[
         str, typer.Option(help="What an explanation explains: own (prediction), or an input: class, direction.")
     ] = "own",
@@ -23,8 +26,10 @@ def export(
     images: Annotated[
         str | None, typer.Option(help="Photos that --int8 is measured on: folder, glob or archive; default: noise.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most this many of them.")] = 64,
-    opset: Annotated[int | None, typer.Option(min=1, help="ONNX opset, 18 to 23; default: torch's.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="At most this many of them.")] = 64,
+    opset: Annotated[
+        int | None, typer.Option(min=1, max=MAX_COUNT, help="ONNX opset, 18 to 23; default: torch's.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it exists.")] = False,
     json: Json = False,
 ) -> None:

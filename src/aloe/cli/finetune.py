@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from aloe.cli.common import Device, Json, OutputDir, choose_device, parse_settings, quiet_libraries, say
+from aloe.core.bounds import MAX_SIDE
 
 
 def finetune(
@@ -32,9 +33,11 @@ def finetune(
     stem: Annotated[
         str | None, typer.Option(help="Of a teacher: patch (folded), conv (the paper's) or conv-even.")
     ] = None,
-    resolution: Annotated[int | None, typer.Option(help="Student pixels; default: the model's own.")] = None,
+    resolution: Annotated[
+        int | None, typer.Option(min=1, max=MAX_SIDE, help="Student pixels; default: the model's own.")
+    ] = None,
     precision: Annotated[str | None, typer.Option(help="float32, bf16 or fp16.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that decode images.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that decode images, at most one per core.")] = None,
     seed: Annotated[int | None, typer.Option()] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Any other setting, as key=value.")] = None,
     device: Device = None,
@@ -42,10 +45,12 @@ def finetune(
 ) -> None:
     """Fine-tune MODEL on labelled IMAGES. Run the same command again to resume."""
     quiet_libraries()
+    from aloe.core.settings import merged
     from aloe.train.finetune.run import finetune as run
+    from aloe.train.finetune.settings import FinetuneSettings
     from aloe.train.progress import EVAL_PREFIX, read_log
 
-    flags = {
+    given = {
         "steps": steps,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
@@ -56,8 +61,8 @@ def finetune(
         "precision": precision,
         "workers": workers,
         "seed": seed,
-        **parse_settings(set_ or []),
     }
+    flags = merged(given, parse_settings(set_ or []), FinetuneSettings.model_fields)
     run(
         model,
         images[0] if len(images) == 1 else images,
@@ -67,7 +72,7 @@ def finetune(
         config=config,
         device=choose_device(device),
         progress=not json,
-        **{k: v for k, v in flags.items() if v is not None},
+        **flags,
     )
     measured = [row for row in read_log(output_dir) if f"{EVAL_PREFIX}accuracy" in row]
     held_out = {f"held_out_{k}": round(measured[-1][f"{EVAL_PREFIX}{k}"], 4) for k in ("accuracy", "loss") if measured}

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from aloe.cli.common import Device, Json, OutputDir, choose_device, quiet_libraries, say, table
+from aloe.core.bounds import MAX_COUNT
 
 
 def ground(
@@ -27,7 +28,7 @@ def ground(
         str | None, typer.Option(help="Explain by how much the model prefers each word to this one.")
     ] = None,
     variant: Annotated[str, typer.Option(help="full, or cp, which conserves relevance.")] = "full",
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the answer at most.")] = 64,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Tokens of the answer at most.")] = 64,
     tower: Annotated[
         str | None, typer.Option(help="Of a LLaVA-MORE checkpoint: its vision tower; default: the one it names.")
     ] = None,

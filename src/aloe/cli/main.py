@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import sys
 from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
 from typing import NoReturn
 
 import typer
@@ -31,7 +33,9 @@ from aloe.cli import (
 from aloe.cli import (
     app as explorer,
 )
+from aloe.cli.verb import Verb
 from aloe.core.errors import UserError
+from aloe.core.printable import shown_line
 
 app = typer.Typer(
     name="aloe",
@@ -40,23 +44,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command("demo")(demo.demo)
-app.command("align")(align.align)
-app.command("finetune")(finetune.finetune)
-app.command("explain")(explain.explain)
-app.command("attribute")(attribute.attribute)
-app.command("ground")(ground.ground)
-app.command("evaluate")(evaluate.evaluate)
-app.command("report")(report.report)
-app.command("sweep")(sweep.sweep)
-app.command("app")(explorer.app)
-app.command("export")(export.export)
-app.command("publish")(publish.publish)
-app.command("bcosify")(bcosify.bcosify)
-app.command("convert-checkpoint")(convert_checkpoint.convert_checkpoint)
-app.command("teachers")(teachers.teachers)
-app.command("bench")(bench.bench)
-app.command("doctor")(doctor.doctor)
+app.command("demo", cls=Verb)(demo.demo)
+app.command("align", cls=Verb)(align.align)
+app.command("finetune", cls=Verb)(finetune.finetune)
+app.command("explain", cls=Verb)(explain.explain)
+app.command("attribute", cls=Verb)(attribute.attribute)
+app.command("ground", cls=Verb)(ground.ground)
+app.command("evaluate", cls=Verb)(evaluate.evaluate)
+app.command("report", cls=Verb)(report.report)
+app.command("sweep", cls=Verb)(sweep.sweep)
+app.command("app", cls=Verb)(explorer.app)
+app.command("export", cls=Verb)(export.export)
+app.command("publish", cls=Verb)(publish.publish)
+app.command("bcosify", cls=Verb)(bcosify.bcosify)
+app.command("convert-checkpoint", cls=Verb)(convert_checkpoint.convert_checkpoint)
+app.command("teachers", cls=Verb)(teachers.teachers)
+app.command("bench", cls=Verb)(bench.bench)
+app.command("doctor", cls=Verb)(doctor.doctor)
 app.add_typer(study.app, name="study")
 
 
@@ -78,10 +82,29 @@ def main() -> None:
         _fail(f"{error.filename} cannot be read or written: {error.strerror or type(error).__name__}.")
     except SystemExit as stop:
         if stop.code == 130:  # how typer reports Ctrl-C
-            typer.echo("Interrupted; run the same command again to go on from the last checkpoint.", err=True)
+            typer.echo(f"Interrupted; {_going_on()}.", err=True)
         raise
 
 
+def _going_on() -> str:
+    """What to do after Ctrl-C: a training with a checkpoint goes on from it, every other command begins again."""
+    from aloe.train.checkpoints import checkpoints
+
+    words = sys.argv[1:]
+    folders = [b for a, b in pairwise(words) if a in ("-o", "--output-dir")]
+    folders += [w.partition("=")[2] for w in words if w.startswith("--output-dir=")]
+    if words[:1] and words[0] in ("align", "finetune", "sweep") and folders:
+        home = Path(folders[-1]).expanduser()
+        if words[0] == "sweep":
+            return "run the same command again; finished runs are kept"
+        if checkpoints(home):
+            return "run the same command again to go on from the last checkpoint"
+        return "there is no checkpoint yet, so the same command begins again"
+    if words[:1] == ["evaluate"]:
+        return "run the same command again; rows that were measured are kept"
+    return "run the same command again to begin anew"
+
+
 def _fail(message: str) -> NoReturn:
-    typer.echo(f"aloe: {message}", err=True)
+    typer.echo(f"aloe: {shown_line(message)}", err=True)
     sys.exit(2)

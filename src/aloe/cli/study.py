@@ -11,15 +11,17 @@ from typing import Annotated, Any
 import typer
 
 from aloe.cli.common import Device, Json, choose_device, parse_settings, quiet_libraries, say, split_options, table
+from aloe.cli.verb import Verb
+from aloe.core.bounds import MAX_COUNT, MAX_SEED
 
 app = typer.Typer(help="Ask people which explanation helps them more.", no_args_is_help=True)
 
 SECRET = "ALOE_STUDY_SECRET"
 Db = Annotated[Path, typer.Option("--db", help="The study's file.")]
-Seed = Annotated[int, typer.Option(min=0)]
+Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED)]
 
 
-@app.command()
+@app.command(cls=Verb)
 def build(
     images: Annotated[list[str], typer.Argument(help="Files, folders, globs or archives.")],
     student: Annotated[str | None, typer.Option(help="Aligned student with a classifier: shows its W(x)x.")] = None,
@@ -30,10 +32,10 @@ def build(
     methods: Annotated[
         str, typer.Option(help="With commas; see docs/attribution.md.")
     ] = "inherent,attnlrp,intgrad,legrad,chefercam,lime",
-    trials: Annotated[int, typer.Option(min=1, help="Comparisons per participant that count.")] = 50,
-    practice: Annotated[int, typer.Option(min=0, help="Trials for practice before them.")] = 3,
+    trials: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Comparisons per participant that count.")] = 50,
+    practice: Annotated[int, typer.Option(min=0, max=MAX_COUNT, help="Trials for practice before them.")] = 3,
     ties: Annotated[bool, typer.Option("--ties", help="Offer 'no difference'.")] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most this many images.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, max=MAX_COUNT, help="At most this many images.")] = None,
     title: Annotated[str | None, typer.Option(help="Heading of the study's pages.")] = None,
     contact: Annotated[str | None, typer.Option(help="Whom participants can ask.")] = None,
     consent: Annotated[Path | None, typer.Option(help="Text file shown before the start instead of ours.")] = None,
@@ -78,7 +80,7 @@ def build(
     say({"db": str(db), "images": done.images, "notes": done.notes, "trials": settings.shown}, "\n".join(words), json)
 
 
-@app.command()
+@app.command(cls=Verb)
 def serve(
     db: Db = Path("study.sqlite"),
     host: Annotated[str, typer.Option(help="Address to listen at; default: this machine only.")] = "127.0.0.1",
@@ -104,9 +106,9 @@ def serve(
     serve_study(db, secret, host=host, port=port, invited_only=invited_only, ready=ready)
 
 
-@app.command()
+@app.command(cls=Verb)
 def invite(
-    count: Annotated[int, typer.Argument(min=1, help="How many links.")],
+    count: Annotated[int, typer.Argument(min=1, max=MAX_COUNT, help="How many links.")],
     db: Db = Path("study.sqlite"),
     url: Annotated[str, typer.Option(help="Where the study is served.")] = "http://127.0.0.1:8000",
     json: Json = False,
@@ -121,7 +123,7 @@ def invite(
     say({"links": links}, "\n".join(links), json)
 
 
-@app.command()
+@app.command(cls=Verb)
 def export(
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write, .csv or .jsonl.")],
     db: Db = Path("study.sqlite"),
@@ -140,7 +142,7 @@ def export(
     say({"output": str(output), "answers": len(answers)}, f"{len(answers)} answers in {output}", json)
 
 
-@app.command()
+@app.command(cls=Verb)
 def fit(
     answers: Annotated[list[Path], typer.Argument(help="A study's file, or exports of it (.csv, .jsonl).")],
     output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Folder to write to.")] = Path("study-fit"),
@@ -149,7 +151,7 @@ def fit(
         list[str] | None,
         typer.Option(help="What participants may do, such as noise=0.5, seconds=2, finished=false; docs/study.md."),
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Of the bootstrap over participants.")] = 1000,
+    samples: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Of the bootstrap over participants.")] = 1000,
     paper: Annotated[bool, typer.Option(help="The paper's own numbers beside ours.")] = True,
     seed: Seed = 0,
     json: Json = False,
@@ -174,17 +176,19 @@ def fit(
     say({**found.summary(), "output": str(output_dir), "files": files}, words, json)
 
 
-@app.command()
+@app.command(cls=Verb)
 def simulate(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="File to write, .csv or .jsonl, for `aloe study fit`.")
     ],
     scores: Annotated[str, typer.Option(help="Such as inherent=0.97,intgrad=0.41.")],
-    participants: Annotated[int, typer.Option(min=1)] = 41,
-    images: Annotated[int, typer.Option(min=1, help="Images of the study.")] = 24,
-    trials: Annotated[int, typer.Option(min=1)] = 50,
-    ties: Annotated[float, typer.Option(min=0, help="Differences below this are called ties.")] = 0.0,
-    spread: Annotated[float, typer.Option(min=0, help="How scores differ from person to person (SD).")] = 0.5,
+    participants: Annotated[int, typer.Option(min=1, max=MAX_COUNT)] = 41,
+    images: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Images of the study.")] = 24,
+    trials: Annotated[int, typer.Option(min=1, max=MAX_COUNT)] = 50,
+    ties: Annotated[float, typer.Option(min=0, max=MAX_COUNT, help="Differences below this are called ties.")] = 0.0,
+    spread: Annotated[
+        float, typer.Option(min=0, max=MAX_COUNT, help="How scores differ from person to person (SD).")
+    ] = 0.5,
     careless: Annotated[float, typer.Option(min=0, max=1, help="Share of people who press any key.")] = 0.0,
     seed: Seed = 0,
     json: Json = False,
@@ -208,17 +212,19 @@ def simulate(
     say({"output": str(output), "answers": len(found)}, f"{len(found)} simulated answers in {output}", json)
 
 
-@app.command()
+@app.command(cls=Verb)
 def power(
     difference: Annotated[float, typer.Option(help="Of two methods' scores; 0.56 is a win rate of 63.6 %.")],
     trials: Annotated[str, typer.Option(help="Trials per participant that count, with commas.")] = "25,50,100",
     participants: Annotated[
-        int | None, typer.Option(min=2, help="The power with so many; default: how many are needed.")
+        int | None, typer.Option(min=2, max=MAX_COUNT, help="The power with so many; default: how many are needed.")
     ] = None,
     goal: Annotated[float, typer.Option(help="Probability of finding the difference.")] = 0.8,
-    methods: Annotated[int, typer.Option(min=2, help="Methods of the study.")] = 6,
-    spread: Annotated[float, typer.Option(min=0, help="How scores differ from person to person (SD).")] = 0.5,
-    simulations: Annotated[int, typer.Option(min=1)] = 200,
+    methods: Annotated[int, typer.Option(min=2, max=MAX_COUNT, help="Methods of the study.")] = 6,
+    spread: Annotated[
+        float, typer.Option(min=0, max=MAX_COUNT, help="How scores differ from person to person (SD).")
+    ] = 0.5,
+    simulations: Annotated[int, typer.Option(min=1, max=MAX_COUNT)] = 200,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:

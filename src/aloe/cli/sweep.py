@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from aloe.cli.common import Device, Json, OutputDir, choose_device, parse_settings, quiet_libraries, say, table
+from aloe.core.bounds import MAX_COUNT
 
 
 def sweep(
@@ -31,8 +32,12 @@ def sweep(
     beside: Annotated[
         list[str] | None, typer.Option(help="Another model to measure on the same data. Repeatable.")
     ] = None,
-    train_images: Annotated[int | None, typer.Option(min=1, help="Evaluate on so many training images.")] = None,
-    test_images: Annotated[int | None, typer.Option(min=1, help="Evaluate on so many test images.")] = None,
+    train_images: Annotated[
+        int | None, typer.Option(min=1, max=MAX_COUNT, help="Evaluate on so many training images.")
+    ] = None,
+    test_images: Annotated[
+        int | None, typer.Option(min=1, max=MAX_COUNT, help="Evaluate on so many test images.")
+    ] = None,
     recipe: Annotated[str | None, typer.Option(help="short, small, paper or multires.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps of every alignment.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per step.")] = None,
@@ -73,6 +78,7 @@ def sweep(
     }
     plan = SweepPlan.of(**{**known, **{key: value for key, value in flags.items() if value is not None}})
     job = Sweep(teacher, images[0] if len(images) == 1 else images, output_dir, plan)
+    job.check()
     if list_:
         lines = [(run.name, run.point.words, job.state(run)) for run in job.runs]
         words = table(lines, ("run", "point", "state"))
@@ -97,8 +103,12 @@ def _numbers(row: Any) -> str:
 def _given(
     steps: int | None, batch_size: int | None, learning_rate: float | None, pairs: list[str] | None
 ) -> dict[str, Any]:
+    from aloe.apps.sweep.plan import FRACTION
+    from aloe.core.settings import merged
+    from aloe.train.align.settings import AlignSettings
+
     flags = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
-    return {**{k: v for k, v in flags.items() if v is not None}, **parse_settings(pairs or [])}
+    return merged(flags, parse_settings(pairs or []), {*AlignSettings.model_fields, FRACTION})
 
 
 def _axes(pairs: list[str]) -> dict[str, list[Any]]:

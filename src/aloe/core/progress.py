@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any, TypeVar
 
+from aloe.core.printable import shown_line, shown_text
+
 T = TypeVar("T")
 LINE_EVERY = 30.0
 """Seconds between two lines of a log file."""
@@ -16,7 +18,7 @@ def say(words: str) -> None:
     """Print a line for a person who watches."""
     from rich.console import Console
 
-    Console(stderr=True).print(words, highlight=False, markup=False, soft_wrap=True)
+    Console(stderr=True).print(shown_text(words), highlight=False, markup=False, soft_wrap=True)
 
 
 _announced: set[str] | None = None
@@ -47,7 +49,7 @@ class Bar:
     """
 
     def __init__(self, title: str | None, total: int | None = None, done: int = 0) -> None:
-        self.title = title if os.environ.get("RANK", "0") == "0" else None
+        self.title = shown_line(title) if title is not None and os.environ.get("RANK", "0") == "0" else None
         self.total, self.done, self.status = total, done, ""
         self._first, self._since, self._said = done, 0.0, 0.0
         self._console: Any = None

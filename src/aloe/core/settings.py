@@ -1,15 +1,29 @@
-"""Settings that are checked when built, every mistake told in one sentence: the base of what evaluations take."""
+"""Settings that are checked when built, every mistake told in one sentence: the base of trainings and evaluations."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import os
+from collections.abc import Collection, Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from aloe.core.bounds import MAX_COUNT, MAX_SEED
 from aloe.core.errors import UserError
+from aloe.core.names import nearest
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+OF_VERBS = (
+    *("teacher", "student", "model", "models", "images", "output_dir", "recipe", "config", "device", "progress"),
+    *("tasks", "task", "data", "cache", "validation"),
+)
+"""Arguments of functions that take settings as well."""
+
+Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 
 
 class Checked(BaseModel):
@@ -25,12 +39,60 @@ class Checked(BaseModel):
             UserError: listing every mistake.
         """
         try:
-            return cls(**values)
+            return cls.model_validate(values)
         except ValidationError as error:
-            parts: dict[Any, str] = {}
-            for e in error.errors():
-                problem = e["msg"].removeprefix("Value error, ")
-                words = f"{problem[0].lower()}{problem[1:]}"
-                name = e["loc"][0] if e["loc"] else ""  # none: several fields together
-                parts.setdefault(name, f"{name}: {words} (got {e['input']!r})" if name else words)
-            raise UserError("Wrong settings: " + "; ".join(parts.values()) + ".") from None
+            raise UserError(mistakes(error, cls.model_fields)) from None
+
+
+def mistakes(error: ValidationError, known: Collection[str]) -> str:
+    """Every mistake in settings in one sentence; an unknown key names the nearest known one."""
+    parts: dict[str, str] = {}
+    for item in error.errors():
+        name = str(item["loc"][0]) if item["loc"] else ""  # none: several fields together
+        if item["type"] == "extra_forbidden":
+            near = nearest(name, known)
+            words = f"{name}: unknown" + (f", did you mean {near}?" if near else "")
+        else:
+            problem = item["msg"].removeprefix("Value error, ")
+            words = f"{problem[0].lower()}{problem[1:]}"
+            words = f"{name}: {words} (got {_short(item['input'])})" if name else words
+        parts.setdefault(name or words, words)
+    return "Wrong settings: " + "; ".join(parts.values()) + "."
+
+
+def merged(flags: Mapping[str, Any], pairs: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """The values of flags that were given (not None) and of `--set key=value`.
+
+    Raises:
+        UserError: a key that is an argument, has no value, or has a flag that was given as well.
+    """
+    given = {key: value for key, value in flags.items() if value is not None}
+    for key, value in pairs.items():
+        if key in OF_VERBS and key not in known:
+            raise UserError(f"--set takes settings; {key} is an argument or an option of its own.")
+        if value is None:
+            raise UserError(f"--set {key}= has no value; leave it out for the default.")
+        if key in given:
+            raise UserError(f"{key} is given twice, by --{key.replace('_', '-')} and by --set; leave one out.")
+    return {**given, **pairs}
+
+
+def workers_here(wanted: int) -> int:
+    """So many processes that read images, but no more than this machine has cores; said where that is fewer."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if wanted > cores:
+        _say_once(f"{wanted} workers are asked for; {cores} are started, one for each core that may be used here.")
+    return min(wanted, cores)
+
+
+@cache
+def _say_once(words: str) -> None:
+    from aloe.core.progress import say
+
+    if os.environ.get("RANK", "0") == "0":
+        say(words)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
+from aloe.core.printable import append_lines, read_lines, shown_line
 from aloe.data.decode import DataError, DraftSize, UnreadableImage, decode_image
-from aloe.data.names import append_lines, read_lines, shown_line
 from aloe.data.shards import ShardSource
 from aloe.data.sources import ImageSource
 from aloe.data.transforms import Transform, to_tensor

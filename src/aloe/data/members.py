@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
+from aloe.core.printable import shown
 from aloe.data.decode import EXTENSIONS, DataError, is_image_name
-from aloe.data.names import shown
 
 _ORDER = (".jpg", ".jpeg", ".png", ".webp", *EXTENSIONS)
 _NAMED = 3  # of what was left out for one reason

@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import IO
 
 from aloe.core.errors import UserError
+from aloe.core.printable import shown
 from aloe.data.archives import COMPRESSED
 from aloe.data.decode import MAX_BYTES, DataError, is_image_name
 from aloe.data.members import Members, normal, split_key
-from aloe.data.names import shown
 
 
 class ShardSource:

@@ -29,6 +29,7 @@ from PIL import Image
 
 from aloe.core.errors import UserError
 from aloe.core.files import HASHED_BYTES, digest, stamp
+from aloe.core.printable import shown
 from aloe.data.archives import Store, open_archive
 from aloe.data.decode import (
     EXTENSIONS,
@@ -39,7 +40,6 @@ from aloe.data.decode import (
     is_image_name,
     is_read_name,
 )
-from aloe.data.names import shown
 
 if TYPE_CHECKING:
     from aloe.data.shards import ShardSource

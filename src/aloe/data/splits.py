@@ -19,10 +19,10 @@ import numpy as np
 from PIL import Image
 
 from aloe.core.errors import UserError
+from aloe.core.printable import shown
 from aloe.data.archives import Store
 from aloe.data.decode import DraftSize, is_image_name
 from aloe.data.hub import HubImages, is_dataset_folder, load_splits
-from aloe.data.names import shown
 from aloe.data.sources import (
     PART_OF,
     FolderStore,

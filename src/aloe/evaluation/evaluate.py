@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from aloe.attribution.methods import find_methods
+from aloe.core.devices import choose_device
 from aloe.core.errors import UserError
 from aloe.core.torch_state import default_device, in_plain_torch
 from aloe.data.benchmarks import open_benchmark, pair
@@ -17,6 +18,7 @@ from aloe.data.splits import Splits, alone
 from aloe.evaluation.backbones import load_any, model_fingerprint
 from aloe.evaluation.dense.tasks import DENSE, evaluate_dense
 from aloe.evaluation.explaining import EXPLAINING, check_explanations, measure_explanations
+from aloe.evaluation.reads import check_read, task_names
 from aloe.evaluation.results import ResultLog, Row, describe, row_key, versions
 from aloe.evaluation.settings import EvaluateSettings
 from aloe.evaluation.tasks import TASKS, Case, Outcome
@@ -52,12 +54,12 @@ def evaluate(
     Raises:
         UserError: anything in the arguments or the data that the user can mend.
     """
-    device = device or default_device()
+    (task,), device = task_names([task]), choose_device(device or default_device())
+    check_read(settings, [task])
     if task in DENSE:
         options = {"device": device, "cache": cache, "progress": progress, **settings}
         return evaluate_dense([model], [task], [_spec(data)], None, **options)[0]  # type: ignore[list-item]
     chosen = EvaluateSettings.of(**settings)
-    _check_tasks([task])
     case = _case(_name(model), model, open_data(data), chosen, device, cache, progress)
     if task in EXPLAINING:
         if len(find_methods(chosen.methods)) != 1:
@@ -85,12 +87,12 @@ def evaluate_all(
         UserError: before any work, every data set, or every model, that cannot be opened or cannot do a task; later, the
             first measurement that cannot be made. Rows measured until then are kept.
     """
-    device = device or default_device()
+    tasks, device = task_names(tasks), choose_device(device or default_device())
+    check_read(settings, tasks)
     if any(task in DENSE for task in tasks):
         specs, options = list(map(_spec, data)), {"device": device, "cache": cache, "progress": progress}
         return evaluate_dense(models, tasks, specs, output_dir, **options, **settings)  # type: ignore[arg-type]
     chosen = EvaluateSettings.of(**settings)
-    _check_tasks(tasks)
     log = ResultLog(output_dir)
     opened, problems = _open_all(data)
     problems += _check_all(
@@ -248,10 +250,3 @@ def _check_all(
                 except UserError as error:
                     problems.append(str(error))
     return problems
-
-
-def _check_tasks(tasks: Sequence[str]) -> None:
-    known = (*TASKS, *EXPLAINING, *DENSE)
-    unknown = [t for t in tasks if t not in known]
-    if unknown or not tasks:
-        raise UserError(f"There is no task {', '.join(map(repr, unknown)) or 'given'}; tasks: {', '.join(known)}.")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from aloe.core.errors import UserError
 from aloe.core.files import digest_of
 from aloe.core.progress import Bar
+from aloe.core.settings import workers_here
 from aloe.data.draws import ImageDataset, collate_images
 from aloe.data.sources import ImageSource
 from aloe.data.subset import SubsetImages
@@ -138,7 +139,7 @@ def _extract_part(
     loader: Any = torch.utils.data.DataLoader(
         ImageDataset(source, ResizeCenterCrop(side)),
         batch_size=batch_size,
-        num_workers=workers,
+        num_workers=workers_here(workers),
         collate_fn=collate_images,
         pin_memory=torch.device(device).type == "cuda",
     )

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveFloat, field_validator, model_validator
 
-from aloe.core.settings import Checked
+from aloe.core.bounds import MAX_BATCH, MAX_COUNT, MAX_SEED, MAX_SIDE, MAX_WORKERS
+from aloe.core.settings import Checked, Count
 
 RESULTS_NAME = "results.jsonl"  # in a results folder: one row a line
 
@@ -21,19 +22,19 @@ class EvaluateSettings(Checked):
     """Settings of all tasks; the defaults are the paper's protocol (docs/method.md section 6)."""
 
     feature: Literal["pooled", "cls", "mean", "concat"] = "pooled"
-    resolution: int | None = Field(None, ge=1, description="pixels; default: each model's own")
+    resolution: int | None = Field(None, ge=1, le=MAX_SIDE, description="pixels; default: each model's own")
     precision: Literal["float32", "bf16", "fp16"] = "float32"
 
-    k: tuple[PositiveInt, ...] = Field((20,), min_length=1, description="neighbours; the first is the row's value")
+    k: tuple[Count, ...] = Field((20,), min_length=1, description="neighbours; the first is the row's value")
     distance: Literal["cosine", "euclidean"] = "cosine"
     votes: Literal["uniform", "distance"] = "uniform"
 
     head: Literal["auto", "bcos", "linear"] = Field("auto", description="auto: bcos on students, linear on teachers")
     loss: Literal["cross-entropy", "bce"] = "cross-entropy"
     learning_rates: tuple[PositiveFloat, ...] = Field(LEARNING_RATES, min_length=1)
-    epochs: int = Field(50, ge=1)
+    epochs: int = Field(50, ge=1, le=MAX_COUNT)
     weight_decay: float = Field(1e-4, ge=0)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
 
     templates: str = Field("single", description="single, openclip, or a file of prompts")
     text_tower: str | None = Field(None, description="default: the model's teacher")
@@ -46,21 +47,23 @@ class EvaluateSettings(Checked):
     options: dict[str, dict[str, Any]] = Field({}, description="of attribution methods, by name, before the preset's")
     confidence: float = Field(0.95, ge=0, le=1, description="least probability of explained images, of every model")
     share: float | None = Field(None, gt=0, le=1, description="instead: this share of each class's, the most confident")
-    grid_size: int = Field(2, ge=2, description="gridpg: cells on a side")
-    grids: int = Field(250, ge=1, description="gridpg: how many")
+    grid_size: int = Field(2, ge=2, le=MAX_SIDE, description="gridpg: cells on a side")
+    grids: int = Field(250, ge=1, le=MAX_COUNT, description="gridpg: how many")
     grids_file: Path | None = Field(None, description="gridpg: a stored list instead of choosing one")
-    first_grids: dict[str, PositiveInt] = Field({}, description="gridpg: by method, only so many of them, the first")
+    first_grids: dict[str, Count] = Field({}, description="gridpg: by method, only so many of them, the first")
     protocol: Literal["windows", "whole", "resized"] = Field("windows", description="gridpg: what a model is shown")
-    smooth: int = Field(0, ge=0, description="gridpg: side of the box that maps are averaged over; 0: none")
-    images: int = Field(200, ge=1, description="deletion, inside, clarity: images explained")
-    block: int = Field(16, ge=1, description="deletion: pixels on a side")
+    smooth: int = Field(
+        0, ge=0, le=MAX_SIDE, description="gridpg: side of the box that maps are averaged over; 0: none"
+    )
+    images: int = Field(200, ge=1, le=MAX_COUNT, description="deletion, inside, clarity: images explained")
+    block: int = Field(16, ge=1, le=MAX_SIDE, description="deletion: pixels on a side")
     fill: Literal["zero", "black", "mean", "blur"] = "zero"
     deletion_mode: Literal["deletion", "insertion"] = "deletion"
     fractions: Literal["paper", "fine"] = Field("paper", description="deletion: shares removed; fine: steps of 5 %")
     among: Literal["any", "confident"] = Field("any", description="deletion: which images are drawn")
 
-    batch_size: int = Field(128, ge=1)
-    workers: int = Field(0, ge=0)
+    batch_size: int = Field(128, ge=1, le=MAX_BATCH)
+    workers: int = Field(0, ge=0, le=MAX_WORKERS)
 
     @model_validator(mode="before")
     @classmethod

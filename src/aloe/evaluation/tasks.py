@@ -15,6 +15,7 @@ from torch import Tensor
 
 from aloe.core.arrays import as_tensor
 from aloe.core.errors import UserError
+from aloe.core.settings import workers_here
 from aloe.data.draws import ImageDataset, collate_images
 from aloe.data.sources import left_out
 from aloe.data.splits import Splits
@@ -216,7 +217,7 @@ def _cosine(case: Case, facts: dict[str, Any]) -> Outcome:
     loader = torch.utils.data.DataLoader(
         ImageDataset(case.splits.test, ResizeCenterCrop(side)),
         batch_size=case.settings.batch_size,
-        num_workers=case.settings.workers,
+        num_workers=workers_here(case.settings.workers),
         collate_fn=collate_images,
     )
     blocks = tuple(range(1, teacher.num_layers + 1))

@@ -72,7 +72,8 @@ def index_of(names: Mapping[int, str], wanted: str) -> int | None:
         UserError: two classes have that name.
     """
     exact = [int(i) for i, name in names.items() if str(name) == wanted]
-    found = exact or [int(i) for i, name in names.items() if str(name).lower() == wanted.lower()]
+    plain = wanted.strip().lower()
+    found = exact or [int(i) for i, name in names.items() if str(name).strip().lower() == plain]
     if len(found) > 1:
         indices = f"{', '.join(map(str, found[:-1]))} and {found[-1]}"
         raise UserError(f"The classes {indices} are all called {wanted!r}; give the index of the one that is meant.")

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from numbers import Integral
 from typing import Any
 
+from aloe.core.bounds import MAX_SIDE
 from aloe.core.errors import UserError
 from aloe.models.geometry import SIDES, side
 
@@ -21,8 +22,6 @@ WIDTHS = ("hidden_size", "intermediate_size", "vocab_size")
 """Every one of them is a dimension of some tensor."""
 COUNTS = (*WIDTHS, "num_hidden_layers", "num_attention_heads")
 SIZES = (*COUNTS, "num_register_tokens", "num_patches", "num_key_value_heads")
-MAX_SIDE = 1 << 14
-"""Pixels on a side of the largest image that a model may ask for."""
 _BLOCK = re.compile(r"(?:^|\.)(?:layers?|blocks)\.(\d+)\.")
 
 

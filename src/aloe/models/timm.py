@@ -17,12 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aloe.core.bounds import MAX_SIDE
 from aloe.core.errors import UserError
 from aloe.core.files import read_json
 from aloe.models.headers import check_finite
 from aloe.models.processor import normalisation
 from aloe.models.rules import assemble, renamed, same_but_for_unit_axes, sources_of
-from aloe.models.stated import MAX_SIDE, plain_fields
+from aloe.models.stated import plain_fields
 from aloe.models.teachers import Teacher, family_of, head_note
 from aloe.models.timm_layouts import (
     ACTIVATION_NAMES,

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from transformers import TrainingArguments, get_wsd_schedule
 
+from aloe.core.devices import choose_device
 from aloe.core.errors import UserError
+from aloe.core.settings import workers_here
 from aloe.train.settings import TrainSettings
 from aloe.train.sharding import check_sharding
 
@@ -27,6 +29,8 @@ def training_arguments(
         raise UserError(
             f"Choose the GPU from outside: CUDA_VISIBLE_DEVICES={device[5:]} aloe {verb} ... --device cuda."
         )
+    device = None if device is None else choose_device(device)
+    workers = workers_here(settings.workers)
     pinned = torch.cuda.is_available() and device != "cpu"
     evaluate: Mapping[str, Any] = {"eval_strategy": "steps", "eval_steps": settings.evaluate_every} if evaluates else {}
     arguments = TrainingArguments(
@@ -46,9 +50,9 @@ def training_arguments(
         seed=settings.seed,
         bf16=settings.precision == "bf16",
         fp16=settings.precision == "fp16",
-        dataloader_num_workers=settings.workers,
-        dataloader_persistent_workers=settings.workers > 0,
-        dataloader_prefetch_factor=settings.prefetch if settings.workers else None,
+        dataloader_num_workers=workers,
+        dataloader_persistent_workers=workers > 0,
+        dataloader_prefetch_factor=settings.prefetch if workers else None,
         dataloader_pin_memory=pinned,
         accelerator_config={"non_blocking": pinned},  # the next batch is copied while this one computes
         remove_unused_columns=False,

@@ -6,44 +6,47 @@ an unknown key names the nearest known one.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from aloe.core.bounds import MAX_BATCH, MAX_COUNT, MAX_SEED, MAX_SIDE, MAX_WORKERS
 from aloe.core.errors import UserError
 from aloe.core.files import read_mapping
+from aloe.core.names import meant
+from aloe.core.settings import Checked
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class TrainSettings(BaseModel):
+class TrainSettings(Checked):
     """Conversion, data, optimiser, schedule and run. Batch sizes are per process; steps are optimiser steps.
 
     A training subclasses this with its own fields and names the package that holds its recipes.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     recipe_package: ClassVar[str]
 
     stem: Literal["patch", "conv", "conv-even"] = "patch"
-    b: float = Field(2.0, ge=1)
+    b: float = Field(2.0, ge=1, le=100)
     calibrate: bool = Field(False, description="rescale the converted units before training")
 
-    resolution: int | None = Field(None, ge=1, description="student pixels; default: the student's native size")
+    resolution: int | None = Field(
+        None, ge=1, le=MAX_SIDE, description="student pixels; default: the student's native size"
+    )
     crop_scale: tuple[float, float] = (0.08, 1.0)
     flip: bool = True
-    holdout: int = Field(256, ge=0, description="images kept out of training for validation")
+    holdout: int = Field(256, ge=0, le=MAX_COUNT, description="images kept out of training for validation")
     max_bad_fraction: float = Field(0.05, ge=0, le=1)
 
-    steps: int = Field(30_000, ge=1)
-    batch_size: int = Field(64, ge=1)
-    gradient_accumulation: int = Field(1, ge=1)
+    steps: int = Field(30_000, ge=1, le=MAX_COUNT)
+    batch_size: int = Field(64, ge=1, le=MAX_BATCH)
+    gradient_accumulation: int = Field(1, ge=1, le=MAX_BATCH)
     learning_rate: float = Field(1e-3, gt=0)
     schedule: Literal["one-cycle", "warmup-constant-cosine"] = "one-cycle"
     warmup: float = Field(0.1, ge=0, le=1, description="share of the steps")
@@ -51,16 +54,16 @@ class TrainSettings(BaseModel):
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     gradient_checkpointing: bool = False
     fsdp: bool = Field(False, description="split weights, gradients and optimiser over the processes")
-    workers: int = Field(1, ge=0)
-    prefetch: int = Field(4, ge=1, description="batches that each worker reads ahead")
-    log_every: int = Field(20, ge=1)
-    evaluate_every: int = Field(500, ge=1)
-    save_every: int = Field(500, ge=1)
-    keep_checkpoints: int = Field(2, ge=1)
+    workers: int = Field(1, ge=0, le=MAX_WORKERS, description="at most one for each core is started")
+    prefetch: int = Field(4, ge=1, le=MAX_WORKERS, description="batches that each worker reads ahead")
+    log_every: int = Field(20, ge=1, le=MAX_COUNT)
+    evaluate_every: int = Field(500, ge=1, le=MAX_COUNT)
+    save_every: int = Field(500, ge=1, le=MAX_COUNT)
+    keep_checkpoints: int = Field(2, ge=1, le=MAX_COUNT)
     report_to: list[str] = Field(default_factory=list, description="tensorboard, wandb, ...")
 
     @classmethod
@@ -81,10 +84,7 @@ class TrainSettings(BaseModel):
         if file is not None:
             values |= read_mapping(Path(file), "configuration file")
         values |= {k: v for k, v in (overrides or {}).items() if v is not None}
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            raise UserError(_sentence(error, list(cls.model_fields))) from None
+        return cls.of(**values)
 
     @field_validator("crop_scale")
     @classmethod
@@ -107,21 +107,5 @@ class TrainSettings(BaseModel):
     def _read_recipe(cls, name: str) -> dict[str, Any]:
         known = cls.recipes()
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]}" if near else ""
-            raise UserError(f"There is no recipe {name!r}{hint}; recipes: {', '.join(known)}.")
+            raise UserError(f"There is no recipe {name!r}{meant(str(name), known, 'recipes')}")
         return yaml.safe_load(cls._recipe_folder().joinpath(f"{name}.yaml").read_text()) or {}
-
-
-def _sentence(error: ValidationError, known: list[str]) -> str:
-    parts = []
-    for item in error.errors():
-        key = ".".join(str(p) for p in item["loc"][:1]) or "settings"
-        if item["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(key, known, n=1)
-            parts.append(f"{key}: unknown" + (f", did you mean {near[0]}?" if near else ""))
-        else:
-            problem = item["msg"].removeprefix("Value error, ")
-            given = "" if key == "settings" else f" (got {item['input']!r})"
-            parts.append(f"{key}: {problem[0].lower() + problem[1:]}{given}")
-    return "Wrong settings: " + "; ".join(dict.fromkeys(parts)) + "."

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from aloe.train.progress import EVAL_PREFIX, JsonlLog, ProgressBar, Throughput
 from aloe.train.runs import FAULTS_NAME, images_per_step, training_draws
 from aloe.train.sealed import SealedTrainer
 from aloe.train.settings import TrainSettings
-from aloe.train.sharding import layers_of, shard, whole_weights
+from aloe.train.sharding import all_finite, layers_of, shard, whole_weights
 from aloe.train.stopping import Diverged, StopOnTerm, Terminated, is_lost_worker, is_out_of_memory
 
 
@@ -97,6 +98,7 @@ class DrawTrainer(SealedTrainer):
             if self.stop.asked:
                 say(f"Stopped at step {self.state.global_step} with a checkpoint; the same command goes on from there.")
                 raise Terminated
+            self._check_finite()
             if self.eval_dataset is not None and not self.evaluated_at(self.settings.steps):
                 self.evaluate()
         except (RuntimeError, ConnectionResetError, EOFError) as error:
@@ -184,12 +186,22 @@ class DrawTrainer(SealedTrainer):
             means = self.accelerator.reduce(means, reduction="mean")
             logs |= dict(zip(self._sums, means.tolist(), strict=True))
             self._sums, self._count = {}, 0
-            if not all(map(_finite, (logs["loss"], *means.tolist()))):
-                raise Diverged(
-                    f"The loss became {logs['loss']} by step {self.state.global_step}: lower learning_rate "
-                    f"(now {self.settings.learning_rate:g}) and run again; the last checkpoint is kept."
-                )
+            if not all(map(isfinite, (logs["loss"], *means.tolist()))):
+                raise self._diverged("the loss", logs["loss"])
         super().log(logs, start_time)
+
+    def _check_finite(self) -> None:
+        """Raises Diverged for weights that are not finite, as a last step can leave them."""
+        model: Any = self.model
+        if not all_finite(model):
+            raise self._diverged("a weight")
+
+    def _diverged(self, what: str, value: float | None = None) -> Diverged:
+        became = "is no longer a finite number" if value is None else f"became {value}"
+        return Diverged(
+            f"{what[0].upper()}{what[1:]} {became} by step {self.state.global_step}: lower learning_rate (--lr, now "
+            f"{self.settings.learning_rate:g}) and run again in another folder; the last good checkpoint is kept."
+        )
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """`measure` over the held-out images."""
@@ -201,6 +213,8 @@ class DrawTrainer(SealedTrainer):
         finally:
             model.train()
         logs = {f"{EVAL_PREFIX}{name}": value for name, value in metrics.items()}
+        if not all(map(isfinite, logs.values())):
+            raise self._diverged("a held-out number")
         self.log(logs)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
         return logs
@@ -264,7 +278,3 @@ class DrawTrainer(SealedTrainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
         return SequentialSampler(dataset) if hasattr(dataset, "__len__") else None
-
-
-def _finite(value: float) -> bool:
-    return value == value and abs(value) != float("inf")

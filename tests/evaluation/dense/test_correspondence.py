@@ -447,7 +447,7 @@ def test_no_pairs_and_wrong_settings(model):
         ({"pixel_thresholds": "far"}, "pixel_thresholds: input should be a valid tuple"),
         ({"pixel_thresholds": (math.nan,)}, "pixel_thresholds: "),
         ({"blocks": []}, "blocks: needs at least one"),
-        ({"block": 3}, "block: extra inputs"),
+        ({"block": 3}, "block: unknown, did you mean blocks"),
     ):
         with pytest.raises(UserError, match=words):
             CorrespondenceSettings.of(**wrong)

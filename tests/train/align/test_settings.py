@@ -84,7 +84,7 @@ def test_files_that_are_not_settings(tmp_path, text):
 def test_a_key_that_is_not_a_word(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text("1: 2\n")
-    with pytest.raises(UserError, match="Wrong settings"):
+    with pytest.raises(UserError, match="`key: value` lines"):
         resolve(file=file)
 
 

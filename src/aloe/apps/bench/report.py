@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from aloe.apps.bench.measure import measure
-from aloe.apps.bench.sizes import check_sizes, generated_photos, random_teacher
+from aloe.apps.bench.sizes import SIZES, check_sizes, generated_photos, random_teacher
 from aloe.core.errors import UserError
+from aloe.core.names import chosen as chosen_name
 from aloe.data.sources import open_source
 from aloe.evaluation.results import ResultLog, Row, row_key, versions
 from aloe.models.teachers import Teacher, load_teacher
@@ -51,6 +52,7 @@ def bench_all(
     if teacher is not None and sizes:
         raise UserError("Give a teacher or --sizes, not both.")
     checked = [AlignSettings.resolve(overrides={**settings, "precision": p}) for p in precisions]
+    sizes = [chosen_name(size, SIZES) or size for size in sizes]
     names = [teacher] if teacher is not None else list(dict.fromkeys(sizes or DEFAULT_SIZES))
     check_sizes([] if teacher is not None else names)
     log = None if output_dir is None else ResultLog(output_dir, BENCH_NAME)

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from aloe.core.errors import UserError
+from aloe.core.names import meant
 from aloe.data.subset import MemoryImages
 from aloe.models.teachers import Teacher
 
@@ -52,7 +53,7 @@ def check_sizes(names: Sequence[str]) -> None:
     """Raises UserError for a name that is not in `SIZES`."""
     for name in names:
         if name not in SIZES:
-            raise UserError(f"There is no size {name!r}; sizes: {', '.join(SIZES)}.")
+            raise UserError(f"There is no size {name!r}{meant(name, SIZES, 'sizes')}")
 
 
 def vit_teacher(size: Size, resolution: int, name: str, seed: int = 0) -> Teacher:

@@ -13,7 +13,7 @@ from statistics import NormalDist
 import numpy as np
 
 from aloe.apps.study.fit import bradley_terry, win_rate
-from aloe.apps.study.settings import StudySettings
+from aloe.apps.study.settings import MAX_TRIALS, StudySettings
 from aloe.apps.study.trials import pairs_of
 from aloe.core.errors import UserError
 
@@ -51,6 +51,10 @@ def power(
     Raises:
         UserError: fewer than two participants or methods, no trials, or no simulations.
     """
+    if not (np.isfinite(difference) and np.isfinite(spread) and spread >= 0):
+        raise UserError(f"difference and spread must be finite numbers, got {difference} and {spread}.")
+    if methods > 100 or max(participants, methods, trials, simulations) > MAX_TRIALS:
+        raise UserError(f"Planning takes at most {MAX_TRIALS} participants, trials and simulations, and 100 methods.")
     if participants < 2 or methods < 2 or trials < 1 or simulations < 1:
         raise UserError("Planning needs two participants and two methods at least, one trial and one simulation.")
     names = tuple(str(i) for i in range(methods))
@@ -87,7 +91,7 @@ def participants_needed(difference: float, trials: int, *, goal: float = 0.8, **
     Raises:
         UserError: as `power`; no difference, or a goal that is no probability.
     """
-    if not 0 < goal < 1 or not difference:
+    if not 0 < goal < 1 or not difference or not np.isfinite(difference):
         raise UserError("Give a difference other than 0 and a power between 0 and 1.")
     wanted = abs(difference) / (_NORMAL_95 + NormalDist().inv_cdf(goal))
     found = power(difference, _PILOT, trials, **options)  # type: ignore[arg-type]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from itertools import combinations
+from typing import Annotated
 
-from pydantic import Field, NonNegativeInt, PositiveInt, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
-from aloe.core.settings import Checked
+from aloe.core.settings import Checked, Count, Seed
 
 RANDOM = "random"  # the method whose maps are noise
 QUESTION = "Which picture helps you more to understand the answer?"
@@ -19,6 +20,10 @@ Taking part is voluntary. You may stop at any time by closing the page; your per
 We store your choices, how long each one took and when you started and finished. We store no name, no network address and \
 nothing about your device. A cookie remembers your personal link on this device. The answers are analysed together and may \
 be published without your personal link."""
+
+MAX_TRIALS = 10_000
+Few = Annotated[int, Field(ge=1, le=MAX_TRIALS)]
+FewOrNone = Annotated[int, Field(ge=0, le=MAX_TRIALS)]
 
 
 class StudySettings(Checked):
@@ -36,14 +41,14 @@ class StudySettings(Checked):
     """
 
     methods: tuple[str, ...]
-    trials: PositiveInt = 50
-    practice: NonNegativeInt = 3
-    identical: NonNegativeInt = 2
-    random: NonNegativeInt = 4
-    repeats: NonNegativeInt = Field(4, validate_default=True)
+    trials: Few = 50
+    practice: FewOrNone = 3
+    identical: FewOrNone = 2
+    random: FewOrNone = 4
+    repeats: FewOrNone = Field(4, validate_default=True)
     ties: bool = False
-    seed: NonNegativeInt = 0
-    places: PositiveInt = 1000
+    seed: Seed = 0
+    places: Count = 1000
     title: str = "Explaining what a network sees"
     question: str = QUESTION
     consent: str = CONSENT

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from aloe.core.errors import UserError
 from aloe.core.files import read_mapping
-from aloe.core.settings import Checked
+from aloe.core.settings import Checked, Count, Seed
 from aloe.report.sweep_rows import value_in_words
 from aloe.train.align.settings import AlignSettings
 
@@ -25,7 +25,7 @@ class SweepPlan(Checked):
     """A grid of alignments and their evaluation; a YAML file of a sweep has these keys."""
 
     vary: dict[str, list[Any]] = Field({}, description="the axes: settings of an alignment, or fraction, with values")
-    seeds: tuple[NonNegativeInt, ...] = Field((0,), min_length=1)
+    seeds: tuple[Seed, ...] = Field((0,), min_length=1)
     recipe: str = "short"
     settings: dict[str, Any] = Field({}, description="of every alignment; holdout is 0 unless it is given here")
     tasks: tuple[str, ...] = Field(("knn",), min_length=1)
@@ -33,8 +33,8 @@ class SweepPlan(Checked):
     train: str | None = Field(None, description="or training and test images apart")
     test: str | None = None
     evaluate: dict[str, Any] = Field({}, description="settings of every evaluation")
-    train_images: PositiveInt | None = Field(None, description="evaluate on so many training images; default: on all")
-    test_images: PositiveInt | None = None
+    train_images: Count | None = Field(None, description="evaluate on so many training images; default: on all")
+    test_images: Count | None = None
     beside: tuple[str, ...] = Field((), description="other models to measure on the same data, besides the teacher")
 
     @model_validator(mode="after")

@@ -20,7 +20,9 @@ from aloe.data.sources import open_source
 from aloe.evaluation.backbones import load_any
 from aloe.evaluation.dense.tasks import DENSE
 from aloe.evaluation.evaluate import Data, evaluate_all, open_data
+from aloe.evaluation.reads import check_read, read_by, task_names
 from aloe.evaluation.results import ResultLog, Row, row_key
+from aloe.evaluation.settings import EvaluateSettings
 from aloe.models.convert import student_config
 from aloe.models.fingerprint import fingerprint
 from aloe.models.teachers import Teacher, load_teacher
@@ -88,6 +90,20 @@ class Sweep:
             return "begun" if (self._folder(run) / "run.json").is_file() else "to do"
         return str(row["status"])
 
+    def check(self) -> None:
+        """What an evaluation of the runs will ask for.
+
+        Raises:
+            UserError: tasks, settings, data or other models that cannot be.
+        """
+        tasks = task_names(self.plan.tasks)
+        check_read(self._evaluation(), tasks)
+        if not set(tasks) & set(DENSE):
+            EvaluateSettings.of(**self._evaluation())
+        self._data()
+        for model in self.plan.beside:
+            load_any(model)
+
     def run(self, *, device: str = "cpu", cache: Path | None = None, progress: bool = True) -> list[SweepRow]:
         """All runs that are not done yet, and the rows of the whole plan.
 
@@ -96,19 +112,20 @@ class Sweep:
                 reason than that it diverged. What was done until then is kept.
         """
         plan = self.plan
-        options = {"device": device, "cache": cache, "progress": progress, **self._evaluation()}
+        common: dict[str, Any] = {"device": device, "cache": cache, "progress": progress}
+        options = self._evaluation()
         sets = self._data()
         evaluation = {**plan.evaluate, "train_images": plan.train_images, "test_images": plan.test_images}
         claim(self.home, [run.configuration for run in self.runs], {*plan.vary, "seed"}, evaluation)
         with sole(self.home):
             for model in (self.teacher_name, *plan.beside):
                 if tasks := [t for t in plan.tasks if t != "cosine" or not isinstance(load_any(model), Teacher)]:
-                    evaluate_all([model], tasks, sets, self.home, **options)
+                    evaluate_all([model], tasks, sets, self.home, **read_by(options, tasks), **common)
             todo = [run for run in self.runs if self.state(run) not in ("finished", "diverged")]
             clock = _Clock(len(self.runs), len(todo), progress)
             for run in todo:
                 clock.begin(run)
-                self.log.add(self._row(run, sets, options).model_dump(mode="json"))
+                self.log.add(self._row(run, sets, {**options, **common}).model_dump(mode="json"))
                 if self.state(run) == "finished":  # a diverged run's last checkpoint is kept
                     for path in checkpoints(self._folder(run)):
                         shutil.rmtree(path)

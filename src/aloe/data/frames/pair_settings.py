@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, PositiveFloat, field_validator
 
-from aloe.core.settings import Checked
+from aloe.core.bounds import MAX_COUNT, MAX_SEED, MAX_SIDE
+from aloe.core.settings import Checked, Count
 
 # Where the published protocol of a data set leaves the defaults; Probe3D's 5, 10 and 20 pixels at a quarter of ScanNet's
 # resolution are 20, 40 and 80 here.
@@ -22,14 +23,17 @@ class CorrespondenceSettings(Checked):
     bilinearly where each point lies (on ScanNet).
     """
 
-    blocks: Literal["last", "four"] | tuple[PositiveInt, ...] = Field(
+    blocks: Literal["last", "four"] | tuple[Count, ...] = Field(
         "last", description="counted from 1; the features of several are concatenated"
     )
     resolution: int | None = Field(
-        None, ge=1, description="pixels, the input's shorter side; default: the frame's own, in whole patches"
+        None,
+        ge=1,
+        le=MAX_SIDE,
+        description="pixels, the input's shorter side; default: the frame's own, in whole patches",
     )
     scale: float = Field(0.25, gt=0, le=1, description="points on a side, as a share of the frame's pixels")
-    num_corr: int = Field(1000, ge=1, description="matches kept of each pair")
+    num_corr: int = Field(1000, ge=1, le=MAX_COUNT, description="matches kept of each pair")
     sampling: Literal["upsampled", "at-points"] = "upsampled"
     thresholds: tuple[PositiveFloat, ...] = Field((0.01, 0.02, 0.05), min_length=1, description="metres")
     pixel_thresholds: tuple[PositiveFloat, ...] = Field((5.0, 25.0, 50.0), description="pixels of the frame")
@@ -54,14 +58,14 @@ class CorrespondenceSettings(Checked):
 class PairSettings(Checked):
     """Which pairs of an RGB-D capture are compared."""
 
-    gaps: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = Field(
+    gaps: tuple[Count, Count] = Field(
         (8, 64), description="smallest and largest distance of the two frame numbers, both included"
     )
-    count: int = Field(200, ge=1, description="pairs at most, drawn at random from those that overlap")
+    count: int = Field(200, ge=1, le=MAX_COUNT, description="pairs at most, drawn at random from those that overlap")
     min_overlap: float = Field(
         0.3, ge=0, le=1, description="share of the first view's points that the second sees at the same depth"
     )
-    seed: int = Field(0, ge=0, description="of that draw")
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="of that draw")
 
     @field_validator("gaps")
     @classmethod

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, PositiveFloat, field_validator
 
-from aloe.core.settings import Checked
+from aloe.core.bounds import MAX_BATCH, MAX_COUNT, MAX_SEED, MAX_SIDE
+from aloe.core.settings import Checked, Count
 from aloe.evaluation.dense.depth import LossName
 
 
@@ -19,34 +20,38 @@ class DenseSettings(Checked):
     """Settings of `fit_probe`; `loss` and `bins` are read for depth, `uncertainty` and `missing_normals` for normals."""
 
     head: Literal["linear", "dpt"] = "linear"
-    kernel: int = Field(1, ge=1, description="of the linear head's convolution, odd")
-    hidden: int = Field(512, ge=1, description="channels inside the dpt head")
-    blocks: Literal["last", "four"] | tuple[PositiveInt, ...] = Field("last", description="counted from 1")
+    kernel: int = Field(1, ge=1, le=MAX_SIDE, description="of the linear head's convolution, odd")
+    hidden: int = Field(512, ge=1, le=MAX_SIDE, description="channels inside the dpt head")
+    blocks: Literal["last", "four"] | tuple[Count, ...] = Field("last", description="counted from 1")
     standardize: bool = Field(
         False, description="bring every channel to mean 0 and deviation 1 over the training frames"
     )
     cls: bool = Field(False, description="concatenate the CLS token to every patch")
-    resolution: int | None = Field(None, ge=1, description="pixels; default: each model's own")
-    target_side: int | None = Field(None, ge=1, description="pixels of the ground truth; default: the frames' own")
+    resolution: int | None = Field(None, ge=1, le=MAX_SIDE, description="pixels; default: each model's own")
+    target_side: int | None = Field(
+        None, ge=1, le=MAX_SIDE, description="pixels of the ground truth; default: the frames' own"
+    )
 
     loss: LossName = "probe3d"
-    bins: int = Field(256, ge=2, description="depths that are averaged")
+    bins: int = Field(256, ge=2, le=MAX_SIDE, description="depths that are averaged")
     uncertainty: bool = Field(True, description="a fourth output weighs the angle")
     missing_normals: Literal["skip", "error"] = Field(
         "skip", description="error: counted as 90 degrees, as Probe3D does"
     )
 
-    epochs: int = Field(10, ge=1)
-    batch_size: int = Field(8, ge=1)
+    epochs: int = Field(10, ge=1, le=MAX_COUNT)
+    batch_size: int = Field(8, ge=1, le=MAX_BATCH)
     learning_rate: PositiveFloat | tuple[PositiveFloat, ...] = Field(
         5e-4, description="of several, the one with the least error on held-out training frames"
     )
     held_out: float = Field(0.2, gt=0, lt=1, description="share of the training frames, the last ones, that chooses")
-    repeats: int = Field(1, ge=1, description="heads, of seeds seed, seed + 1, ...; metrics are their means")
+    repeats: int = Field(
+        1, ge=1, le=MAX_COUNT, description="heads, of seeds seed, seed + 1, ...; metrics are their means"
+    )
     weight_decay: float = Field(0.01, ge=0)
     warmup: float = Field(0.15, ge=0, lt=1, description="share of the steps")
     augment: bool = Field(False, description="colours and crops, new in every step; features are then not kept")
-    seed: int = Field(0, ge=0, description="of the head's first weights, the order and the augmentation")
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="of the head's first weights, the order and the augmentation")
 
     @field_validator("kernel")
     @classmethod

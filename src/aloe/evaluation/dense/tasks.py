@@ -7,7 +7,6 @@ measured.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import time
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from aloe.core.errors import UserError
+from aloe.core.names import meant
 from aloe.core.progress import Bar
 from aloe.data.frames.frame import FramePairs, FrameSplits
 from aloe.data.frames.named import open_frames, open_pairs
@@ -269,12 +269,10 @@ def _settings(
         "match": set(CorrespondenceSettings.model_fields) if "correspondence" in tasks else set(),
         "pairs": set(PairSettings.model_fields) if "correspondence" in tasks else set(),
     }
-    known = sorted(set().union(*ours.values()))
+    known = set().union(*ours.values())
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f", did you mean {near[0]}?" if near else f"; settings of {', '.join(tasks)}: {', '.join(known)}."
-            raise UserError(f"{key} is no setting of {', '.join(tasks)}{hint}")
+            raise UserError(f"{key} is no setting of {', '.join(tasks)}{meant(key, sorted(known), 'settings')}")
     parts = {part: {k: v for k, v in values.items() if k in names} for part, names in ours.items()}
     options = PairSettings.of(**parts["pairs"]).model_dump(exclude_unset=True)
     return DenseSettings.of(**parts["probe"]), CorrespondenceSettings.of(**parts["match"]), options

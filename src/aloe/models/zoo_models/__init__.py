@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 from aloe.core.errors import UserError
+from aloe.core.names import chosen, meant
 
 PREFIX = "zoo:"
 
@@ -59,7 +60,9 @@ def locate(source: str | Path) -> str:
     Raises:
         UserError: the zoo has no model of that name.
     """
-    name = str(source)
+    name = str(source).strip()
+    if name.startswith("~"):
+        name = str(Path(name).expanduser())
     if not name.startswith(PREFIX) or Path(name).exists():
         return name
     return str(zoo_model(name).folder)
@@ -71,7 +74,10 @@ def zoo_model(name: str) -> ZooModel:
     Raises:
         UserError: there is none of that name.
     """
-    found = next((m for m in ZOO if m.name == name.removeprefix(PREFIX)), None)
-    if found is None:
-        raise UserError(f"The zoo has no model {name!r}; it has {', '.join(m.id for m in ZOO)}.")
-    return found
+    by_name = {m.name: m for m in ZOO}
+    known = chosen(name.strip().removeprefix(PREFIX), by_name)
+    if known is None:
+        raise UserError(
+            f"The zoo has no model {name!r}{meant(PREFIX + name.removeprefix(PREFIX), [m.id for m in ZOO], 'models')}"
+        )
+    return by_name[known]

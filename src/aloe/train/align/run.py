@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 from transformers import set_seed
 
+from aloe.core.errors import UserError
 from aloe.core.progress import say
 from aloe.core.torch_state import in_plain_torch
 from aloe.data.draws import check_source
@@ -28,13 +29,13 @@ from aloe.models.unwrap import unwrapped
 from aloe.train.align.calibrate import IMAGES as CALIBRATED
 from aloe.train.align.calibrate import calibrate
 from aloe.train.align.points import check_pair, resolve_blocks
-from aloe.train.align.settings import AlignSettings
+from aloe.train.align.settings import OF_CONVERSION, AlignSettings
 from aloe.train.align.statistics import COUNT
 from aloe.train.align.stem import warmed_up
 from aloe.train.align.trainer import AlignmentModel, AlignmentTrainer, alignment_bar
 from aloe.train.arguments import training_arguments
 from aloe.train.checkpoints import checkpoints
-from aloe.train.runs import claim, hold_out, record, sample_images, starting_point
+from aloe.train.runs import check_batch, claim, hold_out, record, sample_images, starting_point
 
 
 @dataclass
@@ -68,6 +69,7 @@ class Parts:
         if progress and (words := parts_taken(source)):
             say(words)
         train, held_out = _split(source, resolved)
+        check_batch(resolved, train)
         if not isinstance(train, ShardSource):
             check_source(train, max_bad_fraction=resolved.max_bad_fraction)
         return cls(source, taught_by, converted, resolution, blocks, train, held_out)
@@ -106,6 +108,8 @@ def align(
         UserError: anything in the arguments, data or files that the user can mend; nothing half-written is left.
     """
     resolved, home = AlignSettings.resolve(recipe, config, settings), Path(output_dir)
+    if student is not None and (unread := [name for name in OF_CONVERSION if name in settings]):
+        raise UserError(f"{unread[0]} is of the conversion, which a given student has behind it; leave it out.")
     student = None if student is None else in_float32(unwrapped(student))
     parts = Parts.of(teacher, images, resolved, student, progress)
     source, taught_by, converted, resolution = parts.source, parts.teacher, parts.student, parts.resolution

@@ -7,10 +7,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
+from aloe.core.bounds import MAX_COUNT, MAX_SIDE
 from aloe.train.settings import TrainSettings
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+OF_CONVERSION = ("stem", "b", "stem_steps", "calibrate")
+"""Settings that an alignment which goes on from a student does not read."""
 
 
 class AlignSettings(TrainSettings):
@@ -22,7 +27,9 @@ class AlignSettings(TrainSettings):
     objective: Literal["cosine", "mse", "standardized", "siglip", "infonce"] = "cosine"
     after_block: Literal["default", "paper", "all"] | list[int] = "default"
     pooled: bool = True
-    stem_steps: int = Field(0, ge=0, description="steps in which a conv stem learns alone, before the alignment")
+    stem_steps: int = Field(
+        0, ge=0, le=MAX_COUNT, description="steps in which a conv stem learns alone, before the alignment"
+    )
     compile_teacher: bool = Field(False, description="the teacher's blocks through torch.compile")
     resolutions: list[int] | None = Field(
         None, min_length=1, description="pixels, one of which is drawn for every step; default: always the resolution"
@@ -38,8 +45,8 @@ class AlignSettings(TrainSettings):
     @field_validator("resolutions")
     @classmethod
     def _resolutions_are_pixels(cls, value: list[int] | None) -> list[int] | None:
-        if value is not None and (min(value) < 1 or len(set(value)) < len(value)):
-            raise ValueError("must be different numbers of pixels, at least 1")
+        if value is not None and (min(value) < 1 or max(value) > MAX_SIDE or len(set(value)) < len(value)):
+            raise ValueError(f"must be different numbers of pixels, from 1 to {MAX_SIDE}")
         return value
 
     def resolution_at(self, step: int, default: int) -> int:

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from aloe.core.errors import UserError
+from aloe.core.printable import shown
 from aloe.data.decode import UnreadableImage
-from aloe.data.names import shown
 from aloe.data.sources import ImageSource, class_folder, open_images, split_inner
 from aloe.data.splits import in_order_of, labelled
 

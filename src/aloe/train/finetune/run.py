@@ -26,7 +26,7 @@ from aloe.train.finetune.labels import Images, check_readable_classes, labels_fi
 from aloe.train.finetune.settings import FinetuneSettings
 from aloe.train.finetune.start import stage_after, starting_student, with_head
 from aloe.train.finetune.trainer import FinetuneTrainer, LabelledModel, finetuning_bar
-from aloe.train.runs import check_resolution, claim, hold_out, record, sample_images, starting_point
+from aloe.train.runs import check_batch, check_resolution, claim, hold_out, record, sample_images, starting_point
 
 
 @in_plain_torch
@@ -78,6 +78,7 @@ def finetune(
         train, held_out = hold_out(source, resolved.holdout, resolved.seed, source.labels)
     else:
         train, held_out = source, validation_for(validation, source)
+    check_batch(resolved, train)
     check_readable_classes(train)
     check_source(train, max_bad_fraction=resolved.max_bad_fraction)
     arguments = training_arguments(resolved, home, device, evaluates=held_out is not None, verb="finetune")

@@ -44,3 +44,8 @@ def _escaped(found: re.Match[str]) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # a byte that is no UTF-8
         return f"\\x{code - 0xDC00:02x}"
     return f"\\u{code:04x}"
+
+
+def shown_text(text: str) -> str:
+    """Several lines with what cannot be shown escaped; line ends and tabs stay."""
+    return "\n".join("\t".join(map(shown_line, line.split("\t"))) for line in text.split("\n"))

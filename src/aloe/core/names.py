@@ -1,0 +1,29 @@
+"""A name that nobody knows, and the nearest one that somebody does."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that was most likely meant, upper and lower case alike; None where none is near."""
+    by_lower = {k.strip().lower(): k for k in known}
+    found = difflib.get_close_matches(name.strip().lower(), by_lower, n=1)
+    return by_lower[found[0]] if found else None
+
+
+def meant(name: str, known: Iterable[str], kind: str) -> str:
+    """`, did you mean NAME; KIND: all of them.`, to end a sentence with; without the first half where none is near."""
+    known = list(known)
+    near = nearest(name, known)
+    return (f", did you mean {near}" if near else "") + f"; {kind}: {', '.join(known)}."
+
+
+def chosen(name: str, known: Iterable[str]) -> str | None:
+    """The known name that equals `name` but for case and spaces around it; None where none or several do."""
+    known = list(known)
+    if name in known:
+        return name
+    found = [k for k in known if k.strip().lower() == name.strip().lower()]
+    return found[0] if len(found) == 1 else None
