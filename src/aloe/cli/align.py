@@ -7,12 +7,18 @@ from typing import Annotated
 
 import typer
 
+from aloe.cli.choices import one_of
 from aloe.cli.common import Device, Json, OutputDir, choose_device, parse_settings, quiet_libraries, say, table
 from aloe.core.bounds import MAX_SIDE
 
 
 def align(
-    teacher: Annotated[str, typer.Argument(help="Hub id or local folder of a ViT, DINOv2, DINOv3, SigLIP or SigLIP2.")],
+    teacher: Annotated[
+        str,
+        typer.Argument(
+            help="Hub id or local folder of a ViT, DINOv2, DINOv3, SigLIP or SigLIP2.", autocompletion=one_of("zoo")
+        ),
+    ],
     images: Annotated[
         list[str],
         typer.Argument(
@@ -20,25 +26,33 @@ def align(
         ),
     ],
     output_dir: OutputDir,
-    recipe: Annotated[str, typer.Option(help="short, small, paper or multires.")] = "short",
+    recipe: Annotated[str, typer.Option(help="One of {recipes}.", autocompletion=one_of("recipes"))] = "short",
     config: Annotated[Path | None, typer.Option(help="YAML file of settings over the recipe.")] = None,
     student: Annotated[
         str | None, typer.Option(help="Go on from this student instead of converting the teacher.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Optimiser steps; this and what follows is by default the recipe's.")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per step and process.")] = None,
-    learning_rate: Annotated[float | None, typer.Option("--learning-rate", "--lr")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option("--learning-rate", "--lr", help="The highest of the schedule.")
+    ] = None,
     stem: Annotated[
         str | None, typer.Option(help="patch (folded from the teacher), conv (new, the paper's) or conv-even.")
     ] = None,
-    objective: Annotated[str | None, typer.Option(help="cosine, mse, standardized, siglip or infonce.")] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="One of {objective}.", autocompletion=one_of("objective"))
+    ] = None,
     after_block: Annotated[str | None, typer.Option(help="default, paper, all, or numbers such as 4,8,12.")] = None,
     resolution: Annotated[
         int | None, typer.Option(min=1, max=MAX_SIDE, help="Student pixels; default: the teacher's own tokens.")
     ] = None,
-    precision: Annotated[str | None, typer.Option(help="float32, bf16 or fp16.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="One of {precision}.", autocompletion=one_of("precision"))
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that decode images, at most one per core.")] = None,
-    seed: Annotated[int | None, typer.Option()] = None,
+    seed: Annotated[int | None, typer.Option(help="Of draws and order.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Any other setting, as key=value.")] = None,
     find_rate: Annotated[
         bool, typer.Option("--find-rate", help="Try rates on a few steps and propose one; nothing is written.")

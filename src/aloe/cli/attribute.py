@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from aloe.cli.choices import one_of, some_of
 from aloe.cli.common import Device, Json, OutputDir, choose_device, method_options, quiet_libraries, say, table
 from aloe.core.bounds import MAX_COUNT, MAX_SIDE
 from aloe.core.progress import Bar
@@ -15,11 +16,17 @@ from aloe.core.progress import Bar
 def attribute(
     images: Annotated[list[str], typer.Argument(help="Files, folders, globs or archives.")],
     model: Annotated[
-        list[str], typer.Option("--model", "-m", help="Teacher, student or saved probe; may be repeated.")
+        list[str],
+        typer.Option(
+            "--model", "-m", help="Teacher, student or saved probe; may be repeated.", autocompletion=one_of("zoo")
+        ),
     ],
     output_dir: OutputDir,
     methods: Annotated[
-        str, typer.Option("--methods", "--method", help="With commas, or all; see docs/attribution.md.")
+        str,
+        typer.Option(
+            "--methods", "--method", help="With commas, of {methods}, or all.", autocompletion=some_of("methods")
+        ),
     ] = "all",
     target: Annotated[
         str | None, typer.Option(help="Class name or index; default: what the first model predicts.")

@@ -6,12 +6,13 @@ from typing import Annotated
 
 import typer
 
+from aloe.cli.choices import one_of
 from aloe.cli.common import Json, OutputDir, quiet_libraries, say, table
 from aloe.core.bounds import MAX_SEED
 
 
 def bcosify(
-    teacher: Annotated[str, typer.Argument(help="Hub id or local folder.")],
+    teacher: Annotated[str, typer.Argument(help="Hub id or local folder.", autocompletion=one_of("zoo"))],
     output_dir: OutputDir,
     stem: Annotated[str, typer.Option(help="patch, conv or conv-even.")] = "patch",
     b: Annotated[float, typer.Option(min=1, max=100, help="Exponent of every B-cos unit.")] = 2.0,

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from aloe.cli.choices import one_of, some_of
 from aloe.cli.common import Device, Json, choose_device, parse_settings, quiet_libraries, say, table
 from aloe.core.bounds import MAX_COUNT, MAX_SIDE
 
@@ -14,12 +15,12 @@ from aloe.core.bounds import MAX_COUNT, MAX_SIDE
 def evaluate(
     tasks: Annotated[
         str,
-        typer.Argument(
-            help="knn, linear, zeroshot, classifier, cosine, gridpg, deletion, inside, clarity, depth, normals, "
-            "correspondence."
-        ),
+        typer.Argument(help="With commas, of {tasks}.", autocompletion=some_of("tasks")),
     ],
-    models: Annotated[list[str], typer.Argument(help="Teachers and students: folders or hub ids.")],
+    models: Annotated[
+        list[str],
+        typer.Argument(help="Teachers and students: folders, hub ids or zoo:NAME.", autocompletion=one_of("zoo")),
+    ],
     data: Annotated[
         list[str] | None,
         typer.Option(
@@ -33,9 +34,11 @@ def evaluate(
     output_dir: Annotated[
         Path, typer.Option("--output-dir", "-o", help="Results folder: rows are added, none is measured twice.")
     ] = Path("results"),
-    k: Annotated[str | None, typer.Option(help="Neighbours, 20 or 1,5,20; the first counts.")] = None,
+    k: Annotated[str | None, typer.Option(help="Neighbours, 20 or 1,5,20; the first counts; default: 20.")] = None,
     head: Annotated[str | None, typer.Option(help="auto, bcos or linear; of depth and normals linear or dpt.")] = None,
-    feature: Annotated[str | None, typer.Option(help="pooled, cls, mean or concat.")] = None,
+    feature: Annotated[
+        str | None, typer.Option(help="One of {feature}; default: pooled.", autocompletion=one_of("feature"))
+    ] = None,
     templates: Annotated[str | None, typer.Option(help="single, openclip, or a file of prompts with {}.")] = None,
     text_tower: Annotated[str | None, typer.Option(help="SigLIP checkpoint; default: the model's teacher.")] = None,
     class_names: Annotated[Path | None, typer.Option(help="JSON or text file of names for zeroshot.")] = None,
@@ -43,7 +46,10 @@ def evaluate(
         str | None, typer.Option("--reference", "--teacher", help="Teacher that cosine compares with.")
     ] = None,
     methods: Annotated[
-        str | None, typer.Option("--methods", "--method", help="Attribution methods, with commas; default: all.")
+        str | None,
+        typer.Option(
+            "--methods", "--method", help="With commas, of {methods}; default: all.", autocompletion=some_of("methods")
+        ),
     ] = None,
     preset: Annotated[
         str | None, typer.Option(help="Options of methods: best, or paper, as the authors ran them.")
@@ -64,7 +70,9 @@ def evaluate(
     resolution: Annotated[
         int | None, typer.Option(min=1, max=MAX_SIDE, help="Pixels; default: each model's own.")
     ] = None,
-    precision: Annotated[str | None, typer.Option(help="float32, bf16 or fp16.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="One of {precision}; default: float32.", autocompletion=one_of("precision"))
+    ] = None,
     batch_size: Annotated[int | None, typer.Option()] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that decode images, at most one per core.")] = None,
     seed: Annotated[int | None, typer.Option()] = None,

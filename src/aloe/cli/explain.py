@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
+from aloe.cli.choices import one_of
 from aloe.cli.common import Device, Json, OutputDir, choose_device, quiet_libraries, say
 from aloe.core.bounds import MAX_BATCH, MAX_COUNT, MAX_SIDE
 
 
 def explain(
-    model: Annotated[str, typer.Argument(help="Folder or hub id of an aligned student.")],
+    model: Annotated[str, typer.Argument(help="Folder or hub id of an aligned student.", autocompletion=one_of("zoo"))],
     images: Annotated[list[str], typer.Argument(help="Files, folders, globs or archives.")],
     output_dir: OutputDir,
     target: Annotated[str | None, typer.Option(help="Class name or index; default: the predicted class.")] = None,

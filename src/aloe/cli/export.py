@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
+from aloe.cli.choices import one_of
 from aloe.cli.common import Json, quiet_libraries, say, table
 from aloe.core.bounds import MAX_COUNT, MAX_SIDE
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="Folder or hub id of a student.")],
+    model: Annotated[str, typer.Argument(help="Folder or hub id of a student.", autocompletion=one_of("zoo"))],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file: FILE.onnx or FILE.pt2.")],
     what: Annotated[str, typer.Option(help="forward or explanation.")] = "forward",
     format: Annotated[str | None, typer.Option(help="onnx or torch; default: by the file's suffix.")] = None,

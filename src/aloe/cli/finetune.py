@@ -7,13 +7,17 @@ from typing import Annotated
 
 import typer
 
+from aloe.cli.choices import one_of
 from aloe.cli.common import Device, Json, OutputDir, choose_device, parse_settings, quiet_libraries, say
 from aloe.core.bounds import MAX_SIDE
 
 
 def finetune(
     model: Annotated[
-        str, typer.Argument(help="A teacher (hub id or folder; it is converted first) or a B-cos student.")
+        str,
+        typer.Argument(
+            help="A teacher (hub id or folder; it is converted first) or a B-cos student.", autocompletion=one_of("zoo")
+        ),
     ],
     images: Annotated[
         list[str],
@@ -23,11 +27,17 @@ def finetune(
     validation: Annotated[
         str | None, typer.Option(help="Labelled images to evaluate on; default: a part of IMAGES.")
     ] = None,
-    recipe: Annotated[str, typer.Option(help="short.")] = "short",
+    recipe: Annotated[
+        str, typer.Option(help="One of {finetune-recipes}.", autocompletion=one_of("finetune-recipes"))
+    ] = "short",
     config: Annotated[Path | None, typer.Option(help="YAML file of settings over the recipe.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Optimiser steps; this and what follows is by default the recipe's.")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per step and process.")] = None,
-    learning_rate: Annotated[float | None, typer.Option("--learning-rate", "--lr")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option("--learning-rate", "--lr", help="The highest of the schedule.")
+    ] = None,
     loss: Annotated[str | None, typer.Option(help="bce (uniform off-targets) or cross-entropy.")] = None,
     freeze: Annotated[str | None, typer.Option(help="none, or backbone: only the head learns.")] = None,
     stem: Annotated[
@@ -36,9 +46,11 @@ def finetune(
     resolution: Annotated[
         int | None, typer.Option(min=1, max=MAX_SIDE, help="Student pixels; default: the model's own.")
     ] = None,
-    precision: Annotated[str | None, typer.Option(help="float32, bf16 or fp16.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="One of {precision}.", autocompletion=one_of("precision"))
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that decode images, at most one per core.")] = None,
-    seed: Annotated[int | None, typer.Option()] = None,
+    seed: Annotated[int | None, typer.Option(help="Of draws and order.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Any other setting, as key=value.")] = None,
     device: Device = None,
     json: Json = False,

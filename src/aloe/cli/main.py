@@ -7,7 +7,7 @@ import sys
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -44,23 +44,46 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command("demo", cls=Verb)(demo.demo)
-app.command("align", cls=Verb)(align.align)
-app.command("finetune", cls=Verb)(finetune.finetune)
-app.command("explain", cls=Verb)(explain.explain)
-app.command("attribute", cls=Verb)(attribute.attribute)
-app.command("ground", cls=Verb)(ground.ground)
-app.command("evaluate", cls=Verb)(evaluate.evaluate)
-app.command("report", cls=Verb)(report.report)
-app.command("sweep", cls=Verb)(sweep.sweep)
-app.command("app", cls=Verb)(explorer.app)
-app.command("export", cls=Verb)(export.export)
-app.command("publish", cls=Verb)(publish.publish)
-app.command("bcosify", cls=Verb)(bcosify.bcosify)
-app.command("convert-checkpoint", cls=Verb)(convert_checkpoint.convert_checkpoint)
-app.command("teachers", cls=Verb)(teachers.teachers)
-app.command("bench", cls=Verb)(bench.bench)
-app.command("doctor", cls=Verb)(doctor.doctor)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from aloe import __version__
+
+        typer.echo(f"aloe {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it and end.")
+    ] = False,
+) -> None:
+    """What is said before a verb."""
+
+
+app.command("demo", cls=Verb, short_help="Convert, align and compare on scenes made here.")(demo.demo)
+app.command("align", cls=Verb, short_help="Align a B-cos student to a teacher, without labels.")(align.align)
+app.command("finetune", cls=Verb, short_help="Fine-tune a teacher or student on labels.")(finetune.finetune)
+app.command("explain", cls=Verb, short_help="Write a student's own explanations of images.")(explain.explain)
+app.command("attribute", cls=Verb, short_help="Write the maps of attribution methods, side by side.")(
+    attribute.attribute
+)
+app.command("ground", cls=Verb, short_help="Write which pixels a LLaVA model's words come from.")(ground.ground)
+app.command("evaluate", cls=Verb, short_help="Evaluate teachers and students on data sets.")(evaluate.evaluate)
+app.command("report", cls=Verb, short_help="Write the paper's tables and figures from results.")(report.report)
+app.command("sweep", cls=Verb, short_help="Align once for each point of a grid, and evaluate.")(sweep.sweep)
+app.command("app", cls=Verb, short_help="Open a page to explore explanations.")(explorer.app)
+app.command("export", cls=Verb, short_help="Write a student as one ONNX or torch.export graph.")(export.export)
+app.command("publish", cls=Verb, short_help="Write a student with its model card, and push it.")(publish.publish)
+app.command("bcosify", cls=Verb, short_help="Convert a teacher to a B-cos ViT, not aligned.")(bcosify.bcosify)
+app.command("convert-checkpoint", cls=Verb, short_help="Translate one of the authors' checkpoints.")(
+    convert_checkpoint.convert_checkpoint
+)
+app.command("teachers", cls=Verb, short_help="List the paper's teachers, students and the zoo.")(teachers.teachers)
+app.command("bench", cls=Verb, short_help="Measure how fast an alignment runs here.")(bench.bench)
+app.command("doctor", cls=Verb, short_help="Print versions, devices and what is missing.")(doctor.doctor)
 app.add_typer(study.app, name="study")
 
 

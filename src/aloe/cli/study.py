@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from aloe.cli.choices import one_of, some_of
 from aloe.cli.common import Device, Json, choose_device, parse_settings, quiet_libraries, say, split_options, table
 from aloe.cli.verb import Verb
 from aloe.core.bounds import MAX_COUNT, MAX_SEED
@@ -21,16 +22,19 @@ Db = Annotated[Path, typer.Option("--db", help="The study's file.")]
 Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED)]
 
 
-@app.command(cls=Verb)
+@app.command(cls=Verb, short_help="Draw all maps of all images into one file.")
 def build(
     images: Annotated[list[str], typer.Argument(help="Files, folders, globs or archives.")],
-    student: Annotated[str | None, typer.Option(help="Aligned student with a classifier: shows its W(x)x.")] = None,
+    student: Annotated[
+        str | None,
+        typer.Option(help="Aligned student with a classifier: shows its W(x)x.", autocompletion=one_of("zoo")),
+    ] = None,
     teacher: Annotated[
         str | None, typer.Option(help="What the post-hoc methods explain; default: the student as well.")
     ] = None,
     db: Db = Path("study.sqlite"),
     methods: Annotated[
-        str, typer.Option(help="With commas; see docs/attribution.md.")
+        str, typer.Option(help="With commas, of {methods}.", autocompletion=some_of("methods"))
     ] = "inherent,attnlrp,intgrad,legrad,chefercam,lime",
     trials: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Comparisons per participant that count.")] = 50,
     practice: Annotated[int, typer.Option(min=0, max=MAX_COUNT, help="Trials for practice before them.")] = 3,
@@ -80,7 +84,7 @@ def build(
     say({"db": str(db), "images": done.images, "notes": done.notes, "trials": settings.shown}, "\n".join(words), json)
 
 
-@app.command(cls=Verb)
+@app.command(cls=Verb, short_help="Show a study to participants.")
 def serve(
     db: Db = Path("study.sqlite"),
     host: Annotated[str, typer.Option(help="Address to listen at; default: this machine only.")] = "127.0.0.1",
@@ -106,7 +110,7 @@ def serve(
     serve_study(db, secret, host=host, port=port, invited_only=invited_only, ready=ready)
 
 
-@app.command(cls=Verb)
+@app.command(cls=Verb, short_help="Print personal links, one session each.")
 def invite(
     count: Annotated[int, typer.Argument(min=1, max=MAX_COUNT, help="How many links.")],
     db: Db = Path("study.sqlite"),
@@ -123,7 +127,7 @@ def invite(
     say({"links": links}, "\n".join(links), json)
 
 
-@app.command(cls=Verb)
+@app.command(cls=Verb, short_help="Write the answers to a CSV or JSON lines file.")
 def export(
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write, .csv or .jsonl.")],
     db: Db = Path("study.sqlite"),
@@ -142,7 +146,7 @@ def export(
     say({"output": str(output), "answers": len(answers)}, f"{len(answers)} answers in {output}", json)
 
 
-@app.command(cls=Verb)
+@app.command(cls=Verb, short_help="Fit scores to answers; write tables and plots.")
 def fit(
     answers: Annotated[list[Path], typer.Argument(help="A study's file, or exports of it (.csv, .jsonl).")],
     output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Folder to write to.")] = Path("study-fit"),
@@ -176,7 +180,7 @@ def fit(
     say({**found.summary(), "output": str(output_dir), "files": files}, words, json)
 
 
-@app.command(cls=Verb)
+@app.command(cls=Verb, short_help="Write the answers of people of known preferences.")
 def simulate(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="File to write, .csv or .jsonl, for `aloe study fit`.")
@@ -212,7 +216,7 @@ def simulate(
     say({"output": str(output), "answers": len(found)}, f"{len(found)} simulated answers in {output}", json)
 
 
-@app.command(cls=Verb)
+@app.command(cls=Verb, short_help="Say how many participants find a difference.")
 def power(
     difference: Annotated[float, typer.Option(help="Of two methods' scores; 0.56 is a win rate of 63.6 %.")],
     trials: Annotated[str, typer.Option(help="Trials per participant that count, with commas.")] = "25,50,100",

@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
+from aloe.cli.choices import one_of, some_of
 from aloe.cli.common import Device, Json, OutputDir, choose_device, parse_settings, quiet_libraries, say, table
 from aloe.core.bounds import MAX_COUNT
 
 
 def sweep(
-    teacher: Annotated[str, typer.Argument(help="Hub id or local folder of a teacher.")],
+    teacher: Annotated[str, typer.Argument(help="Hub id or local folder of a teacher.", autocompletion=one_of("zoo"))],
     images: Annotated[list[str], typer.Argument(help="Unlabelled images, as `aloe align` takes them.")],
     output_dir: OutputDir,
     vary: Annotated[
@@ -23,7 +24,9 @@ def sweep(
         ),
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="0 or 0,1,2: every run once with each.")] = None,
-    tasks: Annotated[str | None, typer.Option(help="As `aloe evaluate` names them, with commas; default: knn.")] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="With commas, of {tasks}; default: knn.", autocompletion=some_of("tasks"))
+    ] = None,
     data: Annotated[
         list[str] | None, typer.Option("--data", "-d", help="Labelled data to evaluate on, NAME=PATH. Repeatable.")
     ] = None,
@@ -38,7 +41,9 @@ def sweep(
     test_images: Annotated[
         int | None, typer.Option(min=1, max=MAX_COUNT, help="Evaluate on so many test images.")
     ] = None,
-    recipe: Annotated[str | None, typer.Option(help="short, small, paper or multires.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="One of {recipes}; default: short.", autocompletion=one_of("recipes"))
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps of every alignment.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per step.")] = None,
     learning_rate: Annotated[float | None, typer.Option("--learning-rate", "--lr")] = None,

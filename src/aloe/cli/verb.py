@@ -8,6 +8,7 @@ from typing import Any
 
 from typer.core import TyperCommand
 
+from aloe.cli.choices import filled
 from aloe.core.errors import UserError
 
 
@@ -35,6 +36,14 @@ class Verb(TyperCommand):
             value = ctx.params.get(parameter.name)
             ctx.params[parameter.name] = _read(value, _shown(parameter))
         return rest
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """As click does it, with the values that an option can have."""
+        known: Any
+        for known in self.params:
+            if getattr(known, "help", None):
+                known.help = filled(known.help)
+        super().format_help(ctx, formatter)
 
 
 def _read(value: Any, name: str) -> Any:
