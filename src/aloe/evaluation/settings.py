@@ -11,8 +11,10 @@ from pydantic import Field, PositiveFloat, field_validator, model_validator
 from aloe.core.bounds import MAX_BATCH, MAX_COUNT, MAX_SEED, MAX_SIDE, MAX_WORKERS
 from aloe.core.settings import Checked, Count
 
-TASK_NAMES = ("knn", "linear", "zeroshot", "classifier", "cosine", "gridpg", "deletion", "inside", "clarity")
-TASK_NAMES += ("depth", "normals", "correspondence")  # of `aloe.evaluate`, known without torch
+# Tasks of `aloe evaluate`, known without torch.
+_MEASURED = ("knn", "linear", "zeroshot", "classifier", "cosine")
+TASK_NAMES = (*_MEASURED, "gridpg", "deletion", "inside", "clarity", "depth", "normals", "correspondence")
+
 RESULTS_NAME = "results.jsonl"  # in a results folder: one row a line
 
 # Of the linear probe: the paper's 1e-2, 3e-3, 1e-3 and two larger ones, which are best for a B-cos head on few images or on
