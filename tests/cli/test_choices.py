@@ -12,6 +12,7 @@ from aloe.cli.choices import CHOICES, one_of, some_of
 from aloe.cli.main import app
 from aloe.evaluation.dense.tasks import DENSE
 from aloe.evaluation.explaining import EXPLAINING
+from aloe.evaluation.settings import EvaluateSettings
 from aloe.evaluation.tasks import TASKS
 from aloe.models.zoo_models import ZOO
 from aloe.train.align.settings import AlignSettings
@@ -84,3 +85,22 @@ def test_help_names_the_choices_and_every_option_has_words(aloe, verb):
     for name in verb:
         command = command.commands[name]
     assert command.short_help
+
+
+def test_help_of_evaluate_shows_the_defaults_of_its_settings(aloe):
+    words = " ".join(aloe("evaluate", "--help")[1].split())
+    for name in (
+        "head",
+        "feature",
+        "templates",
+        "preset",
+        "protocol",
+        "confidence",
+        "grids",
+        "images",
+        "block",
+        "precision",
+    ):
+        assert f"default: {EvaluateSettings.model_fields[name].default}." in words, name
+    assert "default: 20." in words
+    assert "{=" not in words

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import get_args
 
@@ -80,8 +81,15 @@ def some_of(name: str) -> Callable[[str], list[str]]:
 
 
 def filled(text: str) -> str:
-    """Help in which `{recipes}` and the like are the values of `CHOICES`."""
+    """Help in which `{recipes}` and the like are the values of `CHOICES`, and `{=k}` is the default of an evaluation's k."""
     for name, values in CHOICES.items():
         if (place := f"{{{name}}}") in text:
             text = text.replace(place, ", ".join(values()))
-    return text
+    return re.sub(r"\{=(\w+)\}", lambda found: _default(found[1]), text)
+
+
+def _default(name: str) -> str:
+    from aloe.evaluation.settings import EvaluateSettings
+
+    value = EvaluateSettings.model_fields[name].default
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

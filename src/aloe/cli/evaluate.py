@@ -34,12 +34,16 @@ def evaluate(
     output_dir: Annotated[
         Path, typer.Option("--output-dir", "-o", help="Results folder: rows are added, none is measured twice.")
     ] = Path("results"),
-    k: Annotated[str | None, typer.Option(help="Neighbours, 20 or 1,5,20; the first counts; default: 20.")] = None,
-    head: Annotated[str | None, typer.Option(help="auto, bcos or linear; of depth and normals linear or dpt.")] = None,
-    feature: Annotated[
-        str | None, typer.Option(help="One of {feature}; default: pooled.", autocompletion=one_of("feature"))
+    k: Annotated[str | None, typer.Option(help="Neighbours, 20 or 1,5,20; the first counts; default: {=k}.")] = None,
+    head: Annotated[
+        str | None, typer.Option(help="auto, bcos or linear; of depth and normals linear or dpt; default: {=head}.")
     ] = None,
-    templates: Annotated[str | None, typer.Option(help="single, openclip, or a file of prompts with {}.")] = None,
+    feature: Annotated[
+        str | None, typer.Option(help="One of {feature}; default: {=feature}.", autocompletion=one_of("feature"))
+    ] = None,
+    templates: Annotated[
+        str | None, typer.Option(help="single, openclip, or a file of prompts with {}; default: {=templates}.")
+    ] = None,
     text_tower: Annotated[str | None, typer.Option(help="SigLIP checkpoint; default: the model's teacher.")] = None,
     class_names: Annotated[Path | None, typer.Option(help="JSON or text file of names for zeroshot.")] = None,
     reference: Annotated[
@@ -52,30 +56,34 @@ def evaluate(
         ),
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(help="Options of methods: best, or paper, as the authors ran them.")
+        str | None,
+        typer.Option(help="Options of methods: best, or paper, as the authors ran them; default: {=preset}."),
     ] = None,
     protocol: Annotated[
-        str | None, typer.Option(help="Grids for gridpg: windows (the paper's), whole, resized.")
+        str | None,
+        typer.Option(help="Grids for gridpg, {protocol}; default: {=protocol}.", autocompletion=one_of("protocol")),
     ] = None,
-    confidence: Annotated[float | None, typer.Option(help="Least probability of images for gridpg, deletion.")] = None,
+    confidence: Annotated[
+        float | None, typer.Option(help="Least probability of images for gridpg, deletion; default: {=confidence}.")
+    ] = None,
     share: Annotated[float | None, typer.Option(help="Instead: the most confident share of each class.")] = None,
-    grids: Annotated[int | None, typer.Option(help="Grids for gridpg.")] = None,
+    grids: Annotated[int | None, typer.Option(help="Grids for gridpg; default: {=grids}.")] = None,
     grids_file: Annotated[Path | None, typer.Option(help="Stored grids of an earlier run.")] = None,
     images: Annotated[
-        int | None, typer.Option(min=1, max=MAX_COUNT, help="Images for deletion, inside, clarity.")
+        int | None, typer.Option(min=1, max=MAX_COUNT, help="Images for deletion, inside, clarity; default: {=images}.")
     ] = None,
     block: Annotated[
-        int | None, typer.Option(min=1, max=MAX_COUNT, help="Pixels on a side of deletion's blocks.")
+        int | None, typer.Option(min=1, max=MAX_COUNT, help="Pixels on a side of deletion's blocks; default: {=block}.")
     ] = None,
     resolution: Annotated[
         int | None, typer.Option(min=1, max=MAX_SIDE, help="Pixels; default: each model's own.")
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="One of {precision}; default: float32.", autocompletion=one_of("precision"))
+        str | None, typer.Option(help="One of {precision}; default: {=precision}.", autocompletion=one_of("precision"))
     ] = None,
-    batch_size: Annotated[int | None, typer.Option()] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per pass.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that decode images, at most one per core.")] = None,
-    seed: Annotated[int | None, typer.Option()] = None,
+    seed: Annotated[int | None, typer.Option(help="Of draws.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Any other setting, as key=value.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Where features are kept; default: ~/.cache/aloe.")] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no features.")] = False,
