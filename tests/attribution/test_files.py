@@ -150,7 +150,7 @@ MISTAKES = {
     "--text|tree|--text-tower|{}/none": "not a folder",
     "--text|tree|--text-tower|{}/other": "is a bcos_vit model without a text tower",
     "--text|tree|--text-tower|{}/bare": "needs a tokenizer.json",
-    "--text| |--text-tower|{}/pair": "A text is empty",
+    "--text| |--text-tower|{}/pair": "--text is empty",
     f"--text|{'tree ' * 16}|--text-tower|{{}}/pair": "tokens but the text tower reads 16",
     "--text|tree|--text-tower|{}/pair|--templates|none.txt": "no templates 'none.txt'",
 }

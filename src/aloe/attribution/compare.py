@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from aloe.attribution.files import check_output, check_owner, free_name, names_of_images, with_earlier
+from aloe.attribution.files import check_owner, free_name, names_of_images, with_earlier
 from aloe.attribution.inherent import explain
 from aloe.attribution.methods import Method, attribute, check_options, find_method, find_methods, unsupported
 from aloe.attribution.presets import preset_options
@@ -20,6 +20,7 @@ from aloe.core.errors import UserError
 from aloe.core.files import whole, write_json
 from aloe.core.printable import shown as printable
 from aloe.data.draws import ImageDataset, collate_images
+from aloe.data.places import check_output
 from aloe.data.sources import left_out, open_images
 from aloe.data.subset import SubsetImages
 from aloe.data.transforms import ResizeCenterCrop
@@ -94,6 +95,8 @@ def attribute_files(
     models = {name: unwrapped(model) for name, model in models.items()}
     for key, values in options.items():
         check_options(find_method(key), values)
+        if find_method(key) not in chosen:
+            raise UserError(f"{key}.{next(iter(values), '')} is of a method that is not asked for; leave it out.")
     options = {method.key: preset_options(preset, method.key, options.get(method.key)) for method in chosen}
     load_matplotlib()  # said before any work, where it is missing
     source = open_images(images)
@@ -223,7 +226,14 @@ def _classes(
 def _indices(model: Any, classes: list[tuple[int, str]]) -> Tensor:
     """By name, but by number where the model has the name there: two classes may share one."""
     count, names = len(next(model.classifier.parameters())), model.config.id2label
-    return torch.tensor([i if names.get(i) == name else class_index(name, model.config, count) for i, name in classes])
+    try:
+        found = [i if names.get(i) == name else class_index(name, model.config, count) for i, name in classes]
+    except UserError as error:
+        raise UserError(
+            f"The models do not know the same classes, and what is explained is what the first one predicts: {error} Give"
+            " --target, or models of the same classes."
+        ) from error
+    return torch.tensor(found)
 
 
 def _has_classifier(model: nn.Module) -> bool:

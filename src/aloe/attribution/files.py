@@ -3,8 +3,6 @@ input and for each text its logit, colour explanation and signed map (zero-shot 
 
 from __future__ import annotations
 
-import glob
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +16,10 @@ from aloe.attribution.inherent import Explanation, explain
 from aloe.attribution.targets import TextTarget
 from aloe.core.errors import UserError
 from aloe.core.files import read_object, write_json
-from aloe.core.printable import shown
+from aloe.core.printable import file_name, shown
 from aloe.core.progress import tracked
-from aloe.data.decode import is_image_name
 from aloe.data.draws import ImageDataset, collate_images
+from aloe.data.places import check_output
 from aloe.data.sources import FolderStore, left_out, open_images
 from aloe.data.subset import SubsetImages
 from aloe.data.transforms import ResizeCenterCrop
@@ -223,37 +221,6 @@ def with_earlier(rows: Sequence[Mapping[str, Any]], earlier: Sequence[Mapping[st
     return [*(dict(row) for row in earlier if row.get("picture") not in written), *new]
 
 
-def check_output(images: str | Path | Sequence[str | Path], output_dir: Path) -> None:
-    """Pictures go where no image is read from.
-
-    Raises:
-        UserError: the folder is a file, or one of the images' own folders.
-    """
-    if output_dir.exists() and not output_dir.is_dir():
-        raise UserError(f"{output_dir} is a file; give a folder as --output-dir.")
-    out = output_dir.resolve()
-    if any(out == folder or (deep and folder in out.parents) for folder, deep in _folders(images)):
-        raise UserError(
-            f"{output_dir} is one of the images' own folders, where pictures could overwrite images or be taken for some;"
-            " give another --output-dir."
-        )
-
-
-def _folders(images: str | Path | Sequence[str | Path]) -> Iterator[tuple[Path, bool]]:
-    """The folders that a specification reads from, and whether those below them are read as well."""
-    for spec in [images] if isinstance(images, str | Path) else images:
-        outer = re.split("::|[@#]", str(spec).removeprefix("hf:"))[0]  # of FOLDER::inner and hf:FOLDER@split
-        path = next((p for p in (Path(spec), Path(outer)) if p.expanduser().exists()), Path(spec)).expanduser()
-        if path.is_dir():
-            yield path.resolve(), True
-        elif path.is_file() and is_image_name(path.name):
-            yield path.parent.resolve(), False
-        elif glob.has_magic(str(path)):
-            depth = next(i for i, part in enumerate(path.parts) if glob.has_magic(part))
-            files_of_one_folder = depth == len(path.parts) - 1 and is_image_name(path.name)
-            yield Path(*path.parts[:depth]).resolve(), not files_of_one_folder
-
-
 def names_of_images(source: Any, folder: Path) -> set[str]:
     """The source's own files in a folder, also where they were reached through a link."""
     store = getattr(source, "_store", None)
@@ -265,7 +232,7 @@ def names_of_images(source: Any, folder: Path) -> set[str]:
 
 def free_name(name: str, taken: set[str], kind: str = "explained") -> str:
     """What the picture of an image is called; `a.jpg` beside `a.png` keeps its extension, so that neither is lost."""
-    flat = name.replace("/", "_")
+    flat = file_name(name.replace("/", "_"))
     free, copy = f"{Path(flat).stem}_{kind}.png", 1
     while free in taken:
         free = f"{flat}_{kind}.png" if copy == 1 else f"{flat}.{copy}_{kind}.png"

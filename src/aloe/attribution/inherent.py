@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from aloe.attribution.inputs import as_batch, check_finite, check_loaded
 from aloe.attribution.targets import Target, as_target, part_of, target_value
 from aloe.bcos.dynamic import explanation_mode
+from aloe.core.bounds import counted
 from aloe.core.errors import UserError
 from aloe.core.torch_state import in_plain_torch, trackable, uncompiled
 from aloe.models.unwrap import unwrapped
@@ -113,8 +114,7 @@ def explain(model: nn.Module, images: Any, targets: Target = None, *, batch_size
     pixels = as_batch(images, model).to(reference.device, reference.dtype)
     if not len(pixels):
         raise UserError("There are no images to explain.")
-    if batch_size < 1:
-        raise UserError(f"batch_size must be at least 1, got {batch_size}.")
+    batch_size = counted(batch_size, "batch_size")
     parts = [
         explain_batch(model, pixels[i : i + batch_size], part_of(targets, i, i + batch_size, len(pixels)))
         for i in range(0, len(pixels), batch_size)

@@ -26,6 +26,7 @@ from aloe.attribution.presets import preset_options
 from aloe.attribution.subject import Subject, check_model, opened
 from aloe.attribution.targets import Target, as_target, part_of
 from aloe.bcos.functional import ACTIVATIONS
+from aloe.core.bounds import counted
 from aloe.core.errors import UserError
 from aloe.core.names import chosen as chosen_name
 from aloe.core.names import meant
@@ -155,11 +156,9 @@ def attribute(
         raise UserError(f"{chosen.title}: {reason}.")
     reference = next(model.parameters())
     pixels = as_batch(images, model).to(reference.device, reference.dtype).clone()  # none of inference mode
-    size = chosen.batch_size if batch_size is None else batch_size
-    if not len(pixels) or size < 1:
-        raise UserError(
-            "There are no images to explain." if size >= 1 else f"batch_size must be at least 1, got {size}."
-        )
+    size = chosen.batch_size if batch_size is None else counted(batch_size, "batch_size")
+    if not len(pixels):
+        raise UserError("There are no images to explain.")
     _check_size(model, pixels)
     checked = check_options(chosen, options)
     maps, values, start = [], [], time.perf_counter()

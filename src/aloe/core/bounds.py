@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+from typing import Any
+
+from aloe.core.errors import UserError
+
 MAX_SEED = 2**32 - 1
 """The largest that every generator of random numbers takes."""
 MAX_COUNT = 10**9
@@ -11,3 +16,14 @@ MAX_SIDE = 1 << 14
 MAX_BATCH = 1 << 16
 MAX_WORKERS = 1 << 10
 """Processes that read images; no more than there are cores are started."""
+
+
+def counted(value: Any, name: str, most: int = MAX_COUNT) -> int:
+    """A whole number from 1 to `most`; `name` is that of the argument.
+
+    Raises:
+        UserError: anything else.
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool) or not 1 <= int(value) <= most:
+        raise UserError(f"{name} must be a whole number, at least 1 and at most {most}, got {value!r}.")
+    return int(value)

@@ -13,7 +13,6 @@ import lzma
 import mmap
 import os
 import re
-import shutil
 import stat
 import tarfile
 import tempfile
@@ -27,6 +26,12 @@ from aloe.data.decode import UnreadableImage
 
 # How a compressed file begins, and what opens it.
 COMPRESSED = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ\x00": lzma.open, b"BZh": bz2.open}
+
+
+RATIO = 100
+"""How many times its own size a compressed archive may inflate to,"""
+SMALL = 1 << 28
+"""or bytes that it may inflate to in any case."""
 
 
 class Store(Protocol):
@@ -57,7 +62,9 @@ class TarStore:
                     self._members[name] = (member.offset_data, member.size)
                     archive.members = []  # type: ignore[attr-defined]  # keeps memory flat
                 tail_at = archive.offset
-        except (tarfile.TarError, EOFError) as error:
+        except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
+            if isinstance(error, UserError):
+                raise
             raise UserError(f"{shown} is not a complete tar archive ({error}).") from error
         with path.open("rb") as file:
             file.seek(tail_at)
@@ -117,7 +124,12 @@ class ZipStore:
         if self._zip is None or self._owner != os.getpid():
             self._zip, self._owner = zipfile.ZipFile(self.path), os.getpid()
         try:
-            return self._zip.read(self._sizes[name][0])
+            inner, size = self._sizes[name]
+            with self._zip.open(inner) as member:  # never more than the directory declares
+                data = member.read(size)
+            if len(data) != size:
+                raise UnreadableImage(name, "shorter than the archive's directory says")
+            return data
         except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
             raise UnreadableImage(name, str(error) or "damaged in the archive") from error
 
@@ -132,6 +144,8 @@ def open_archive(path: Path) -> Store | None:
         UserError: Damaged or encrypted, or a member is a link, a device, or lies outside (absolute
             or `..`).
     """
+    if not path.is_file():
+        raise UserError(f"{path} is no regular file; give an archive or a folder.")
     with path.open("rb") as file:
         head = file.read(6)
     for magic, opener in COMPRESSED.items():
@@ -139,7 +153,11 @@ def open_archive(path: Path) -> Store | None:
             return TarStore(_decompressed(path, opener), shown=path)
     if zipfile.is_zipfile(path):
         return ZipStore(path)
-    return TarStore(path) if tarfile.is_tarfile(path) else None
+    try:
+        is_tar = tarfile.is_tarfile(path)
+    except (ValueError, OverflowError) as error:  # a header that tarfile trusts too far
+        raise UserError(f"{path} is not a complete tar archive ({error}).") from error
+    return TarStore(path) if is_tar else None
 
 
 def cache_folder() -> Path:
@@ -163,7 +181,7 @@ def _decompressed(path: Path, opener: Any) -> Path:
             temporary = Path(copy.name)
             stream: IO[bytes]
             with opener(path, "rb") as stream:
-                shutil.copyfileobj(stream, copy, 1 << 20)
+                _copy(stream, copy, path, facts.st_size)
         os.replace(temporary, target)
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         if isinstance(error, OSError) and error.strerror:  # the system's, not the decompressor's
@@ -176,6 +194,19 @@ def _decompressed(path: Path, opener: Any) -> Path:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
     return target
+
+
+def _copy(stream: IO[bytes], copy: IO[bytes], path: Path, size: int) -> None:
+    """Copy a decompressed stream, but no more than honest archives of images inflate to."""
+    total, most = 0, max(SMALL, RATIO * size)
+    while part := stream.read(1 << 20):
+        total += len(part)
+        if total > most:
+            raise UserError(
+                f"{path} is refused: its {size / 1e6:.1f} MB inflate to more than {RATIO} times as much;"
+                " archives of images do not. Unpack it and give the folder if it is sound."
+            )
+        copy.write(part)
 
 
 def _checked(name: str, archive: Path, kind: str) -> str:

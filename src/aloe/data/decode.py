@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import re
 import struct
+import warnings
 import zlib
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from importlib import import_module
 from io import BytesIO
@@ -24,6 +25,7 @@ from PIL import Image, UnidentifiedImageError
 from aloe.core.errors import UserError
 
 MAX_PIXELS = 89_478_485  # a quarter of a gibibyte as RGB; larger images are refused unread
+MAX_ASPECT = 100  # longer over shorter side
 MAX_BYTES = 1 << 28  # the same quarter gibibyte for the file itself
 # What Pillow may try: photographs and web graphics, nothing that starts another program (EPS).
 # The last two may be missing from a build of Pillow, which then must have tried the others.
@@ -105,11 +107,11 @@ def decode_image(
     label = name or (str(data) if isinstance(data, Path) else "image")
     try:
         if isinstance(data, Image.Image):
+            _check_size(data)
             return _upright(data, _rgb(data))
-        with _opened(_file_bytes(data)) as image:
+        with _quiet(), _opened(_file_bytes(data)) as image:
+            _check_size(image)
             width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise ValueError(f"{width} x {height} pixels, more than the limit of {MAX_PIXELS}")
             if draft_size is not None and image.format in ("JPEG", "MPO"):
                 if callable(draft_size):
                     sideways = _orientation(image) >= 5
@@ -186,6 +188,23 @@ def _file_bytes(data: bytes | Path) -> bytes:
     if data.stat().st_size > MAX_BYTES:
         raise ValueError(f"a file of more than {MAX_BYTES >> 20} MiB")
     return data.read_bytes()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Pillow's warnings, which are on the metadata of images that it reads well."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
+
+
+def _check_size(image: Image.Image) -> None:
+    """Raises ValueError for an image that is too large, or of a shape that no view can be cut from."""
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{width} x {height} pixels, more than the limit of {MAX_PIXELS}")
+    if min(width, height) < 1 or max(width, height) > MAX_ASPECT * min(width, height):
+        raise ValueError(f"{width} x {height} pixels, a shape that no view can be cut from")
 
 
 def _rgb(image: Image.Image) -> Image.Image:

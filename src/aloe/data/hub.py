@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from aloe.core.errors import UserError
-from aloe.core.files import HASHED_BYTES, digest, stamp
-from aloe.data.decode import DraftSize, decode_image
+from aloe.core.files import HASHED_BYTES, digest, read_bytes, stamp
+from aloe.data.decode import MAX_BYTES, DraftSize, decode_image
 
 
 class HubImages:
@@ -125,7 +125,7 @@ class HubImages:
             for cell in table[self._column].to_pylist():
                 data, path = (cell or {}).get("bytes"), Path((cell or {}).get("path") or "")
                 if data is None and path.is_file():
-                    data = path.read_bytes()
+                    data = read_bytes(path, MAX_BYTES)
                 yield str(path) if data is None else hashlib.sha256(data).hexdigest()
 
 

@@ -8,6 +8,7 @@ is repeated. Which members are samples is the rule of `aloe.data.members`; what 
 from __future__ import annotations
 
 import copy
+import errno
 import glob
 import hashlib
 import os
@@ -201,6 +202,8 @@ def _words(error: BaseException) -> str:
 
 def _names(url: str, members: Members) -> list[str]:
     """The names of a local shard's files, in the order of `_files`."""
+    if os.path.exists(url) and not os.path.isfile(url):
+        raise OSError(errno.EINVAL, "not a regular file", url)
     with tarfile.open(url, "r:*") as archive:
         found = [name for name, _ in _files(archive, members)]
         archive.fileobj.seek(archive.offset)  # type: ignore[union-attr]
@@ -269,4 +272,6 @@ def _open(url: str, timeout: float) -> IO[bytes]:
     if url.startswith(("http://", "https://")):
         stream: IO[bytes] = urllib.request.urlopen(url, timeout=timeout)
         return stream
+    if os.path.exists(url) and not os.path.isfile(url):
+        raise OSError(errno.EINVAL, "not a regular file", url)
     return open(url, "rb")

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from aloe.bcos.functional import NORM_FLOOR, bcos_linear
 from aloe.core.errors import UserError
-from aloe.core.files import read_json, whole
+from aloe.core.files import read_bytes, read_json, whole
 from aloe.models.labels import label_table
 from aloe.models.modeling import BcosViTForImageClassification, BcosViTModel
 
 HEAD_NAME, RECORD_NAME = "head.safetensors", "probe.json"
+HEAD_LIMIT = 1 << 31  # bytes of a probe's weights
 ROWS = 8192  # features whose logits are computed at a time
 
 
@@ -99,7 +100,7 @@ def load_probe(folder: str | Path) -> tuple[Probe, dict[str, Any]]:
     home = Path(folder)
     try:
         record = read_json(home / RECORD_NAME)
-        data = (home / HEAD_NAME).read_bytes()
+        data = read_bytes(home / HEAD_NAME, HEAD_LIMIT)
         if record["sha256"] != hashlib.sha256(data).hexdigest():
             raise UserError(f"{home}: {HEAD_NAME} does not belong to {RECORD_NAME}; fit the probe again.")
         tensors = load(data)

@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from aloe.core.errors import UserError
-from aloe.core.files import append_line, digest_of, json_lines
+from aloe.core.files import append_line, digest_of, json_lines, read_bytes
 from aloe.core.rows import Keyed
 from aloe.evaluation.settings import RESULTS_NAME, result_facts, result_name
 from aloe.models.teachers import Teacher
@@ -23,6 +23,9 @@ from aloe.models.teachers import Teacher
 SIZES = {(192, 12): "Ti", (384, 12): "S", (768, 12): "B", (1024, 24): "L", (1152, 27): "so400m", (1280, 32): "H"}
 
 Row = dict[str, Any]
+
+RESULTS_LIMIT = 1 << 32
+"""Bytes of the largest file of results that is read."""
 
 
 class ResultLog:
@@ -40,7 +43,7 @@ class ResultLog:
         if not there.is_dir() or not os.access(there, os.W_OK):
             raise UserError(f"{there} is not a folder that results can be written to; give another --output-dir.")
         try:
-            data = self.path.read_bytes() if self.path.exists() else b""
+            data = read_bytes(self.path, RESULTS_LIMIT) if self.path.exists() else b""
         except OSError as error:
             raise UserError(f"{self.path} cannot be read: {error.strerror}.") from error
         end = data.rfind(b"\n") + 1

@@ -249,7 +249,13 @@ def _text_tower(case: Case) -> str:
     if isinstance(case.model, Teacher):
         return case.name
     teacher = case.model.config.teacher.get("name", "")
-    return next((m for m in case.models if Path(m).name == teacher), teacher)
+    found = next((m for m in case.models if Path(m).name == teacher), teacher)
+    if "/" not in found and not Path(found).is_dir():
+        raise UserError(
+            f"The teacher of {case.name}, {found or 'which has no name'}, is not here, nor is its text tower; name a"
+            " SigLIP checkpoint with --text-tower."
+        )
+    return found
 
 
 @lru_cache(maxsize=1)
@@ -285,7 +291,9 @@ def _reference(case: Case) -> str:
 def _knn_settings(case: Case) -> dict[str, Any]:
     images = len(case.splits.train) if case.splits.train is not None else 0
     if max(case.settings.k) > images:
-        raise UserError(f"k is {max(case.settings.k)} but there are {images} training images in {case.splits.name}.")
+        raise UserError(
+            f"k is {max(case.settings.k)} but there are {images} training images; give a --k of at most {images}."
+        )
     return _only("k", "distance", "votes")(case)
 
 

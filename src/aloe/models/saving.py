@@ -35,6 +35,13 @@ def load(source: str | Path, **options: Any) -> BcosViTModel | BcosViTForImageCl
     Raises:
         UserError: nothing there, not a student of ALOE, or weights that are missing or do not fit.
     """
+    if isinstance(source, BcosViTModel | BcosViTForImageClassification):
+        return source.eval()
+    if not isinstance(source, str | Path):
+        raise UserError(
+            f"aloe.load takes a student's folder, hub id or name of the zoo, got {type(source).__name__}; a teacher is made "
+            "a student by aloe.bcosify or aloe.align."
+        )
     name = locate(source)
     with explain_hub_errors(name):
         values = stated(name, options.get("revision"))

@@ -18,6 +18,7 @@ from aloe.apps.study.together import put_together
 from aloe.apps.study.trials import IDENTICAL, KINDS
 from aloe.core.errors import UserError
 from aloe.core.files import json_lines, read_table, read_words
+from aloe.core.printable import for_spreadsheets, from_spreadsheets
 from aloe.core.typed import number, whole_number
 
 _QUERY = (
@@ -79,7 +80,8 @@ def to_csv(answers: Iterable[Answer]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, [field.name for field in fields(Answer)], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(map(asdict, answers))
+    for answer in answers:
+        writer.writerow({name: for_spreadsheets(value) for name, value in asdict(answer).items()})
     return text.getvalue()
 
 
@@ -115,8 +117,14 @@ def _rows(path: Path) -> list[tuple[str, Any]]:
     if path.suffix.lower() == ".jsonl":
         rows: Iterable[tuple[int, Any]] = json_lines(read_words(path).encode())
     else:
-        rows = read_table(path, [field.name for field in fields(Answer)], "answer of a study")
+        table = read_table(path, [field.name for field in fields(Answer)], "answer of a study")
+        rows = ((number, _plain(row)) for number, row in table)
     return [(f"line {number} of {path}", row) for number, row in rows]
+
+
+def _plain(row: Any) -> Any:
+    """A row of a CSV file without the apostrophes that keep its words from being computed."""
+    return {name: from_spreadsheets(value) for name, value in row.items()} if isinstance(row, dict) else row
 
 
 def _stored(path: Path) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from aloe.core.errors import UserError
 from aloe.core.progress import say
 from aloe.core.torch_state import in_plain_torch
 from aloe.data.draws import check_source
+from aloe.data.places import check_output, output_folder
 from aloe.data.shards import ShardSource
 from aloe.data.sources import ImageSource, open_source, parts_taken
 from aloe.data.subset import MemoryImages
@@ -107,10 +108,12 @@ def align(
     Raises:
         UserError: anything in the arguments, data or files that the user can mend; nothing half-written is left.
     """
-    resolved, home = AlignSettings.resolve(recipe, config, settings), Path(output_dir)
+    resolved, home = AlignSettings.resolve(recipe, config, settings), output_folder(output_dir)
     if student is not None and (unread := [name for name in OF_CONVERSION if name in settings]):
         raise UserError(f"{unread[0]} is of the conversion, which a given student has behind it; leave it out.")
     student = None if student is None else in_float32(unwrapped(student))
+    if isinstance(images, str | Path | Sequence):
+        check_output(images, home)
     parts = Parts.of(teacher, images, resolved, student, progress)
     source, taught_by, converted, resolution = parts.source, parts.teacher, parts.student, parts.resolution
     blocks, train, held_out = parts.blocks, parts.train, parts.held_out

@@ -6,6 +6,7 @@ holds, and who may write to it, is told in `aloe.train.runs`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import nn
 from aloe.core.errors import UserError
 from aloe.core.torch_state import in_plain_torch
 from aloe.data.draws import check_source
+from aloe.data.places import check_output, output_folder
 from aloe.models.convert import Student
 from aloe.models.fingerprint import fingerprint
 from aloe.models.modeling import BcosViTForImageClassification
@@ -67,7 +69,9 @@ def finetune(
     stage = stage_after(start)
     source = open_labelled(images)
     classes = source.classes or []
-    home = Path(output_dir)
+    home = output_folder(output_dir)
+    if isinstance(images, str | Path | Sequence):
+        check_output(images, home)
     student, kept = with_head(start, classes, resolved)
     resolution = resolved.resolution or student.config.resolution
     check_resolution(resolution, student.config.patch_size)
