@@ -290,7 +290,7 @@ def test_a_terminal_without_ticks(results, tmp_path):
 MISTAKES = {
     "report results -o out --tables b2,b22": "did you mean b2? Tables: b1, b2, b3, b4, b5, correspondence, b6, deletion,",
     "report results -o out --tables knn": "no table 'knn', did you mean",
-    "report results -o out --tables ,": "--tables takes one or several words with a comma between two",
+    "report results -o out --tables ,": "Name at least one table: b1, b2, b3, b4, b5, correspondence, b6, deletion,",
     "report results -o out --tables b1": "no rows for Table B1 (linear-probe); `aloe evaluate` measures them.",
     "report results -o out --tables b1,b3": "no rows for Table B1 (linear-probe) or Table B3 (zero-shot)",
     "report results -o out --tables b6": "no rows for Table B6 (GridPG); `aloe evaluate`",
