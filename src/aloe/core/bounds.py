@@ -25,5 +25,5 @@ def counted(value: Any, name: str, most: int = MAX_COUNT) -> int:
         UserError: anything else.
     """
     if not isinstance(value, Integral) or isinstance(value, bool) or not 1 <= int(value) <= most:
-        raise UserError(f"{name} must be a whole number, at least 1 and at most {most}, got {value!r}.")
+        raise UserError(f"{name} must be at least 1 and at most {most}, a whole number, got {value!r}.")
     return int(value)
