@@ -254,10 +254,9 @@ def test_mean_per_class_weighs_classes_alike():
     assert score(predicted, labels, "mean per class") == 50
 
 
-def test_every_task_is_explained_in_the_help():
-    from aloe.cli.evaluate import evaluate as verb
-
-    assert all(task in str(verb.__annotations__["tasks"]) for task in TASKS)
+def test_every_task_is_named_in_the_help(aloe):
+    _, out, _ = aloe("evaluate", "--help")
+    assert all(task in out.partition("Options:")[0] for task in TASKS)
 
 
 def test_folders_are_found_by_their_parts(models, folders):
