@@ -25,6 +25,7 @@ def bcosify(
     """Convert TEACHER to a B-cos ViT, not aligned, and report what was copied, fused, folded, new, dropped and not read."""
     quiet_libraries()
     from aloe.core.errors import UserError
+    from aloe.data.places import check_output
     from aloe.data.sources import open_source
     from aloe.models.convert import bcosify as convert
     from aloe.models.saving import save_student
@@ -33,10 +34,14 @@ def bcosify(
 
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise UserError(f"{output_dir} is not empty; give another --output-dir.")
+    if calibrate is not None:
+        check_output(calibrate, output_dir)
     images = None if calibrate is None else open_source(calibrate)  # before weights are fetched
     source = load_teacher(teacher)
     student, report = convert(source, stem, b, seed=seed, with_report=True)
     skipped = [] if images is None else calibrate_on(student, images, seed)
+    if images is not None:
+        student.config.teacher = {**student.config.teacher, "calibrated": True}
     save_student(student, output_dir)
     result = {k: {"tensors": n, "parameters": p} for k, n, p in report.rows()}
     rows = [(k, n, f"{p:>10}") for k, n, p in report.rows()] + [("not read", len(report.unread), f"{'-':>10}")]

@@ -14,6 +14,7 @@ from aloe.core.devices import choose_device
 from aloe.core.errors import UserError
 from aloe.core.torch_state import default_device, in_plain_torch
 from aloe.data.benchmarks import open_benchmark, pair
+from aloe.data.places import check_output
 from aloe.data.splits import Splits, alone
 from aloe.evaluation.backbones import load_any, model_fingerprint
 from aloe.evaluation.dense.tasks import DENSE, evaluate_dense
@@ -93,6 +94,7 @@ def evaluate_all(
         specs, options = list(map(_spec, data)), {"device": device, "cache": cache, "progress": progress}
         return evaluate_dense(models, tasks, specs, output_dir, **options, **settings)  # type: ignore[arg-type]
     chosen = EvaluateSettings.of(**settings)
+    check_output([path for one in data for path in _paths(one)], output_dir)
     log = ResultLog(output_dir)
     opened, problems = _open_all(data)
     problems += _check_all(
@@ -129,6 +131,12 @@ def _spec(data: Data) -> str:
             "Depth, normals and correspondence take --data rgbd=PATH, nyuv2=PATH, rendered, navi=PATH or scannet=PATH."
         )
     return str(data)
+
+
+def _paths(data: Data) -> list[str]:
+    """Where data may lie: what stands behind NAME=, and of a pair both."""
+    specs = data if isinstance(data, tuple | list) else [data]
+    return [str(s).partition("=")[2] or str(s) for s in specs if isinstance(s, str | Path)]
 
 
 def _name(model: Any) -> str:

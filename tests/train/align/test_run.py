@@ -182,7 +182,7 @@ def test_a_foreign_folder_is_refused_and_untouched(images, tmp_path):
     (home / "chapter.tex").write_text("words")
     with pytest.raises(UserError, match="not empty"):
         tiny(images, home)
-    with pytest.raises(UserError, match="not empty"):
+    with pytest.raises(UserError, match="is a file; give a folder"):
         tiny(images, home / "chapter.tex")
     assert contents(home) == {"chapter.tex": b"words"}
 

@@ -15,6 +15,7 @@ from aloe.apps.sweep.folder import RUNS, claim
 from aloe.apps.sweep.plan import FRACTION, Point, SweepPlan
 from aloe.apps.sweep.subset import nested, thinned
 from aloe.core.errors import UserError
+from aloe.data.places import check_output
 from aloe.data.shards import ShardSource
 from aloe.data.sources import open_source
 from aloe.evaluation.backbones import load_any
@@ -70,6 +71,7 @@ class Sweep:
     def __init__(self, teacher: str, images: str | Path | Sequence[str | Path], home: Path, plan: SweepPlan) -> None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UserError("A sweep runs in one process; give several processes to `aloe align`.")
+        check_output(images, home)
         points = plan.points()
         self.plan, self.home, self.teacher_name = plan, home, teacher
         self.source: Any = open_source(images)  # type: ignore[arg-type]
