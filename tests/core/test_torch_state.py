@@ -12,6 +12,7 @@ from aloe.attribution.methods import METHODS
 from aloe.core.torch_state import plain_torch
 from aloe.models.saving import save_student
 from conftest import build_teacher
+from pictures import write_pictures
 
 
 @contextmanager
@@ -100,3 +101,24 @@ def test_the_state_comes_back_after_an_error(student, images):
         assert torch.get_default_dtype() == torch.float64
     with plain_torch():
         assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("task", ["linear", "knn", "gridpg"])
+def test_rows_are_the_same_under_any_state(around, task, tmp_path):
+    teacher = build_teacher("vit-classifier")
+    names = [f"LABEL_{i}" for i in range(5)]
+    for part in ("train", "test"):
+        for i, name in enumerate(names):
+            write_pictures(tmp_path / part / name, 4, 10 * i)
+    data = (str(tmp_path / "train"), str(tmp_path / "test"))
+    settings = {"linear": {}, "knn": {"k": 1}, "gridpg": {"methods": "inputxgrad", "share": 1.0, "grids": 2}}[task]
+
+    def measured():
+        try:
+            return aloe.evaluate(teacher, task, data, device="cpu", **settings)["value"]
+        except aloe.UserError as error:
+            return str(error)  # a random teacher may be right about too few images: then everywhere
+
+    expected = measured()
+    with around():
+        assert measured() == expected
