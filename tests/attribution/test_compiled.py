@@ -35,13 +35,30 @@ def compiled_blocks_in_place(model):
     return model
 
 
+def compiled_forward(model):
+    model.forward = torch.compile(model.forward, backend="eager")
+    return model
+
+
+def compiled_forwards_of_blocks(model):
+    for block in model.blocks if hasattr(model, "blocks") else model.base_model.layers:
+        block.forward = torch.compile(block.forward, backend="eager")
+    return model
+
+
+WAYS = [
+    *(compiled_whole, compiled_in_place, compiled_blocks, compiled_blocks_in_place),
+    *(compiled_forward, compiled_forwards_of_blocks),
+]
+
+
 @pytest.fixture(scope="module")
 def models():
     teacher = build_teacher("vit-classifier")
     return {"teacher": teacher, "student": aloe.bcosify(teacher).eval()}
 
 
-@pytest.mark.parametrize("compiled", [compiled_whole, compiled_in_place, compiled_blocks, compiled_blocks_in_place])
+@pytest.mark.parametrize("compiled", WAYS)
 @pytest.mark.parametrize("which", ["teacher", "student"])
 def test_every_method_gives_the_map_of_the_model_itself(models, images, which, compiled):
     model, images = models[which], images[:1]

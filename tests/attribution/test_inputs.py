@@ -98,6 +98,7 @@ CLASS = {
     "np.str_": np.str_("LABEL_1"),
     "list": [1, 1],
     "list of np.int64": [np.int64(1), np.int64(1)],
+    "list of tensors": [torch.tensor(1), torch.tensor(1)],
     "array": np.array([1, 1]),
     "array of one": np.array(1),
     "tensor": torch.tensor([1, 1]),
@@ -112,7 +113,7 @@ def test_a_class_in_every_form(student, form):
     torch.testing.assert_close(aloe.attribute(student, X, CLASS[form]).maps, expected, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("target", [{1, 2}, {1: 2}, True, torch.tensor([True, False]), 0.5, [0.5, 0.5]])
+@pytest.mark.parametrize("target", [{1, 2}, {1: 2}, True, [True, False], torch.tensor([True, False]), 0.5, [0.5, 0.5]])
 def test_targets_without_one_meaning_are_refused(student, target):
     for entry in (aloe.explain, aloe.attribute):
         with pytest.raises(UserError, match=r"no order|truth value|index or a name"):
@@ -125,6 +126,22 @@ def test_directions_may_be_arrays(student):
         expected = aloe.explain(student, X, make(direction)).contributions
         found = aloe.explain(student, X, make(direction.numpy())).contributions
         torch.testing.assert_close(found, expected)
+
+
+def test_a_list_of_directions_is_one_per_image(student):
+    rows = torch.rand(2, 48)
+    expected = aloe.explain(student, X, rows).contributions
+    for form in (list(rows), list(rows.numpy())):
+        torch.testing.assert_close(aloe.explain(student, X, form).contributions, expected)
+
+
+def test_a_name_that_is_another_class_number_is_ambiguous():
+    model = aloe.bcosify(build_teacher("vit-classifier")).eval()
+    model.config.id2label = {0: "3", 1: "4", 2: "0", 3: "1", 4: "four"}
+    with pytest.raises(UserError, match="name of class 3 and the number of class 1"):
+        aloe.explain(model, X, "1")
+    expected = aloe.explain(model, X, 4).contributions
+    torch.testing.assert_close(aloe.explain(model, X, "four").contributions, expected)
 
 
 def test_a_folder_for_a_model_says_how_to_load_it():

@@ -378,3 +378,35 @@ def test_a_module_without_a_configuration_is_one_sentence():
 
     with pytest.raises(UserError, match=r"Holder has no configuration of transformers.*give its backbone"):
         load_teacher(Holder())
+
+
+def test_label2id_alone_names_the_rows_and_a_contradiction_is_told():
+    from aloe.models.labels import label_table
+
+    assert label_table({"label2id": {"b": 1, "a": 0}}, 2, "m") == {0: "a", 1: "b"}
+    same = {"id2label": {"0": "a", "1": "b"}, "label2id": {"a": 0, "b": 1}}
+    assert label_table(same, 2, "m") == {0: "a", 1: "b"}
+    with pytest.raises(UserError, match="contradicts itself: id2label gives the row 0 the name 'a'"):
+        label_table({**same, "label2id": {"a": 1, "b": 0}}, 2, "m")
+    twice = {"id2label": {"0": "crane", "1": "crane"}, "label2id": {"crane": 1}}
+    assert label_table(twice, 2, "m") == {0: "crane", 1: "crane"}
+
+
+def test_a_double_teacher_is_aligned_in_float32(tmp_path):
+    import aloe as package
+    from pictures import write_pictures
+
+    write_pictures(tmp_path / "images", 12)
+    teacher = build_teacher("vit-classifier", dtype=torch.float64)
+    student = package.align(
+        teacher.model,
+        tmp_path / "images",
+        tmp_path / "run",
+        steps=1,
+        batch_size=2,
+        holdout=0,
+        workers=0,
+        device="cpu",
+        progress=False,
+    )
+    assert {p.dtype for p in student.parameters()} == {torch.float32}

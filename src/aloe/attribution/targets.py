@@ -94,7 +94,19 @@ def as_target(target: Any) -> Target:
         raise UserError("A class is an index or a name, got a truth value; give a direction as a float tensor.")
     if isinstance(target, np.ndarray):
         return torch.from_numpy(target) if target.dtype.kind in "iuf" else target.tolist()
-    return as_tensor(target, "targets") if isinstance(target, Tensor) else target
+    if isinstance(target, Tensor):
+        return as_tensor(target, "targets")
+    return _listed(target) if isinstance(target, list | tuple) else target
+
+
+def _listed(targets: Sequence[Any]) -> Any:
+    """A list of one target per image: classes as they are, directions as rows of one tensor."""
+    if any(isinstance(t, Tensor | np.ndarray) and t.ndim for t in targets):
+        return as_tensor(targets, "directions")
+    plain = [t.item() if isinstance(t, Tensor | np.ndarray | np.generic) else t for t in targets]
+    if any(isinstance(t, bool) for t in plain):
+        raise UserError("A class is an index or a name, got a truth value; give a direction as a float tensor.")
+    return plain
 
 
 def part_of(target: Target, start: int, stop: int, count: int) -> Target:
@@ -136,10 +148,14 @@ def class_index(target: Any, config: Any, count: int) -> int:
         UserError: there is none.
     """
     if isinstance(target, str):
-        found = index_of(config.id2label, target)
+        found, index = index_of(config.id2label, target), whole_number(target)
+        if found is not None and index is not None and index != found and 0 <= index < count:
+            raise UserError(
+                f"{target!r} is the name of class {found} and the number of class {index}, {config.id2label[index]!r}; from"
+                f" Python give the number {found} or {index}, on the command line another name."
+            )
         if found is not None:
             return found
-        index = whole_number(target)
         if index is None:
             known = ", ".join(str(name).lower() for name in list(config.id2label.values())[:10])
             near = nearest(target, map(str, config.id2label.values()))

@@ -47,7 +47,9 @@ def in_plain_torch(function: Callable[P, R]) -> Callable[P, R]:
 def uncompiled(model: nn.Module) -> Iterator[None]:
     """Within the block the modules of a model run as they were written, not as `torch.compile` rewrote them."""
     compiled = any(
-        hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+        hasattr(module, "_orig_mod")
+        or getattr(module, "_compiled_call_impl", None) is not None
+        or any(hasattr(value, "_torchdynamo_orig_callable") for value in vars(module).values())  # as `forward`
         for module in model.modules()
     )
     if not compiled:

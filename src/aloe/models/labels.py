@@ -18,13 +18,15 @@ def label_table(values: Mapping[str, Any], rows: int, where: str) -> dict[int, s
         where: what to call the model in errors.
 
     Raises:
-        UserError: other numbers than 0 to rows - 1, or something that is no name; `label2id` is never needed.
+        UserError: other numbers than 0 to rows - 1, or something that is no name; a `label2id` that contradicts.
     """
     if (count := values.get("num_labels")) not in (None, rows):
         raise UserError(f"{where}: num_labels of config.json is {count!r}, but the classifier has {rows} rows.")
-    if "id2label" not in values:
+    stated, numbers = values.get("id2label"), values.get("label2id")
+    if "id2label" not in values and isinstance(numbers, dict) and len(numbers) == rows:
+        stated = {index: name for name, index in numbers.items()}
+    elif "id2label" not in values:
         return None
-    stated = values["id2label"]
     if not isinstance(stated, dict):
         raise UserError(
             f"{where}: id2label of config.json is {'null' if stated is None else 'no table'}; name the classifier's {rows}"
@@ -47,7 +49,20 @@ def label_table(values: Mapping[str, Any], rows: int, where: str) -> dict[int, s
         raise UserError(
             f"{where}: id2label of config.json has no name for the label {wrong[0]}, but {numbered[wrong[0]]!r}."
         )
-    return {i: str(numbered[i]) for i in range(rows)}
+    names = {i: str(numbered[i]) for i in range(rows)}
+    _check_same(names, numbers, where)
+    return names
+
+
+def _check_same(names: Mapping[int, str], numbers: Any, where: str) -> None:
+    """Refuse a `label2id` that gives a name to another row than `id2label` does."""
+    for name, index in numbers.items() if isinstance(numbers, dict) else ():
+        rows = [i for i, known in names.items() if known == str(name)]
+        if rows and str(index) not in map(str, rows):
+            raise UserError(
+                f"{where}: config.json contradicts itself: id2label gives the row {rows[0]} the name {name!r}, label2id gives"
+                f" it the row {index}; correct one of them."
+            )
 
 
 def labels_of(names: Mapping[int, str]) -> dict[str, Any]:

@@ -340,10 +340,10 @@ def _find_tower(model: nn.Module, family: Family) -> nn.Module:
     return model
 
 
-def in_float32(model: Any) -> Any:
-    """A module in half precision as a copy in float32; any other as it is."""
-    halves = any(p.dtype in (torch.float16, torch.bfloat16) for p in model.parameters())
-    return copy.deepcopy(model).float() if halves else model
+def in_float32(model: Any, *, also: tuple[torch.dtype, ...] = ()) -> Any:
+    """A module in half precision, or in one of the dtypes `also`, as a copy in float32; any other as it is."""
+    others = any(p.dtype in (torch.float16, torch.bfloat16, *also) for p in model.parameters())
+    return copy.deepcopy(model).float() if others else model
 
 
 def missing_weights(name: str, missing: Sequence[str], found: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import set_seed
 
@@ -111,7 +112,7 @@ def align(
     resolved, home = AlignSettings.resolve(recipe, config, settings), output_folder(output_dir)
     if student is not None and (unread := [name for name in OF_CONVERSION if name in settings]):
         raise UserError(f"{unread[0]} is of the conversion, which a given student has behind it; leave it out.")
-    student = None if student is None else in_float32(unwrapped(student))
+    student = None if student is None else in_float32(unwrapped(student), also=(torch.float64,))
     if isinstance(images, str | Path | Sequence):
         check_output(images, home)
     parts = Parts.of(teacher, images, resolved, student, progress)
@@ -173,4 +174,5 @@ def _split(source: Any, settings: AlignSettings) -> tuple[Any, ImageSource | Non
 
 def _in_float32(teacher: Any) -> Any:
     """The teacher; less than float32 is autocast's, as the setting `precision` says."""
-    return in_float32(load_teacher(teacher if isinstance(teacher, nn.Module) else str(teacher)))
+    loaded = load_teacher(teacher if isinstance(teacher, nn.Module) else str(teacher))
+    return in_float32(loaded, also=(torch.float64,))

@@ -45,7 +45,7 @@ def starting_student(
             raise UserError(f"{key} cannot be {wanted}: {name} is a student whose {key} is {has}; leave it out.")
     if settings.calibrate and model.config.teacher.get("stage") != "converted":
         raise UserError(f"calibrate is for models that were only converted, and {name} was trained; leave it out.")
-    return in_float32(model), name
+    return in_float32(model, also=(torch.float64,)), name
 
 
 def stage_after(start: Student) -> str:
