@@ -23,6 +23,7 @@ from typer.main import get_command
 import aloe as package
 from aloe.apps.grounding.ground import ground
 from aloe.cli.main import app
+from aloe.evaluation.reads import READS
 from aloe.models.saving import load
 from docs_pages import PAGES, ROOT, Block, blocks, commands, extras, mentions
 from docs_sandbox import BESIDE, NAMES, REPLACED, SHORT, Furniture
@@ -132,7 +133,7 @@ class Sandbox:
         about = {block.page, *words, *(part for word in words for part in word.split(","))}
         fits = [k for k in CUTS if k == verb or (k.startswith(f"{verb} ") and {*k.split()[1:]} <= about)]
         cut = [word for key in fits for word in shlex.split(CUTS[key])]
-        code, out, err = self.aloe(*map(less, words[1:]), *cut)
+        code, out, err = self.aloe(*map(less, shortened(words[1:], cut)))
         assert code == 0, f"{block.where}: {line}\n{out}\n{err}"
         for name in made & REPLACED.get(block.page, set()):
             shutil.rmtree(name)
@@ -147,6 +148,31 @@ class Sandbox:
         if kind and not Path(name).exists():
             self.furniture.lay(kind, Path(name))
             self.laid.add(name)
+
+
+def shortened(words: list[str], cut: list[str]) -> list[str]:
+    """The words with those of `cut` in place of their own: a setting stands once, and only where a task reads it."""
+    tasks = words[1].split(",") if words[0] == "evaluate" else None
+    pairs = [(a, b) for a, b in zip(cut[::2], cut[1::2], strict=True) if tasks is None or is_read(a, b, tasks)]
+    keys = {setting(a, b) for a, b in pairs}
+    kept, skip = [], False
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if skip:
+            skip = False
+        elif word.startswith("--") and setting(word, following) in keys:
+            skip = True
+        else:
+            kept.append(word)
+    return [*kept, *(part for pair in pairs for part in pair)]
+
+
+def setting(option: str, value: str) -> str:
+    """What an option sets: steps of `--steps 1` and of `--set steps=1`."""
+    return value.partition("=")[0] if option == "--set" else option.removeprefix("--").replace("-", "_")
+
+
+def is_read(option: str, value: str, tasks: list[str]) -> bool:
+    return any(setting(option, value) in READS[task] for task in tasks)
 
 
 def less(word: str) -> str:

@@ -49,13 +49,20 @@ def task_names(tasks: Iterable[str]) -> list[str]:
     """
     found: dict[str, None] = {}
     for task in tasks:
-        name = chosen(task, READS)
+        name = chosen(task, _known())
         if name is None:
             raise UserError(f"There is no task {task!r}{meant(task, READS, 'tasks')}")
         found[name] = None
     if not found:
         raise UserError(f"There is no task given; tasks: {', '.join(READS)}.")
     return list(found)
+
+
+def _known() -> list[str]:
+    """Every task: those of `READS`, and those that were added to `TASKS`, which read what every view does."""
+    from aloe.evaluation.tasks import TASKS
+
+    return list(dict.fromkeys((*READS, *TASKS)))
 
 
 def check_read(settings: Iterable[str], tasks: Sequence[str]) -> None:
@@ -65,7 +72,7 @@ def check_read(settings: Iterable[str], tasks: Sequence[str]) -> None:
         UserError: one that none of these tasks reads, naming those that do; one that no task has.
     """
     for name in settings:
-        if any(name in READS[task] for task in tasks):
+        if any(name in READS.get(task, _VIEW) for task in tasks):
             continue
         readers = [task for task in READS if name in READS[task]]
         if not readers:
@@ -75,8 +82,8 @@ def check_read(settings: Iterable[str], tasks: Sequence[str]) -> None:
 
 def read_by(settings: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, Any]:
     """Those of the settings that some of the tasks reads."""
-    return {name: value for name, value in settings.items() if any(name in READS[task] for task in tasks)}
+    return {name: value for name, value in settings.items() if any(name in READS.get(task, _VIEW) for task in tasks)}
 
 
 def _of(tasks: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys(name for task in tasks for name in READS[task]))
+    return list(dict.fromkeys(name for task in tasks for name in READS.get(task, _VIEW)))
