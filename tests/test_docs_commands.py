@@ -152,8 +152,8 @@ class Sandbox:
 
 def shortened(words: list[str], cut: list[str]) -> list[str]:
     """The words with those of `cut` in place of their own: a setting stands once, and only where a task reads it."""
-    tasks = words[1].split(",") if words[0] == "evaluate" else None
-    pairs = [(a, b) for a, b in zip(cut[::2], cut[1::2], strict=True) if tasks is None or is_read(a, b, tasks)]
+    every = {setting(a, b): (a, b) for a, b in zip(cut[::2], cut[1::2], strict=True)}
+    pairs = [pair for key, pair in every.items() if is_read(key, words)]
     keys = {setting(a, b) for a, b in pairs}
     kept, skip = [], False
     for word, following in zip(words, [*words[1:], ""], strict=True):
@@ -171,8 +171,13 @@ def setting(option: str, value: str) -> str:
     return value.partition("=")[0] if option == "--set" else option.removeprefix("--").replace("-", "_")
 
 
-def is_read(option: str, value: str, tasks: list[str]) -> bool:
-    return any(setting(option, value) in READS[task] for task in tasks)
+def is_read(key: str, words: list[str]) -> bool:
+    """Whether a task of `evaluate`, or a method of `attribute`, that the words name has the setting."""
+    if words[0] == "evaluate":
+        return any(key in READS[task] for task in words[1].split(","))
+    method, dot, _ = key.partition(".")
+    named = words[words.index("--methods") + 1].split(",") if "--methods" in words else [method]
+    return not dot or method in named
 
 
 def less(word: str) -> str:
