@@ -399,3 +399,22 @@ def test_pictures_over_a_colour_are_the_composite(tmp_path):
     found = torch.from_numpy(np.array(picture)).int()
     assert (found - expected).abs().max() <= 1  # rounding
     assert explanation.to_pil()[0].mode == "RGBA"
+
+
+@pytest.mark.parametrize(
+    ("smooth", "background", "words"),
+    [
+        (None, "nocolour", "^There is no colour 'nocolour'.*; give a name such as white, or #204060"),
+        (None, "wite", "did you mean white"),
+        (None, 2.5, "^There is no colour 2.5"),
+        (2.5, None, "^smooth is a whole number of pixels, at most 16384, got 2.5"),
+        ("white", None, "^smooth is a whole number of pixels"),
+        (-1, None, "^smooth is a whole number of pixels"),
+        (True, None, "^smooth is a whole number of pixels"),
+    ],
+)
+def test_what_a_picture_cannot_be_made_with_is_one_sentence(student, smooth, background, words):
+    explanation = explain(student, rand(1, 3, 16, 16))
+    with pytest.raises(UserError, match=words):
+        explanation.to_pil(smooth, background=background)
+    assert explanation.to_pil(np.int64(3), background="#204060")[0].mode == "RGB"

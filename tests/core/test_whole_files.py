@@ -151,6 +151,7 @@ def test_a_table_is_read_whatever_a_spreadsheet_parts_its_cells_with(tmp_path, s
         ("", "holds no table: its first line does not name the columns a, b"),
         ("a|b\n1|2\n", "holds no table: its first line does not name the columns a, b"),
         ("a;c\n1;2\n", "holds no table: its first line does not name the column b"),
+        ("a,b,a\n1,2,3\n", "names the column a more than once"),
         ("a,b\n1,2\n1\n", "line 3, has 1 cells where the first line names 2 columns"),
         ("a;b\n1;2;3\n", "line 2, has 3 cells where the first line names 2 columns"),
     ],
@@ -160,3 +161,20 @@ def test_a_table_that_is_none_is_said(tmp_path, text, words):
     path.write_text(text)
     with pytest.raises(UserError, match=words):
         read_table(path, ["a", "b"], "table")
+
+
+@pytest.mark.parametrize("mark", ["\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"])
+def test_only_line_ends_end_a_row(tmp_path, mark):
+    path = tmp_path / "table.csv"
+    path.write_text(f"a,n{mark}m,b\n1,2,x{mark}y\n2,3,z\n", encoding="utf-8", newline="")
+    assert read_table(path, ["a", "b"], "table") == [(2, {"a": "1", "b": f"x{mark}y"}), (3, {"a": "2", "b": "z"})]
+
+
+def test_a_file_of_settings_in_another_encoding_is_said(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_bytes("name: Käfer".encode("latin-1"))
+    with pytest.raises(UserError, match=r"^The sweep file .*a\.yaml is not a text file in UTF-8; save it as UTF-8\.$"):
+        read_mapping(path, "sweep file")
+    path.write_bytes('{"name": "Käfer"}'.encode("latin-1"))
+    with pytest.raises(UserError, match=r"is not a text file in UTF-8; save it as UTF-8, or fetch it again\.$"):
+        read_object(path, "fetch it again")

@@ -144,7 +144,7 @@ def test_the_same_images_under_another_name_are_another_row(models, folders, tmp
 
 def test_a_file_that_is_not_result_rows_is_left_alone(models, folders, tmp_path):
     (tmp_path / "results.jsonl").write_text("my notes\n")
-    with pytest.raises(UserError, match="line 1, is not a result row"):
+    with pytest.raises(UserError, match=r"holds no result rows \(Line 1 of .* is not JSON"):
         evaluate_all(models, ["knn"], [folders], tmp_path, progress=False)
     assert (tmp_path / "results.jsonl").read_text() == "my notes\n"
 

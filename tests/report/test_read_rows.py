@@ -111,3 +111,19 @@ def test_only_whole_lines_count_as_lines(tmp_path):
     (tmp_path / "results.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n")
     rows, notes = read_results([tmp_path])
     assert (rows[0].name, notes) == ("a\u2028b", [])
+
+
+@pytest.mark.parametrize("bad", ["my notes", "[1]", '{"key": "a"}', "\udcff"])
+def test_what_is_measured_further_leaves_out_and_names_the_lines_that_a_report_does(tmp_path, capsys, bad):
+    first, other = make_row("teacher", 50.0), make_row("aligned", 51.0)
+    path = tmp_path / "results.jsonl"
+    lines = [json.dumps(first), bad, json.dumps(other)]
+    path.write_bytes("".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape"))
+    before = path.read_bytes()
+    log = ResultLog(tmp_path)
+    assert list(log.rows.values()) == [first, other]
+    told = capsys.readouterr().err
+    assert told.count(f"Line 2 of {path}") == 1
+    assert told.strip() == read_results([tmp_path])[1][0]
+    log.add(new := make_row("aligned", 52.0, "other"))
+    assert path.read_bytes() == before + json.dumps(new).encode() + b"\n"

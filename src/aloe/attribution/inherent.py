@@ -21,6 +21,7 @@ from aloe.attribution.targets import Target, as_target, part_of, target_value
 from aloe.bcos.dynamic import explanation_mode
 from aloe.core.bounds import counted
 from aloe.core.errors import UserError
+from aloe.core.names import nearest
 from aloe.core.torch_state import in_plain_torch, trackable, uncompiled
 from aloe.models.unwrap import unwrapped
 
@@ -75,9 +76,20 @@ class Explanation:
             background: a colour's name (`white`, `#204060`) that they are laid over, which makes them RGB and fit for
                 JPEG; default: RGBA, transparent where little is explained. (`convert("RGB")` of those shows the colours
                 that transparency hides.)
-        """
-        from PIL import Image
 
+        Raises:
+            UserError: there is no such colour, or `smooth` is no whole number.
+        """
+        from PIL import Image, ImageColor
+
+        try:
+            Image.new("RGBA", (1, 1), background)
+        except (ValueError, TypeError) as error:
+            near = nearest(background, ImageColor.colormap)
+            meant = f", did you mean {near}" if near else ""
+            raise UserError(
+                f"There is no colour {background!r}{meant}; give a name such as white, or #204060."
+            ) from error
         pictures = [Image.fromarray(a.cpu().numpy(), "RGBA") for a in self.to_rgba(smooth)]
         if background is None:
             return pictures

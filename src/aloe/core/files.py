@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import csv
 import hashlib
+import io
 import json
 import os
 import stat
@@ -73,7 +74,11 @@ def read_words(path: Path) -> str:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not a text file in UTF-8; save it as UTF-8 (Excel: CSV UTF-8).") from error
+        raise UserError(f"{_not_utf8(path)} (Excel: CSV UTF-8).") from error
+
+
+def _not_utf8(path: Path) -> str:
+    return f"{path} is not a text file in UTF-8; save it as UTF-8"
 
 
 def read_table(path: Path, columns: Sequence[str], what: str) -> list[tuple[int, dict[str, str]]]:
@@ -85,9 +90,9 @@ def read_table(path: Path, columns: Sequence[str], what: str) -> list[tuple[int,
         columns: those that there must be. what: what a row ought to be, such as "answer of a study".
 
     Raises:
-        UserError: it cannot be read, lacks columns, or has a row with too few or too many cells.
+        UserError: it cannot be read, lacks columns or names one twice, or has a row with too few or too many cells.
     """
-    lines = read_words(path).splitlines(keepends=True)
+    lines = list(io.StringIO(read_words(path), newline=""))  # str.splitlines would end a line at U+2028 and others
     first = 1 if lines and lines[0].lower().startswith("sep=") else 0
     header = lines[first] if len(lines) > first else ""
     parted = {sign: [name.strip().strip('"') for name in header.strip("\r\n").split(sign)] for sign in ",;\t"}
@@ -97,6 +102,8 @@ def read_table(path: Path, columns: Sequence[str], what: str) -> list[tuple[int,
             f"{path} holds no {what}: its first line does not name the column{'s' * (len(missing) > 1)} "
             f"{', '.join(missing)}."
         )
+    if twice := [name for name in columns if parted[sign].count(name) > 1]:
+        raise UserError(f"{path} names the column {twice[0]} more than once; leave one of them.")
     reader = csv.reader(lines[first + 1 :], delimiter=sign)
     rows = []
     try:
@@ -165,6 +172,8 @@ def read_object(path: Path, remedy: str) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
     except UserError:
         raise
+    except UnicodeDecodeError as error:
+        raise UserError(f"{_not_utf8(path)}, or {remedy}.") from error
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}); {remedy}.") from error
     if not isinstance(value, dict):
@@ -184,6 +193,8 @@ def read_mapping(path: Path, what: str) -> dict[str, Any]:
         raise UserError(f"The {what} {path} cannot be read: {error.strerror}.") from error
     except UserError:
         raise
+    except UnicodeDecodeError as error:
+        raise UserError(f"The {what} {_not_utf8(path)}.") from error
     except ValueError as error:
         raise UserError(f"The {what} {path} is not YAML: {error}.") from error
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):

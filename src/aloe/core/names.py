@@ -6,22 +6,24 @@ import difflib
 from collections.abc import Iterable
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
+def nearest(name: object, known: Iterable[str]) -> str | None:
     """The known name that was most likely meant, upper and lower case alike; None where none is near."""
     by_lower = {k.strip().lower(): k for k in known}
-    found = difflib.get_close_matches(name.strip().lower(), by_lower, n=1)
+    found = difflib.get_close_matches(str(name).strip().lower(), by_lower, n=1)
     return by_lower[found[0]] if found else None
 
 
-def meant(name: str, known: Iterable[str], kind: str) -> str:
+def meant(name: object, known: Iterable[str], kind: str) -> str:
     """`, did you mean NAME; KIND: all of them.`, to end a sentence with; without the first half where none is near."""
     known = list(known)
     near = nearest(name, known)
     return (f", did you mean {near}" if near else "") + f"; {kind}: {', '.join(known)}."
 
 
-def chosen(name: str, known: Iterable[str]) -> str | None:
-    """The known name that equals `name` but for case and spaces around it; None where none or several do."""
+def chosen(name: object, known: Iterable[str]) -> str | None:
+    """The known name that equals `name` but for case and spaces around it; None where none or several do, or no text."""
+    if not isinstance(name, str):
+        return None
     known = list(known)
     if name in known:
         return name

@@ -5,9 +5,14 @@ Everything here is a pure function of tensors; placing pictures beside one anoth
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from aloe.core.bounds import MAX_SIDE
+from aloe.core.errors import UserError
 
 PERCENTILE = 99.5
 POSITIVE, NEGATIVE = (0.70, 0.02, 0.15), (0.02, 0.30, 0.62)  # signed maps: red adds to the value, blue takes from it
@@ -27,12 +32,18 @@ def colour_explanation(weights: Tensor, contributions: Tensor, smooth: int | Non
 
     Returns:
         (B, H, W, 4) uint8, RGBA.
+
+    Raises:
+        UserError: `smooth` is no whole number of pixels.
     """
+    whole = isinstance(smooth, Integral) and not isinstance(smooth, bool)
+    if smooth is not None and not (whole and 0 <= smooth <= MAX_SIDE):
+        raise UserError(f"smooth is a whole number of pixels, at most {MAX_SIDE}, got {smooth!r}.")
     weights = weights.float()
     positive = (weights / weights.abs().amax(dim=1, keepdim=True).clamp_min(1e-20)).clamp_min(0)
     colour = positive[:, :3] / (positive[:, :3] + positive[:, 3:]).clamp_min(1e-20)
     alpha = weights.norm(dim=1) * (contributions > 0)
-    alpha = gaussian_smooth(alpha, smooth or _default_window(alpha.shape[-1]))
+    alpha = gaussian_smooth(alpha, int(smooth or 0) or _default_window(alpha.shape[-1]))
     alpha = (alpha / _percentile(alpha)).clamp(0, 1)
     rgba = torch.cat((colour, alpha[:, None]), dim=1)
     return (rgba * 255).round().to(torch.uint8).permute(0, 2, 3, 1)

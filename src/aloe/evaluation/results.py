@@ -16,7 +16,9 @@ from torch import nn
 
 from aloe.core.errors import UserError
 from aloe.core.files import append_line, digest_of, json_lines, read_bytes
+from aloe.core.progress import say
 from aloe.core.rows import Keyed
+from aloe.evaluation.rows import result_lines
 from aloe.evaluation.settings import RESULTS_NAME, result_facts, result_name
 from aloe.models.teachers import Teacher
 
@@ -31,9 +33,11 @@ RESULTS_LIMIT = 1 << 32
 class ResultLog:
     """The rows of a results folder, or of another file in it.
 
+    A line of results that is no row stays in the file, is named on standard error and does not count, as in a report.
+
     Raises:
-        UserError: the folder cannot be written, or holds a file of that name that is not result rows, or two results of a
-            key that contradict each other. Rows of other files may say more each time: the last one of a key counts.
+        UserError: the folder cannot be written, or holds a file of that name without any row, or two results of a key that
+            contradict each other. Rows of other files may say more each time: the last one of a key counts.
     """
 
     def __init__(self, folder: Path, name: str = RESULTS_NAME) -> None:
@@ -47,16 +51,30 @@ class ResultLog:
         except OSError as error:
             raise UserError(f"{self.path} cannot be read: {error.strerror}.") from error
         end = data.rfind(b"\n") + 1
-        known = Keyed()
-        for number, row in json_lines(data[:end]):
-            if not isinstance(row, dict) or not isinstance(row.get("key"), str):
-                raise UserError(f"{self.path}, line {number}, is not a result row; move the file away.")
-            if name == RESULTS_NAME:
-                known.add(row["key"], result_facts(row), f"line {number} of {self.path}", result_name(row))
+        for row in self._results(data[:end]) if name == RESULTS_NAME else self._others(data[:end]):
             self.rows[row["key"]] = row
         if end < len(data):
             with self.path.open("rb+") as file:
                 file.truncate(end)
+
+    def _results(self, data: bytes) -> list[Row]:
+        rows, left_out = result_lines(self.path, data)
+        if left_out and not rows:
+            raise UserError(f"{self.path} holds no result rows ({left_out[0]}); move the file away.")
+        known = Keyed()
+        for number, row, _ in rows:
+            known.add(row["key"], result_facts(row), f"line {number} of {self.path}", result_name(row))
+        if left_out:
+            say("\n".join(left_out))
+        return [row for _, row, _ in rows]
+
+    def _others(self, data: bytes) -> list[Row]:
+        rows = []
+        for number, row in json_lines(data):
+            if not isinstance(row, dict) or not isinstance(row.get("key"), str):
+                raise UserError(f"{self.path}, line {number}, is not a result row; move the file away.")
+            rows.append(row)
+        return rows
 
     def get(self, key: str) -> Row | None:
         return self.rows.get(key)

@@ -155,3 +155,74 @@ def test_a_value_that_is_none_of_a_study_is_said(tmp_path, change, words):
     with pytest.raises(UserError, match=r"Line 1 of .* is no answer of a study") as caught:
         read_answers(path)
     assert words in str(caught.value)
+
+
+def rounded(answers, decimals, shift=0.0):
+    """Answers as a spreadsheet keeps them that rounds seconds and shows moments of another time zone."""
+    return [replace(a, seconds=round(a.seconds, decimals), answered=a.answered + shift) for a in answers]
+
+
+@pytest.mark.parametrize(
+    ("decimals", "shift"), [(2, 0.0), (1, 0.0), (0, 0.0), (15, 7200.0), (15, -19800.4), (2, 7200.0)]
+)
+def test_a_rounded_or_shifted_export_is_of_the_same_study_and_the_exact_one_counts(tmp_path, decimals, shift):
+    answers = study(day=1.7e9)
+    exact, sheet = write(tmp_path, "a.jsonl", answers), write(tmp_path, "b.csv", rounded(answers, decimals, shift))
+    for files in ([exact, sheet], [sheet, exact], [sheet, exact, spreadsheet(write(tmp_path, "c.csv", answers))]):
+        found, notes = read_studies(files)
+        assert [replace(a, answered=0.0) for a in found] == [replace(a, answered=0.0) for a in answers]
+        assert notes[0].endswith("are of one study.")
+
+
+def test_of_two_studies_of_few_pictures_none_is_taken_for_the_other(tmp_path):
+    settings = StudySettings.of(methods=("inherent", "lime"), trials=20, repeats=2)
+    for seed in range(3):
+        one, two = (simulate(settings, 3, 10, Preferences(SCORES), 2 * seed + i) for i in (0, 1))
+        two = [replace(a, answered=1.7e9 + 37.3 * i**1.1) for i, a in enumerate(two)]
+        one = [replace(a, answered=1.6e9 + 41.7 * i) for i, a in enumerate(one)]
+        paths = [write(tmp_path, "a.csv", rounded(one, 1)), write(tmp_path, "b.csv", two)]
+        assert len(read_answers(paths)) == len(one) + len(two)
+
+
+def test_seconds_beyond_the_rounding_contradict_each_other(tmp_path):
+    answers = [replace(a, seconds=a.seconds + 0.001) for a in study(day=1.7e9)]
+    sheet = rounded(answers, 2)
+    edited = [replace(sheet[0], seconds=round(sheet[0].seconds + 0.02, 2)), *sheet[1:]]
+    paths = [write(tmp_path, "a.jsonl", answers), write(tmp_path, "b.csv", edited)]
+    with pytest.raises(UserError, match="contradict each other on position 0 of participant 1: seconds"):
+        read_answers(paths)
+
+
+@pytest.mark.parametrize("mark", ["\x0b", "\x1c", "\x85", "\u2028", "\u2029", "\n"])
+def test_titles_with_marks_that_some_take_for_line_ends_come_back(tmp_path, mark):
+    answers = [replace(a, title=f"a{mark}b", image=f"c{mark}.png") for a in study()]
+    for name in ("a.csv", "a.jsonl"):
+        assert read_answers(write(tmp_path, name, answers)) == answers
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.txt", "a.json", "a", "a.sqlite"])
+def test_a_table_or_lines_are_read_whatever_the_file_is_called(tmp_path, name):
+    answers, path = study(), tmp_path / name
+    for text in (to_csv(answers), to_csv(answers).replace(",", "\t"), to_jsonl(answers)):
+        path.write_text(text)
+        assert read_answers(path) == answers
+
+
+@pytest.mark.parametrize("data", [b"PK\x03\x04xlsx", b"%PDF-1.7", b'[{"participant": "1"}]', b"a\0b"])
+def test_what_is_neither_names_what_is_accepted(tmp_path, data):
+    path = tmp_path / "a.xlsx"
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"holds no answers of a study; give .* table \(CSV\) or as JSON lines\.$"):
+        read_answers(path)
+
+
+def test_a_missing_table_is_said_to_be_missing(tmp_path):
+    with pytest.raises(UserError, match=r"a\.tsv cannot be read: No such file"):
+        read_answers(tmp_path / "a.tsv")
+
+
+def test_moments_of_another_time_zone_alone_show_one_study_so_that_other_seconds_are_refused(tmp_path):
+    answers = study(day=1.7e9)
+    cut = [replace(a, seconds=a.seconds + 0.3, answered=a.answered + 5.5 * 3600) for a in answers]
+    with pytest.raises(UserError, match="contradict each other on position 0 of participant 1: seconds"):
+        read_answers([write(tmp_path, "a.csv", answers), write(tmp_path, "b.csv", cut)])

@@ -28,6 +28,12 @@ _QUERY = (
 )
 
 
+_SQLITE = b"SQLite format 3\0"
+_TABLES = (".csv", ".tsv", ".txt", ".jsonl", ".json")
+_OTHERS = (b"PK\3\4", b"\xd0\xcf\x11\xe0", b"%PDF", b"\x1f\x8b")  # workbooks and archives, old workbooks, PDF, gzip
+_ACCEPTED = "the study's own file, or its answers as a table (CSV) or as JSON lines"
+
+
 @dataclass(frozen=True)
 class Answer:
     """A participant's answer to the trial at a position of `planned`: methods left and right of an image, and the choice.
@@ -110,16 +116,32 @@ def progress(path: Path) -> list[dict[str, Any]]:
 
 def _rows(path: Path) -> list[tuple[str, Any]]:
     """(place, row) of a file's rows."""
-    if path.suffix.lower() not in (".csv", ".jsonl"):
+    if _is_database(path) if path.is_file() else path.suffix.lower() not in _TABLES:
         return [
             (f"trial {row['position']} of participant {row['participant']} in {path}", row) for row in _stored(path)
         ]
-    if path.suffix.lower() == ".jsonl":
-        rows: Iterable[tuple[int, Any]] = json_lines(read_words(path).encode())
+    text = read_words(path)
+    lines = path.suffix.lower() == ".jsonl" or text.lstrip().startswith("{")
+    if "\0" in text or (text.lstrip().startswith("[") and not lines):
+        raise UserError(f"{path} holds no answers of a study; give {_ACCEPTED}.")
+    if lines:
+        rows: Iterable[tuple[int, Any]] = json_lines(text.encode())
     else:
         table = read_table(path, [field.name for field in fields(Answer)], "answer of a study")
         rows = ((number, _plain(row)) for number, row in table)
     return [(f"line {number} of {path}", row) for number, row in rows]
+
+
+def _is_database(path: Path) -> bool:
+    """Whether a file is one of SQLite, by its first bytes, whatever its name."""
+    try:
+        with path.open("rb") as file:
+            first = file.read(len(_SQLITE))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+    if first.startswith(_OTHERS):
+        raise UserError(f"{path} holds no answers of a study; give {_ACCEPTED}.")
+    return first == _SQLITE
 
 
 def _plain(row: Any) -> Any:

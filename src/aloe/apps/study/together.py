@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from aloe.core.rows import Keyed, repeats
@@ -13,37 +15,56 @@ if TYPE_CHECKING:
     from aloe.apps.study.answers import Answer
 
 _SEPARATOR = ":"  # between the study's number and the participant's, where there are several studies
-_ALIKE = 0.1
-"""Files are of one study if this share of the answers to trials of one number were given in the same time at the same moment:
-nearly all if they are, nearly none if they are not, also where a rehearsal tells no moments."""
+_ZONE = 900.0  # seconds that time zones are whole multiples of
+_ALIKE = 0.5
+"""Files are of one study if this share of the answers to trials of one number say the same of the same pictures by either
+clock: nearly all if they are, nearly none if they are not, also where a rehearsal tells no moments."""
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """An answer, where it stands, and the decimals that its file gives of seconds and of moments."""
+
+    place: str
+    answer: Answer
+    decimals: tuple[int, int]
+
+    def as_quick_as(self, other: _Placed) -> bool:
+        """Whether both tell the same seconds, as far as the coarser of the two files tells them."""
+        rounding = 0.5 * 10.0 ** -min(self.decimals[0], other.decimals[0])
+        return abs(self.answer.seconds - other.answer.seconds) <= rounding + 1e-9 * (1 + abs(self.answer.seconds))
 
 
 @dataclass
 class _Study:
     files: list[str]
-    placed: list[tuple[str, Answer]]
-    known: dict[tuple[str, int], Answer] = field(init=False)
+    placed: list[_Placed]
+    known: dict[tuple[str, int], _Placed] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.known = {_key(answer): answer for _, answer in self.placed}
+        self.known = {_key(row.answer): row for row in self.placed}
 
     def is_of(self, other: _Study) -> bool:
         """Whether both hold answers of one study: the same ones, or different parts of one participant's."""
-        shared = [(answer, other.known[key]) for key, answer in self.known.items() if key in other.known]
+        shared = [(row, other.known[key]) for key, row in self.known.items() if key in other.known]
         if not shared:
             return bool({name for name, _ in self.known} & {name for name, _ in other.known})
-        # Spreadsheets round the moment to seconds.
-        alike = sum(a.seconds == b.seconds and abs(a.answered - b.answered) <= 1 for a, b in shared)
+        same = [(a, b) for a, b in shared if _said(a.answer) == _said(b.answer)]
+        moments = _same_moments([(a.answer.answered, b.answer.answered) for a, b in same])
+        alike = sum(moment or a.as_quick_as(b) for moment, (a, b) in zip(moments, same, strict=True))
         return alike >= max(1, _ALIKE * len(shared))
 
     def unique(self) -> tuple[list[Answer], int]:
-        """The answers by participant and position, and how many came again."""
-        rows, found = Keyed(), []
-        for place, answer in self.placed:
+        """The answers by participant and position, as the most exact file tells them, and how many came again."""
+        rows, found = Keyed(), dict[tuple[str, int], _Placed]()
+        for row in sorted(self.placed, key=lambda row: row.decimals, reverse=True):
+            answer = row.answer
             facts = {name: value for name, value in asdict(answer).items() if name != "answered"}
-            if rows.add(_key(answer), facts, place, f"position {answer.position} of participant {answer.participant}"):
-                found.append(answer)
-        return sorted(found, key=_order), rows.repeated
+            first = found.setdefault(_key(answer), row)
+            if first.as_quick_as(row):
+                facts["seconds"] = first.answer.seconds
+            rows.add(_key(answer), facts, row.place, f"position {answer.position} of participant {answer.participant}")
+        return sorted((row.answer for row in found.values()), key=_order), rows.repeated
 
 
 def put_together(
@@ -59,7 +80,9 @@ def put_together(
     """
     studies: list[_Study] = []
     for name, placed in files:
-        new = _Study([name], list(placed))
+        given = [answer for _, answer in placed]
+        decimals = (_decimals(a.seconds for a in given), _decimals(a.answered for a in given))
+        new = _Study([name], [_Placed(place, answer, decimals) for place, answer in placed])
         mine = [study for study in studies if study.is_of(new)]
         parts = [*mine, new]
         whole = _Study([f for part in parts for f in part.files], [p for part in parts for p in part.placed])
@@ -83,6 +106,29 @@ def put_together(
 
 def _key(answer: Answer) -> tuple[str, int]:
     return answer.participant, answer.position
+
+
+def _said(answer: Answer) -> tuple[str, str, str, str]:
+    return answer.image, answer.left, answer.right, answer.choice
+
+
+def _decimals(values: Iterable[float]) -> int:
+    """The most digits behind the point among numbers."""
+    exponents = (Decimal(repr(value)).normalize().as_tuple().exponent for value in values)
+    return max((-e for e in exponents if isinstance(e, int) and e < 0), default=0)
+
+
+def _same_moments(pairs: Sequence[tuple[float, float]]) -> list[bool]:
+    """For every pair of moments, whether it is one, less than a second apart but for the time zone that most are shifted by.
+
+    Spreadsheets round moments to seconds and shift them to another time zone; a rehearsal's are 0 and tell nothing.
+    """
+    zones = [
+        round((one - other) / _ZONE) if one and other and abs((one - other + 1) % _ZONE - 1) < 0.999 else None
+        for one, other in pairs
+    ]
+    (most, _), *_ = Counter(zone for zone in zones if zone is not None).most_common(1) or [(0, 0)]
+    return [zone is not None and zone in (0, most) for zone in zones]
 
 
 def _order(answer: Answer) -> tuple[float, str, int]:

@@ -1,0 +1,58 @@
+"""What a line of a results file must hold to count, by one rule for those who write it further and those who report it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from aloe.core.files import json_lines
+
+
+class Result(BaseModel):
+    """One measured number, as `aloe evaluate` writes it; `value` is in percent (a cosine as it is)."""
+
+    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+    key: str
+    task: str
+    model: str
+    name: str
+    stage: str
+    interpretable: bool
+    data: str
+    value: float
+    teacher: str = ""
+    architecture: str = ""
+    metric: str = "top-1"
+    official: bool = False
+    counts: dict[str, int] = {}
+    settings: dict[str, Any] = {}
+    details: dict[str, Any] = {}
+    fingerprints: dict[str, Any] = {}
+    versions: dict[str, str] = {}
+    device: str = ""
+    seconds: float | None = None
+    notes: list[str] = []
+
+
+def result_lines(file: Path, data: bytes) -> tuple[list[tuple[int, dict[str, Any], Result]], list[str]]:
+    """(line, what stands there, the same checked) of a file's rows, and a sentence for each line that is none.
+
+    Args:
+        data: the file's content; `file` is its name in the sentences.
+    """
+    rows, notes, last = [], [], data.count(b"\n") + 1
+    for number, value in json_lines(data):
+        if isinstance(value, ValueError):
+            cut = "cut off, as by an interrupted run," if number == last else "not JSON"
+            notes.append(f"Line {number} of {file} is {cut} and was left out.")
+            continue
+        try:
+            rows.append((number, value, Result.model_validate(value)))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the whole"
+            notes.append(f"Line {number} of {file} is no result row and was left out: {where}: {first['msg']}.")
+    return rows, notes
