@@ -31,6 +31,7 @@ QUICK = {"progress": False, "share": 1.0, "grids": 3, "images": 4}
 def evaluate_all(models, tasks, *rest, **settings):
     """The package's, without those of `QUICK` that none of the tasks reads."""
     unread = {k for k in ("share", "grids", "images") if not any(k in READS.get(task, ()) for task in tasks)}
+    unread |= {"grids"} if "grids_file" in settings else set()
     kept = {k: v for k, v in settings.items() if k not in unread or v != QUICK[k]}
     return package_evaluate_all(models, tasks, *rest, **kept)
 
@@ -112,8 +113,18 @@ def test_the_stored_grids_serve_a_later_model(home, tmp_path):
         tmp_path,
         methods=["inputxgrad"],
         grids_file=stored,
-        **{**QUICK, "grids": 99},
+        **QUICK,
     )
+    with pytest.raises(UserError, match="grids_file brings its own grids; leave grids out"):
+        evaluate_all(
+            models(home)[1:],
+            ["gridpg"],
+            data,
+            tmp_path,
+            methods=["inputxgrad"],
+            grids_file=stored,
+            **{**QUICK, "grids": 99},
+        )
     assert later[0]["settings"]["grids"] == first[0]["settings"]["grids"]
     assert later[0]["details"]["grids"] == 3
     with pytest.raises(UserError, match="other images"):

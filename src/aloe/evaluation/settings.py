@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveFloat, field_validator, model_validator
 
 from aloe.core.bounds import MAX_BATCH, MAX_COUNT, MAX_SEED, MAX_SIDE, MAX_WORKERS
 from aloe.core.settings import Checked, Count
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # Tasks of `aloe evaluate`, known without torch.
 _MEASURED = ("knn", "linear", "zeroshot", "classifier", "cosine")
@@ -79,6 +82,13 @@ class EvaluateSettings(Checked):
         if values.get("protocol", named) != named:
             raise ValueError(f"protocol = {values['protocol']} and grid_input = {values['grid_input']} disagree")
         return {**{k: v for k, v in values.items() if k != "grid_input"}, "protocol": named}
+
+    @model_validator(mode="after")
+    def _a_stored_list_is_as_long_as_it_is(self) -> Self:
+        beside = sorted({"grids", "grid_size"} & self.model_fields_set) if self.grids_file is not None else []
+        if beside:
+            raise ValueError(f"grids_file brings its own {' and '.join(beside)}; leave {beside[0]} out")
+        return self
 
     @field_validator("k", "learning_rates", "methods", mode="before")
     @classmethod

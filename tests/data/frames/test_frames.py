@@ -157,3 +157,12 @@ def test_rendered_pairs_have_one_angle_in_each_bin():
         angle = rotation_angle(relative_pose(first.camera_to_world, second.camera_to_world))
         assert angle == pytest.approx(12 * (k + 1))
         assert pairs.bins[k] + 1 < angle < pairs.bins[k + 1] - 1
+
+
+@pytest.mark.parametrize("kind", ["rgbd", "nyuv2"])
+def test_a_pipe_is_no_data_set(tmp_path, kind):
+    import os
+
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="neither a folder nor a regular file"):
+        open_frames(f"{kind}={tmp_path / 'pipe'}")

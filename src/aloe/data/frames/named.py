@@ -95,4 +95,6 @@ def _parsed(spec: str) -> tuple[str, Path]:
     found = Path(path).expanduser()
     if not found.exists():
         raise UserError(f"{found} does not exist; {kind}=PATH needs the folder or file of the data set.")
+    if not found.is_dir() and not found.is_file():
+        raise UserError(f"{found} is neither a folder nor a regular file; {kind}=PATH needs those of the data set.")
     return kind, found
