@@ -168,7 +168,8 @@ def shortened(words: list[str], cut: list[str]) -> list[str]:
 
 def setting(option: str, value: str) -> str:
     """What an option sets: steps of `--steps 1` and of `--set steps=1`."""
-    return value.partition("=")[0] if option == "--set" else option.removeprefix("--").replace("-", "_")
+    repeated = option in ("--set", "--rule", "--vary", "--evaluate")
+    return value.partition("=")[0] if repeated else option.removeprefix("--").replace("-", "_")
 
 
 def is_read(key: str, words: list[str]) -> bool:
