@@ -34,26 +34,30 @@ import torch; torch.set_num_threads(1)
 from train.align.test_run import tiny
 images, out, kills, steps = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 draw, log = random.Random(0), out / "log.jsonl"
-size = lambda: log.stat().st_size if log.exists() else 0
+lines = lambda: log.read_bytes().count(b"\\n") if log.exists() else 0
 
-def child(wait_for_steps):
+def child():
     pid = os.fork()  # of a process in which everything is imported
     if pid == 0:
         try: tiny(images, out, steps=steps, save_every=2, keep_checkpoints=2)
         finally: os._exit(0)
-    before = size()
-    while wait_for_steps and size() <= before and os.waitpid(pid, os.WNOHANG) == (0, 0): time.sleep(0.005)
     return pid
+
+def moment(before, after_steps, within):
+    # Some more steps in the log and a part of the next one: a fast machine does not end the run before it is killed.
+    last = time.monotonic() + within
+    while lines() < before + after_steps and time.monotonic() < last: time.sleep(0.001)
+    time.sleep(draw.uniform(0, 0.01))
 
 found = []
 for k in range(kills):
-    pid = child(wait_for_steps=k % 5 != 0)
-    time.sleep(draw.uniform(0, 0.35))
+    before, pid = lines(), child()
+    # Every fifth is killed soon after its start, most often before a step.
+    moment(before, draw.randint(1, 5), within=60 if k % 5 else draw.uniform(0, 0.35))
     os.kill(pid, signal.SIGKILL)
     killed = os.WIFSIGNALED(os.waitpid(pid, 0)[1])
     found.append([killed, sorted(p.name for p in out.glob("*")) if out.exists() else []])
-pid = child(wait_for_steps=False)
-os.waitpid(pid, 0)
+os.waitpid(child(), 0)
 print(json.dumps(found))
 """
 
