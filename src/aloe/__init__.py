@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from aloe.core import moved
 
 if TYPE_CHECKING:
+    from aloe.attribution.alike.similarity import Similarity, similarity
     from aloe.attribution.inherent import Explanation, explain
     from aloe.attribution.methods import Attribution, attribute
     from aloe.attribution.targets import TextTarget
@@ -44,6 +45,8 @@ _HOMES = {
     "finetune": "aloe.train.finetune.run",
     "load": "aloe.models.saving",
     "load_teacher": "aloe.models.teachers",
+    "similarity": "aloe.attribution.alike.similarity",
+    "Similarity": "aloe.attribution.alike.similarity",
     "Teacher": "aloe.models.teachers",
     "TextTarget": "aloe.attribution.targets",
     "UserError": "aloe.core.errors",

@@ -98,14 +98,20 @@ class Tape:
         return self.kept[self.at - 1]
 
 
+def unit(x, w, tape):
+    o = x @ w.T
+    return o * tape(lambda: o.abs() / x.norm(dim=-1, keepdim=True) / w.norm(dim=-1))
+
+
 def twin(model, x, tape, constants):
-    """The network written out from its formulas; with a played-back tape it is linear in (x, constants)."""
+    """Logits, less their bias, of the network written out from its formulas; see `twin_tokens`."""
+    return unit(twin_tokens(model, x, tape, constants)[:, 0], model.state_dict()["classifier.weight"], tape)
+
+
+def twin_tokens(model, x, tape, constants):
+    """Normed tokens, written out; with a played-back tape they are linear in (x, constants)."""
     p, config = model.state_dict(), model.config
     heads, prefix = config.num_attention_heads, config.num_prefix_tokens
-
-    def unit(x, w):
-        o = x @ w.T
-        return o * tape(lambda: o.abs() / x.norm(dim=-1, keepdim=True) / w.norm(dim=-1))
 
     def norm(x, name):
         centred = x - x.mean(-1, keepdim=True)
@@ -118,7 +124,7 @@ def twin(model, x, tape, constants):
         for i in range(0, x.shape[2], patch)
         for j in range(0, x.shape[3], patch)
     ]
-    tokens = unit(torch.stack(rows, 1), p["vit.embeddings.patch_embedding.weight"].flatten(1))
+    tokens = unit(torch.stack(rows, 1), p["vit.embeddings.patch_embedding.weight"].flatten(1), tape)
     h = torch.cat((tokens.new_zeros(len(x), prefix, tokens.shape[-1]), tokens), 1) + constants
     for i in range(config.num_hidden_layers):
         block = f"vit.layers.{i}."
@@ -128,11 +134,11 @@ def twin(model, x, tape, constants):
         for a, b, c in zip(q.chunk(heads, -1), k.chunk(heads, -1), v.chunk(heads, -1), strict=True):
             weights = tape(lambda a=a, b=b: torch.softmax(a @ b.transpose(1, 2) / a.shape[-1] ** 0.5, -1))
             mixed.append(weights @ c)
-        h = h + unit(torch.cat(mixed, -1), p[block + "attention.out.weight"]) * p[block + "layer_scale1.weight"]
-        up = unit(norm(h, block + "norm2.weight"), p[block + "mlp.up.weight"])
+        h = h + unit(torch.cat(mixed, -1), p[block + "attention.out.weight"], tape) * p[block + "layer_scale1.weight"]
+        up = unit(norm(h, block + "norm2.weight"), p[block + "mlp.up.weight"], tape)
         act = up * tape(lambda up=up: (1 + torch.erf(up / 2**0.5)) / 2)
-        h = h + unit(act, p[block + "mlp.down.weight"]) * p[block + "layer_scale2.weight"]
-    return unit(norm(h, "vit.norm.weight")[:, 0], p["classifier.weight"])
+        h = h + unit(act, p[block + "mlp.down.weight"], tape) * p[block + "layer_scale2.weight"]
+    return norm(h, "vit.norm.weight")
 
 
 def test_it_equals_a_literal_twin_row_by_row():

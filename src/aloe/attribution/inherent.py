@@ -115,12 +115,7 @@ def explain(model: nn.Module, images: Any, targets: Target = None, *, batch_size
     Raises:
         UserError: images or targets of a wrong kind or shape, or a model that is not a B-cos ViT.
     """
-    check_loaded(model)
-    model = unwrapped(model)
-    if getattr(getattr(model, "config", None), "model_type", None) != "bcos_vit":
-        raise UserError(
-            f"{type(model).__name__} is not a B-cos model: convert and align it first (aloe align), then explain it."
-        )
+    model = check_student(model)
     targets, model = as_target(targets), trackable(model)
     reference = next(model.parameters())
     pixels = as_batch(images, model).to(reference.device, reference.dtype)
@@ -134,6 +129,21 @@ def explain(model: nn.Module, images: Any, targets: Target = None, *, batch_size
     check_finite(torch.cat([part.contributions for part in parts]), "W(x)x")
     merged = {f.name: _concat([getattr(p, f.name) for p in parts]) for f in fields(Explanation)}
     return Explanation(**merged)  # type: ignore[arg-type]
+
+
+def check_student(model: nn.Module) -> nn.Module:
+    """The student itself, out of what it may be wrapped in.
+
+    Raises:
+        UserError: it is the name of one, or no B-cos model.
+    """
+    check_loaded(model)
+    model = unwrapped(model)
+    if getattr(getattr(model, "config", None), "model_type", None) != "bcos_vit":
+        raise UserError(
+            f"{type(model).__name__} is not a B-cos model: convert and align it first (aloe align), then explain it."
+        )
+    return model
 
 
 def explain_batch(model: nn.Module, images: Tensor, target: Target) -> Explanation:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 class _Mode(threading.local):
     explaining = False
     products = True
+    plain = False
 
 
 _mode = _Mode()
@@ -30,15 +31,22 @@ def freezes_products() -> bool:
     return _mode.explaining and _mode.products
 
 
+def in_plain_operations() -> bool:
+    """True where layers are to be written in PyTorch's own operations, which differentiate any number of times."""
+    return _mode.explaining and _mode.plain
+
+
 @contextmanager
-def explanation_mode(enabled: bool = True, *, products: bool = True) -> Iterator[None]:
+def explanation_mode(enabled: bool = True, *, products: bool = True, plain: bool = False) -> Iterator[None]:
     """Within the block every dynamic factor is a constant of the backward pass; outputs are unchanged.
 
     `products=False` leaves attention weights and SwiGLU gates live, which AttnLRP has rules for; W(x) needs them frozen.
+    `plain=True` writes the layers in PyTorch's own operations, so that the backward pass can itself be differentiated and
+    batched: what W(x) as an operator needs (`attribution.alike.operator`).
     """
-    before = _mode.explaining, _mode.products
-    _mode.explaining, _mode.products = enabled, products
+    before = _mode.explaining, _mode.products, _mode.plain
+    _mode.explaining, _mode.products, _mode.plain = enabled, products, plain
     try:
         yield
     finally:
-        _mode.explaining, _mode.products = before
+        _mode.explaining, _mode.products, _mode.plain = before

@@ -20,6 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from aloe.bcos import plain
+from aloe.bcos.dynamic import in_plain_operations
 from aloe.bcos.units import NORM_FLOOR, BcosConv2dFunction, BcosLinearFunction, wide
 
 __all__ = ["NORM_FLOOR"]
@@ -61,6 +63,8 @@ def bcos_linear(x: Tensor, weight: Tensor, b: float = 2.0, *, detach: bool = Fal
     x, weight = _autocast(x, weight)
     if b == 1:
         return F.linear(x, weight)
+    if detach and in_plain_operations():
+        return plain.linear(x, weight, b, weight_norm)
     if x.ndim == 1:
         return BcosLinearFunction.apply(x[None], weight, b, detach, weight_norm)[0]
     return BcosLinearFunction.apply(x, weight, b, detach, weight_norm)
@@ -94,6 +98,8 @@ def bcos_conv2d(
     x, weight = _autocast(x, weight)
     if b == 1:
         return F.conv2d(x, weight, stride=stride, padding=padding)
+    if detach and in_plain_operations():
+        return plain.conv2d(x, weight, b, stride, padding, weight_norm, norm_eps)
     return BcosConv2dFunction.apply(x, weight, b, stride, padding, detach, weight_norm, norm_eps)
 
 
@@ -103,6 +109,8 @@ def layer_norm(x: Tensor, weight: Tensor, eps: float, *, detach: bool = False) -
     In explanation mode the variance is a constant; subtracting the mean is linear and stays (docs/method.md section 2).
     Shapes: x (..., D), weight (D,).
     """
+    if detach and in_plain_operations():
+        return plain.layer_norm(x, weight, eps)
     if detach:
         return _FrozenLayerNorm.apply(x, weight, eps)
     return F.layer_norm(x, x.shape[-1:], weight, None, eps)
@@ -129,6 +137,8 @@ def gate(x: Tensor, activation: str) -> Tensor:
 
 def gated_activation(x: Tensor, activation: str, *, detach: bool = False) -> Tensor:
     """a(x) = x * gate(x) for `gelu`, `gelu_pytorch_tanh`, `quick_gelu`, `silu`, `relu`; explanation mode freezes the gate."""
+    if detach and in_plain_operations():
+        return x * gate(x.detach(), activation)
     return _FrozenGate.apply(x, activation) if detach else _ACTIVATIONS[activation](x)
 
 

@@ -35,7 +35,7 @@ def match_picture(
         height: of both pictures, in pixels.
         caption: under the pictures; None: how many of the matches are right; empty: no line of text.
     """
-    left, right = _scaled(first, height), _scaled(second, height)
+    left, right = scaled(first, height), scaled(second, height)
     shown = evenly(len(errors), lines)
     good = (errors < threshold).tolist()
     offset = left.width + GAP
@@ -51,7 +51,7 @@ def match_picture(
     sheet = sheet.reduce(_SMOOTH)
     if caption is None:
         caption = f"{sum(good)} of {len(good)} matches within {100 * threshold:g} cm; {len(shown)} shown"
-    return _captioned(sheet, caption) if caption else sheet
+    return captioned(sheet, caption) if caption else sheet
 
 
 def evenly(count: int, limit: int) -> list[int]:
@@ -70,7 +70,8 @@ def _line(draw: ImageDraw.ImageDraw, ends: list[list[float]], good: bool) -> Non
                 draw.line((x - radius, y - sign * radius, x + radius, y + sign * radius), colour, width=_SMOOTH + 2)
 
 
-def _scaled(image: Tensor, height: int) -> Image.Image:
+def scaled(image: Tensor, height: int) -> Image.Image:
+    """An image (3, H, W) in [0, 1] as a picture of that height."""
     array = (image.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     picture = Image.fromarray(array)
     width = max(1, round(picture.width * height / picture.height))
@@ -80,7 +81,8 @@ def _scaled(image: Tensor, height: int) -> Image.Image:
     return picture.resize((width, height), Image.Resampling.NEAREST if smaller else Image.Resampling.LANCZOS)
 
 
-def _captioned(picture: Image.Image, caption: str) -> Image.Image:
+def captioned(picture: Image.Image, caption: str) -> Image.Image:
+    """The picture with a line of text below."""
     font = ImageFont.load_default(_FONT_SIZE)
     sheet = Image.new("RGB", (picture.width, picture.height + 2 * _FONT_SIZE), PAPER)
     sheet.paste(picture, (0, 0))

@@ -1,0 +1,257 @@
+"""The cosine of two images' features, as the pixels of either image make it.
+
+With f(a) = W(a) a + r(a) the cosine f(a).f(b) / (|f(a)| |f(b)|) is linear in a once W(a) and b are fixed, and the other way
+round: the sum of a map over a and what a's constants contribute, and the sum of a map over b with b's. Regions of b
+(`regions`) and pairs of patches (`pairs`) split it further.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from aloe.attribution.alike.operator import Operator
+from aloe.attribution.alike.pairs import Pairs, patch_pairs, token_pairs
+from aloe.attribution.alike.regions import check_region, shares
+from aloe.attribution.inherent import Explanation, check_student, explain
+from aloe.attribution.inputs import as_batch
+from aloe.bcos.functional import NORM_FLOOR
+from aloe.core.bounds import counted
+from aloe.core.errors import UserError
+from aloe.core.torch_state import in_plain_torch, trackable
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(repr=False)
+class Similarity:
+    """B pairs of images, explained. `a` and `b` explain the same cosines (their `logit`) in the pixels of either image.
+
+    Shapes: `cosine` (B,), float; `features_a` and `features_b` (B, D), pooled; `images_a` and `images_b` (B, 3, H, W),
+    whose sizes may differ.
+    """
+
+    cosine: Tensor
+    a: Explanation
+    b: Explanation
+    features_a: Tensor
+    features_b: Tensor
+    images_a: Tensor
+    images_b: Tensor
+    _student: Any
+
+    def __len__(self) -> int:
+        return len(self.cosine)
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{value:.4g}" for value in self.cosine[:4].tolist()) + ", ..." * (len(self) > 4)
+        error = float(torch.cat([self.a.completeness_error(), self.b.completeness_error()]).max())
+        return f"Similarity of {len(self)} pairs: cosine [{values}], completeness error at most {error:.1e}"
+
+    def swapped(self) -> Similarity:
+        """The same with the two sides exchanged."""
+        sides = (self.b, self.a, self.features_b, self.features_a, self.images_b, self.images_a)
+        return Similarity(self.cosine, *sides, self._student)
+
+    def regions(self, boxes: Sequence[Any], index: int = 0) -> Regions:
+        """What regions of b contribute to the cosine of pair `index`, and where in a: see `Regions`.
+
+        Args:
+            boxes: (x, y, width, height) in pixels of `images_b`, or `"x,y,w,h"`.
+
+        Raises:
+            UserError: none, or one that does not lie in the image.
+        """
+        if not boxes:
+            raise UserError("There is no region; give boxes (x, y, width, height) in pixels of the second image.")
+        height, width = self.images_b.shape[-2:]
+        checked = [check_region(box, height, width) for box in ([boxes] if isinstance(boxes, str) else boxes)]
+        return self.masked(shares(checked, height, width), index)
+
+    @in_plain_torch
+    def masked(self, masks: Tensor, index: int = 0) -> Regions:
+        """`regions` for shares of b's pixels, (R, H, W) in [0, 1]."""
+        index = self._checked(index)
+        operator = self.operator("b", index)
+        features = operator.parts(masks)
+        scale = self._scale(index)
+        directions = features / scale
+        found = explain(self._student, self.images_a[index : index + 1].expand(len(masks), -1, -1, -1), directions)
+        return Regions(found.logit, found, features, masks, operator.residual / scale @ self.features_a[index])
+
+    def pairs(self, between: str = "patches", *, after_block: int | None = None, index: int = 0) -> Pairs:
+        """What every patch of a contributes together with every patch of b to the cosine of pair `index`: see `Pairs`.
+
+        Args:
+            between: `patches` of pixels, or `tokens`, the patch tokens after a block.
+            after_block: of tokens, 1 the first; default: the last.
+
+        Raises:
+            UserError: another word, or no such block.
+        """
+        index, scale = self._checked(index), self._scale(self._checked(index))
+        if between == "patches":
+            if after_block is not None:
+                raise UserError("after_block belongs to pairs of tokens: pairs('tokens', after_block=...).")
+            return patch_pairs(self.operator("a", index), self.operator("b", index), scale, self._student.config)
+        if between != "tokens":
+            raise UserError(f"Pairs are between patches or tokens, got {between!r}.")
+        block = checked_block(self._student.config, after_block)
+        sides = [Operator(self._student, images[index], after_block=block) for images in (self.images_a, self.images_b)]
+        sizes = [images.shape[-2:] for images in (self.images_a, self.images_b)]
+        return token_pairs(sides[0], sides[1], scale, self._student.config, sizes)
+
+    def match(self, patch_a: int, patch_b: int, *, after_block: int | None = None, index: int = 0) -> Similarity:
+        """Why one patch matches another: the cosine of two patch tokens after a block, in the pixels of both images.
+
+        Args:
+            patch_a, patch_b: numbers of the patches, row by row. after_block: 1 the first; default: the last.
+
+        Raises:
+            UserError: no such patch or block.
+        """
+        index, config = self._checked(index), self._student.config
+        block = checked_block(config, after_block)
+        sides = []
+        for images, patch in ((self.images_a, patch_a), (self.images_b, patch_b)):
+            count = images.shape[-2] // config.patch_size * (images.shape[-1] // config.patch_size)
+            if not isinstance(patch, int) or not 0 <= patch < count:
+                raise UserError(f"There is no patch {patch!r}; the image has {count}, 0 to {count - 1}.")
+            token = config.num_prefix_tokens + patch
+            sides.append(Operator(self._student, images[index], read=lambda o, t=token: o.hidden_states[block][:, t]))
+        return _of_operators(sides, self, index)
+
+    @cached_property
+    def _operators(self) -> dict[tuple[str, int], Operator]:
+        return {}
+
+    def operator(self, side: str, index: int = 0) -> Operator:
+        """W(a) or W(b) of pair `index`; side `a` or `b`. Kept, so that further questions cost one pass."""
+        key = (side, self._checked(index))
+        if key not in self._operators:
+            images = self.images_a if side == "a" else self.images_b
+            if len(self._operators) > 1:  # a pair's own two at most: each holds a recorded pass
+                self._operators.clear()
+            self._operators[key] = Operator(self._student, images[key[1]])
+        return self._operators[key]
+
+    def to_pil(self, smooth: int | None = None) -> list[Image]:
+        """One picture per pair: both images, what in a looks like b and what in b looks like a, and the signed maps."""
+        from aloe.draw.alike import pair_pictures
+
+        return list(pair_pictures(self.images_a, self.images_b, self.a, self.b, smooth=smooth))
+
+    def _scale(self, index: int) -> Tensor:
+        return _length(self.features_a[index]) * _length(self.features_b[index])
+
+    def _checked(self, index: int) -> int:
+        if not isinstance(index, int) or not 0 <= index < len(self):
+            raise UserError(f"There is no pair {index!r}; there are {len(self)}, 0 to {len(self) - 1}.")
+        return index
+
+
+@dataclass
+class Regions:
+    """R regions of b: what each contributes to the cosine, and where in a.
+
+    Shapes: `value` (R,), the share of the cosine, also `in_a.logit`; `in_a` explains each in a's pixels, its maps and
+    residual add up to it; `features` (R, D), W(b) applied to b with all but the region masked; `shares` (R, H, W) of b's
+    pixels; `residual` (), what b's constants contribute. Regions that tile b: their values and the residual are the cosine.
+    """
+
+    value: Tensor
+    in_a: Explanation
+    features: Tensor
+    shares: Tensor
+    residual: Tensor
+
+
+@in_plain_torch
+def similarity(student: nn.Module, a: Any, b: Any, *, batch_size: int = 32) -> Similarity:
+    """Explain how alike images are: the cosine of the pooled features, split exactly.
+
+    Args:
+        student: a B-cos student, which is left as it was.
+        a, b: images in any form that `explain` takes, equally many, or one against many. Sizes may differ between them.
+        batch_size: images per pass.
+
+    Returns:
+        `Similarity`: the cosine, and for each image the map and the residual that add up to it.
+
+    Raises:
+        UserError: images of a wrong kind or number, or a model that is not a B-cos student.
+    """
+    model = trackable(check_student(student))
+    reference = next(model.parameters())
+    batch_size = counted(batch_size, "batch_size")
+    images = [as_batch(side, model).to(reference.device, reference.dtype) for side in (a, b)]
+    first, second = _matched(*images)
+    known = [pooled(model, side, batch_size) for side in images]
+    features = [f.expand(len(first), -1) for f in known]
+    lengths = [_length(f) for f in features]
+    cosine = (features[0] * features[1]).sum(1) / (lengths[0] * lengths[1])[:, 0]
+    directions = [f / (lengths[0] * lengths[1]) for f in features]
+    in_a = explain(model, first, directions[1], batch_size=batch_size)
+    in_b = explain(model, second, directions[0], batch_size=batch_size)
+    return Similarity(cosine, in_a, in_b, *features, first, second, model)
+
+
+@torch.no_grad()
+def pooled(model: Any, images: Tensor, batch_size: int = 32) -> Tensor:
+    """Pooled features (B, D) of images (B, 3, H, W), in eval mode; the model is left as it was."""
+    training = [m for m in model.modules() if m.training]
+    model.eval()
+    try:
+        return torch.cat([model.base_model(part, return_dict=True).pooler_output for part in images.split(batch_size)])
+    finally:
+        for module in training:
+            module.training = True
+
+
+def checked_block(config: Any, after_block: int | None) -> int:
+    """The number of a block, the last where none is named.
+
+    Raises:
+        UserError: there is none of that number.
+    """
+    count = config.num_hidden_layers
+    if after_block is None:
+        return count
+    if not isinstance(after_block, int) or isinstance(after_block, bool) or not 1 <= after_block <= count:
+        raise UserError(f"There is no block {after_block!r}; the student has {count}, 1 to {count}.")
+    return after_block
+
+
+def _of_operators(sides: Sequence[Operator], of: Similarity, index: int) -> Similarity:
+    """The similarity of the vectors that two operators give."""
+    lengths = [_length(side.value) for side in sides]
+    scale = lengths[0] * lengths[1]
+    cosine = (sides[0].value @ sides[1].value / scale)[0]
+    found = []
+    for mine, other in (sides, sides[::-1]):
+        direction = other.value / scale
+        weights = mine.transpose(direction[None])
+        contributions = (weights * mine.inputs).sum(1)
+        found.append(Explanation(cosine[None], contributions, weights, (mine.residual @ direction)[None]))
+    images = of.images_a[index : index + 1], of.images_b[index : index + 1]
+    return Similarity(cosine[None], *found, sides[0].value[None], sides[1].value[None], *images, of._student)
+
+
+def _matched(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    counts = len(first), len(second)
+    if not all(counts):
+        raise UserError("There are no images to compare; give at least one on either side.")
+    if counts[0] != counts[1] and 1 not in counts:
+        raise UserError(f"{counts[0]} images cannot be compared with {counts[1]}; give equally many, or one on a side.")
+    return tuple(side.expand(max(counts), -1, -1, -1) for side in (first, second))  # type: ignore[return-value]
+
+
+def _length(features: Tensor) -> Tensor:
+    """|f|, never 0: (..., D) -> (..., 1)."""
+    return features.norm(dim=-1, keepdim=True).clamp_min(NORM_FLOOR)
