@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from aloe.attribution.alike.operator import Operator
+from aloe.attribution.alike.operator import Operator, Read
 from aloe.attribution.alike.pairs import Pairs, patch_pairs, token_pairs
 from aloe.attribution.alike.regions import check_region, shares
 from aloe.attribution.inherent import Explanation, check_student, explain
@@ -56,8 +56,8 @@ class Similarity:
 
     def swapped(self) -> Similarity:
         """The same with the two sides exchanged."""
-        sides = (self.b, self.a, self.features_b, self.features_a, self.images_b, self.images_a)
-        return Similarity(self.cosine, *sides, self._student)
+        features, images = (self.features_b, self.features_a), (self.images_b, self.images_a)
+        return Similarity(self.cosine, self.b, self.a, *features, *images, self._student)
 
     def regions(self, boxes: Sequence[Any], index: int = 0) -> Regions:
         """What regions of b contribute to the cosine of pair `index`, and where in a: see `Regions`.
@@ -124,7 +124,7 @@ class Similarity:
             if not isinstance(patch, int) or not 0 <= patch < count:
                 raise UserError(f"There is no patch {patch!r}; the image has {count}, 0 to {count - 1}.")
             token = config.num_prefix_tokens + patch
-            sides.append(Operator(self._student, images[index], read=lambda o, t=token: o.hidden_states[block][:, t]))
+            sides.append(Operator(self._student, images[index], read=_token(block, token)))
         return _of_operators(sides, self, index)
 
     @cached_property
@@ -193,13 +193,11 @@ def similarity(student: nn.Module, a: Any, b: Any, *, batch_size: int = 32) -> S
     images = [as_batch(side, model).to(reference.device, reference.dtype) for side in (a, b)]
     first, second = _matched(*images)
     known = [pooled(model, side, batch_size) for side in images]
-    features = [f.expand(len(first), -1) for f in known]
-    lengths = [_length(f) for f in features]
-    cosine = (features[0] * features[1]).sum(1) / (lengths[0] * lengths[1])[:, 0]
-    directions = [f / (lengths[0] * lengths[1]) for f in features]
-    in_a = explain(model, first, directions[1], batch_size=batch_size)
-    in_b = explain(model, second, directions[0], batch_size=batch_size)
-    return Similarity(cosine, in_a, in_b, *features, first, second, model)
+    f_a, f_b = (f.expand(len(first), -1) for f in known)
+    scale = _length(f_a) * _length(f_b)
+    in_a = explain(model, first, f_b / scale, batch_size=batch_size)
+    in_b = explain(model, second, f_a / scale, batch_size=batch_size)
+    return Similarity((f_a * f_b).sum(1) / scale[:, 0], in_a, in_b, f_a, f_b, first, second, model)
 
 
 @torch.no_grad()
@@ -230,17 +228,21 @@ def checked_block(config: Any, after_block: int | None) -> int:
 
 def _of_operators(sides: Sequence[Operator], of: Similarity, index: int) -> Similarity:
     """The similarity of the vectors that two operators give."""
-    lengths = [_length(side.value) for side in sides]
-    scale = lengths[0] * lengths[1]
-    cosine = (sides[0].value @ sides[1].value / scale)[0]
+    f_a, f_b = (side.value[None] for side in sides)
+    scale = (_length(f_a) * _length(f_b))[0]
+    cosine = f_a[0] @ f_b[0] / scale[0]
     found = []
     for mine, other in (sides, sides[::-1]):
         direction = other.value / scale
         weights = mine.transpose(direction[None])
         contributions = (weights * mine.inputs).sum(1)
         found.append(Explanation(cosine[None], contributions, weights, (mine.residual @ direction)[None]))
-    images = of.images_a[index : index + 1], of.images_b[index : index + 1]
-    return Similarity(cosine[None], *found, sides[0].value[None], sides[1].value[None], *images, of._student)
+    a, b = of.images_a[index : index + 1], of.images_b[index : index + 1]
+    return Similarity(cosine[None], found[0], found[1], f_a, f_b, a, b, of._student)
+
+
+def _token(block: int, number: int) -> Read:
+    return lambda outputs: outputs.hidden_states[block][:, number]
 
 
 def _matched(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
