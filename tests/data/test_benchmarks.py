@@ -103,7 +103,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         "food101": {"train": 9, "test": 6},
         "imagenet": {"train": 9, "test": 6},
     }.items():
-        monkeypatch.setitem(BENCHMARKS, name, dataclasses.replace(BENCHMARKS[name], classes=3, sizes=sizes))
+        changes = {"classes": 3, "sizes": sizes, "short_side": 4}
+        changes["per_class"] = {part: sizes[part] // 3 for part in BENCHMARKS[name].per_class}
+        monkeypatch.setitem(BENCHMARKS, name, dataclasses.replace(BENCHMARKS[name], **changes))
 
 
 @pytest.mark.parametrize(
@@ -147,7 +149,7 @@ def test_the_test_part_of_a_registered_set(small: None, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layout", ["folder", "nested", "tar", "disk"])
 def test_caltech_is_drawn_per_class_by_name(layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    changes = {"classes": 3, "sizes": {"train": 6, "test": 9}, "train_per_class": 2}
+    changes = {"classes": 3, "sizes": {"train": 6, "test": 9}, "train_per_class": 2, "short_side": 4}
     monkeypatch.setitem(BENCHMARKS, "caltech101", dataclasses.replace(BENCHMARKS["caltech101"], **changes))
     root = tree(tmp_path / "data", **{"nested/": 5} if layout == "nested" else {"": 5})
     folder = root / "nested" if layout == "nested" else root
@@ -183,7 +185,9 @@ def test_a_class_too_small_to_draw_from(tmp_path: Path) -> None:
 
 def test_caltech_with_parts_of_its_own_is_not_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(
-        BENCHMARKS, "caltech101", dataclasses.replace(BENCHMARKS["caltech101"], classes=2, left_out=("eel",))
+        BENCHMARKS,
+        "caltech101",
+        dataclasses.replace(BENCHMARKS["caltech101"], classes=2, left_out=("eel",), short_side=4),
     )
     splits = open_benchmark(f"caltech101={tree(tmp_path / 'data', train=3, test=2)}")
     assert splits.sizes == {"train": 6, "test": 4}

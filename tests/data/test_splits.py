@@ -9,12 +9,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from aloe.core.errors import UserError
 from aloe.data.benchmarks import open_benchmark, pair
+from aloe.data.listed import ArrayImages
+from aloe.data.shared import shared_images
 from aloe.data.sources import open_images
 from aloe.data.splits import Relabelled, check_classes, open_parts
+from aloe.data.subset import SubsetImages
 from labelled import ANIMALS, archive, check, hub, picture, refused, tree
 
 
@@ -142,6 +146,66 @@ def test_pairs(tmp_path: Path) -> None:
     assert (splits.name, splits.official, splits.metric) == (f"{root}::test", False, "top-1")
     hub({"test": 2}, order=("eel", "dog", "cat")).save_to_disk(tmp_path / "hub")
     check(pair(str(root / "train"), f"hf:{tmp_path / 'hub'}"))
+
+
+def test_a_pair_takes_the_part_of_its_name(tmp_path: Path) -> None:
+    """Whole data given twice would be tested on what they were fitted to."""
+    root = tree(tmp_path / "data", train=3, test=2)
+    whole = archive("tar", root, tmp_path / "data.tar", "")
+    for where in (root, whole):
+        splits = pair(where, where)
+        check(splits)
+        assert splits.notes == (f"of {where} its train images", f"of {where} its test images")
+    hub({"train": 3, "test": 2}).save_to_disk(tmp_path / "hub")
+    check(pair(f"hf:{tmp_path / 'hub'}", f"hf:{tmp_path / 'hub'}"))
+    flat = tree(tmp_path / "flat", **{"": 2})
+    for train, test in ((flat, flat), (f"{root}::train", f"{root}::train/"), (f"{flat}/../flat", flat)):
+        with pytest.raises(UserError, match="is given for training and for testing, and has no train and test parts"):
+            pair(train, test)
+
+
+def test_test_images_without_labels_leave_the_test_to_the_validation_images(tmp_path: Path) -> None:
+    root = tree(tmp_path / "data", train=3, val=2)
+    (root / "test").mkdir()
+    for k in range(4):
+        picture(k).save(root / "test" / f"{k}.png")
+    splits = open_benchmark(str(root))
+    check(splits)
+    assert splits.notes == ("its test images have no labels", "its validation images are the test")
+
+
+@pytest.mark.parametrize("kind", ["folders", "archive", "hub", "arrays and files", "scenes"])
+def test_shared_images_are_counted_by_content(kind: str, tmp_path: Path) -> None:
+    """Two of the six test images are copies of training images, under other names and, of files, in other classes."""
+    if kind == "scenes":
+        assert pair("scenes:40@7", "scenes:30@7").shared == 30
+        assert pair("scenes:40@7", "scenes:30@8").shared == 0
+        return
+    root = tree(tmp_path / "data", train=3, test=2)
+    shutil.copy(root / "train" / "cat" / "2.png", root / "test" / "cat" / "1.png")
+    (root / "test" / "dog" / "0.png").write_bytes((root / "train" / "eel" / "0.png").read_bytes())
+    for part, count in (("train", 3), ("test", 2)):  # no two images of a part alike, those of test in other places
+        for folder in (root / part).iterdir():
+            for k in range(count):
+                file = folder / f"{k}.png"
+                if part == "test" and (folder.name, k) not in (("cat", 1), ("dog", 0)):
+                    picture(200 + 2 * k + ord(folder.name[0]) % 7).save(file)
+    if kind == "archive":
+        assert open_benchmark(str(archive("zip", root, tmp_path / "data.zip", ""))).shared == 2
+    elif kind == "folders":
+        assert open_benchmark(str(root)).shared == 2
+        assert pair(root / "train", root / "test").shared == 2
+        assert pair(root / "test", root / "test" / ".." / "train").shared == 2
+    elif kind == "hub":
+        made = hub({"train": 3, "test": 2})
+        made["test"] = made["train"].select([0, 5, 8]).shard(1, 0)
+        made.save_to_disk(tmp_path / "hub")
+        assert open_benchmark(str(tmp_path / "hub")).shared == 3
+    else:
+        red = np.array([np.asarray(picture(10 + k)) for k in range(6)])
+        arrays = ArrayImages(red, np.array([0, 1] * 3), [f"{k}" for k in range(6)], ["a", "b"])
+        assert shared_images(arrays, SubsetImages(arrays, np.array([1, 4]))) == 2
+        assert shared_images(arrays, open_images(str(root / "test"))) == 0  # not the same form
 
 
 def test_parts_that_are_missing(tmp_path: Path) -> None:

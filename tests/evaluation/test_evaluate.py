@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,6 +49,27 @@ def folders(tmp_path_factory) -> tuple[str, str]:
                 with Image.open(path) as image:
                     Image.blend(image, Image.new("RGB", image.size, colour), 0.9).save(path)
     return str(home / "train"), str(home / "test")
+
+
+def test_what_was_fitted_and_tested_on_the_same_images_is_said(models, folders, tmp_path):
+    shutil.copytree(folders[1], tmp_path / "test")
+    for k in range(3):
+        file = sorted((Path(folders[0]) / "red").iterdir())[k]
+        shutil.copy(file, tmp_path / "test" / "red" / f"copy-{k}.png")
+    rows = evaluate_all(models[:1], ["knn", "linear"], [(folders[0], str(tmp_path / "test"))], tmp_path / "out", k=3)
+    assert [row["notes"] for row in rows] == [["3 of the 11 test images are training images too"]] * 2
+    (row,) = evaluate_all(models[:1], ["knn"], [folders], tmp_path / "out", k=3)
+    assert row["notes"] == []
+
+
+def test_archives_are_decompressed_into_the_chosen_cache(models, folders, tmp_path, monkeypatch):
+    monkeypatch.setenv("ALOE_CACHE", str(tmp_path / "elsewhere"))
+    with tarfile.open(tmp_path / "data.tar.gz", "w:gz") as out:
+        for part, folder in zip(("train", "test"), folders, strict=True):
+            out.add(folder, part)
+    evaluate(models[0], "knn", str(tmp_path / "data.tar.gz"), cache=tmp_path / "cache", k=3)
+    assert [p.suffix for p in (tmp_path / "cache" / "archives").iterdir()] == [".tar"]
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_models_times_tasks(models, folders, tmp_path):

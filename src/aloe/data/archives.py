@@ -18,6 +18,9 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -160,16 +163,40 @@ def open_archive(path: Path) -> Store | None:
     return TarStore(path) if is_tar else None
 
 
+def inner_archive(path: Path, name: str, opener: Any) -> Store:
+    """The compressed tar `name` within the archive at `path`; `opener` gives its decompressed stream.
+
+    Raises:
+        UserError: as `open_archive`.
+    """
+    return TarStore(_decompressed(path, opener, name), shown=path)
+
+
+_CHOSEN: ContextVar[Path | None] = ContextVar("folder of decompressed archives", default=None)
+
+
+@contextmanager
+def decompressing_into(folder: Path | None) -> Iterator[None]:
+    """Decompressed archives are kept in `folder` meanwhile; None leaves things as they are."""
+    token = _CHOSEN.set(folder or _CHOSEN.get())
+    try:
+        yield
+    finally:
+        _CHOSEN.reset(token)
+
+
 def cache_folder() -> Path:
     """Where decompressed archives are kept."""
+    if (chosen := _CHOSEN.get()) is not None:
+        return chosen
     root = os.environ.get("ALOE_CACHE")
     return Path(root) if root else Path.home() / ".cache" / "aloe" / "archives"
 
 
-def _decompressed(path: Path, opener: Any) -> Path:
-    """The copy in the cache, keyed by path, size and modification time; made if missing."""
+def _decompressed(path: Path, opener: Any, member: str = "") -> Path:
+    """The copy in the cache, keyed by path, size and modification time, and the member within; made if missing."""
     facts = path.stat()
-    key = f"{path.resolve()}\0{facts.st_size}\0{facts.st_mtime_ns}"
+    key = f"{path.resolve()}\0{facts.st_size}\0{facts.st_mtime_ns}" + (f"\0{member}" if member else "")
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
     target = cache_folder() / f"{path.name.split('.')[0]}-{digest}.tar"
     if target.exists():
@@ -187,7 +214,7 @@ def _decompressed(path: Path, opener: Any) -> Path:
         if isinstance(error, OSError) and error.strerror:  # the system's, not the decompressor's
             raise UserError(
                 f"{path} could not be decompressed into {target.parent} ({error.strerror});"
-                " set ALOE_CACHE to a writable folder with room."
+                " give another --cache, or set ALOE_CACHE, to a writable folder with room."
             ) from error
         raise UserError(f"{path} is damaged or incomplete ({error}).") from error
     finally:

@@ -12,16 +12,36 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from aloe.core.errors import UserError
-from aloe.data.sources import ImageSource, open_images, split_inner
-from aloe.data.splits import Metric, Opener, Splits, check_classes, draw_per_class, in_order_of, labelled, open_parts
+from aloe.core.printable import shown
+from aloe.data.decode import UnreadableImage
+from aloe.data.hub import is_dataset_folder
+from aloe.data.official.layouts import official_parts, recognised
+from aloe.data.sources import ImageSource, split_inner
+from aloe.data.splits import (
+    Metric,
+    Opener,
+    Splits,
+    check_classes,
+    draw_per_class,
+    has_labels,
+    in_order_of,
+    labelled,
+    open_parts,
+    part_given,
+)
 
 TWO = {"train": ("train",), "test": ("test",)}
 THREE = {"train": ("train",), "validation": ("validation",), "test": ("test",)}
+SAMPLED = 16  # images that are looked at for their size
 ANY = {"train": ("train",), "test": ("test", "validation")}  # of data that are not registered
 
 
@@ -39,6 +59,8 @@ class Benchmark:
         terms: licence or terms of use, in short; those of its owners count.
         source: where the splits come from.
         first: what has to be done before the download.
+        per_class: images of each class in the parts where all classes have as many.
+        short_side: pixels on the short side, where all official images have as many.
     """
 
     name: str
@@ -57,6 +79,8 @@ class Benchmark:
     train_per_class: int | None = None
     left_out: tuple[str, ...] = ()
     first: str = ""
+    per_class: Mapping[str, int] = field(default_factory=dict)
+    short_side: int | None = None
 
     @property
     def how_to_get(self) -> str:
@@ -80,6 +104,7 @@ BENCHMARKS = {
             classes=1000,
             sizes={"train": 1_281_167, "test": 50_000},
             splits={"train": ("train",), "test": ("validation", "test")},
+            per_class={"test": 50},
             terms="non-commercial research and education; its terms must be accepted",
             source="ILSVRC 2012; the labels of its test images are not public, so its 50 000 validation images are the test",
             first="accept its terms on its hub page, log in with `hf auth login`, ",
@@ -107,6 +132,8 @@ BENCHMARKS = {
             sizes={"train": 1_020, "validation": 1_020, "test": 6_149},
             metric="mean per class",
             splits=THREE,
+            per_class={"train": 10, "validation": 10},
+            short_side=500,
             terms="no licence is stated by its authors; research use",
             source="Nilsback and Zisserman 2008",
         ),
@@ -118,6 +145,7 @@ BENCHMARKS = {
             classes=101,
             sizes={"train": 75_750, "test": 25_250},
             splits={"train": ("train",), "test": ("test", "validation")},
+            per_class={"train": 750, "test": 250},
             terms="photographs of Foodspotting's users; scientific fair use",
             source="Bossard et al. 2014; the hub calls its test images validation",
         ),
@@ -141,6 +169,7 @@ BENCHMARKS = {
             classes=47,
             sizes={"train": 1_880, "validation": 1_880, "test": 1_880},
             splits=THREE,
+            per_class={"train": 40, "validation": 40, "test": 40},
             terms="research purposes",
             source="Cimpoi et al. 2014, the first of ten splits",
         ),
@@ -161,6 +190,7 @@ BENCHMARKS = {
             hub="tanganke/sun397",
             classes=397,
             sizes={"train": 19_850, "test": 19_850},
+            per_class={"train": 50, "test": 50},
             terms="research purposes",
             source="Xiao et al. 2010, the first of ten partitions: 50 training and 50 test images per class",
         ),
@@ -173,6 +203,8 @@ BENCHMARKS = {
             image="img",
             classes=10,
             sizes={"train": 50_000, "test": 10_000},
+            per_class={"train": 5_000, "test": 1_000},
+            short_side=32,
             terms="no licence is stated by its authors; cite them",
             source="Krizhevsky 2009",
         ),
@@ -186,6 +218,8 @@ BENCHMARKS = {
             label="fine_label",
             classes=100,
             sizes={"train": 50_000, "test": 10_000},
+            per_class={"train": 500, "test": 100},
+            short_side=32,
             terms="no licence is stated by its authors; cite them",
             source="Krizhevsky 2009",
         ),
@@ -207,11 +241,13 @@ def open_benchmark(spec: str) -> Splits:
     """
     benchmark, where = _read(str(spec))
     if benchmark is None:
-        opened, notes = _opened(open_parts(where), where, ANY, advice="give the two apart, with --train and --test")
+        opened, notes = _opened(open_parts(where), where, ANY, advice=_unregistered(where))
         return _agreeing(where, where, opened, notes=notes)
     name, advice = benchmark.name, benchmark.how_to_get
     config = benchmark.config if where == f"hf:{benchmark.hub}" else None
-    parts = open_parts(where, config=config, image=benchmark.image, label=benchmark.label, advice=advice)
+    parts = _official(name, where) or open_parts(
+        where, config=config, image=benchmark.image, label=benchmark.label, advice=advice
+    )
     drawn, left_out = benchmark.train_per_class, benchmark.left_out
     opened, notes = _opened(parts, where, benchmark.splits, advice=advice, train_per_class=drawn, left_out=left_out)
     found = len(opened["train"].classes or [])
@@ -221,6 +257,8 @@ def open_benchmark(spec: str) -> Splits:
             " to take it for data of its own."
         )
     differences = _differences(benchmark.sizes, {part: len(source) for part, source in opened.items()})
+    differences = differences or _uneven(benchmark.per_class, opened)
+    differences += _reduced(benchmark.short_side, opened["test"])
     notes = (*notes, *differences)
     return _agreeing(name, benchmark.title, opened, metric=benchmark.metric, official=not differences, notes=notes)
 
@@ -228,12 +266,26 @@ def open_benchmark(spec: str) -> Splits:
 def pair(train: str | Path, test: str | Path) -> Splits:
     """Training and test images that are given apart, each as `open_images` takes it.
 
+    Of data that have parts the part of the name is taken, and noted.
+
     Raises:
-        UserError: either cannot be opened, has no labels, or has other classes than the other.
+        UserError: either cannot be opened, has no labels, or has other classes than the other; both are the same images.
     """
     given = {"train": str(train), "test": str(test)}
-    opened = {part: labelled(open_images(where), part, where) for part, where in given.items()}
-    return _agreeing(given["test"], given["test"], opened)
+    found = {part: part_given(where, part) for part, where in given.items()}
+    notes = {part: note for part, (_, note) in found.items() if note}
+    if not notes and _place(given["train"]) == _place(given["test"]):
+        raise UserError(
+            f"{shown(given['test'])} is given for training and for testing, and has no train and test parts; give two"
+            " folders."
+        )
+    opened = {part: source for part, (source, _) in found.items()}
+    return _agreeing(given["test"], given["test"], opened, notes=tuple(notes.values()))
+
+
+def _place(where: str) -> tuple[Any, str]:
+    path, inner = split_inner(where)
+    return (path.resolve(), inner.strip("/")) if path.exists() else (where, "")
 
 
 def _read(spec: str) -> tuple[Benchmark | None, str]:
@@ -249,6 +301,11 @@ def _read(spec: str) -> tuple[Benchmark | None, str]:
         if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", where):
             return BENCHMARKS[name], f"hf:{where}"
         raise UserError(f"There is nothing at {where!r} to take as {name}; {BENCHMARKS[name].how_to_get}.")
+    if equals and where and (where.startswith("hf:") or split_inner(where)[0].exists()):
+        raise UserError(
+            f"{shown(name)} is not one of the registered data sets ({', '.join(BENCHMARKS)}); leave out {shown(name)}= to"
+            f" take {shown(where)} as data of its own."
+        )
     near = difflib.get_close_matches(name.lower(), BENCHMARKS, n=1)
     meant = f"; did you mean {near[0]}?" if near else f": {', '.join(BENCHMARKS)}."
     raise UserError(f"{name} is neither a path nor one of the registered data sets{meant}")
@@ -265,8 +322,12 @@ def _opened(
 ) -> tuple[dict[str, ImageSource], tuple[str, ...]]:
     """The parts that `splits` asks for, checked, and notes on them."""
     chosen: dict[str, str] = {}
+    unlabelled: tuple[str, ...] = ()
     for part in ("train", "test", "validation"):
         free = [name for name in splits.get(part, (part,)) if name in parts and name not in chosen.values()]
+        if splits is ANY and part == "test" and len(free) > 1 and not has_labels(parts[free[0]]()):
+            unlabelled = (f"its {free[0]} images have no labels",)
+            free = free[1:]
         chosen |= {part: free[0]} if free else {}
     whole = chosen.get("train", "")
     if train_per_class and "test" not in chosen and whole in parts:
@@ -281,8 +342,29 @@ def _opened(
             f"{where} has no {' and no '.join(missing)} part (folder or split; there is {there}); {advice}."
         )
     note = "its validation images are the test"
-    notes = (note,) if splits is ANY and chosen["test"] == "validation" else ()
+    notes = (*unlabelled, note) if splits is ANY and chosen["test"] == "validation" else ()
     return {part: labelled(parts[name](), part, where, left_out=left_out) for part, name in chosen.items()}, notes
+
+
+def _official(name: str, where: str) -> dict[str, Opener] | None:
+    """The parts of a data set that lies in its authors' own layout."""
+    path, inner = split_inner(where)
+    if where.startswith("hf:") or (path.is_dir() and not inner and is_dataset_folder(path)):
+        return None
+    parts = official_parts(name, path, inner)
+    return None if parts is None else {part: partial(_itself, source) for part, source in parts.items()}
+
+
+def _itself(source: ImageSource) -> ImageSource:
+    return source
+
+
+def _unregistered(where: str) -> str:
+    """What to do with data of no registered name that lack a part."""
+    known = [] if where.startswith("hf:") else list(recognised(*split_inner(where)))
+    if known:
+        return f"it looks like {BENCHMARKS[known[0]].title} as its authors publish it: give {known[0]}={shown(where)}"
+    return "give the two apart, with --train and --test"
 
 
 def _agreeing(name: str, title: str, opened: Mapping[str, ImageSource], **facts: Any) -> Splits:
@@ -292,6 +374,32 @@ def _agreeing(name: str, title: str, opened: Mapping[str, ImageSource], **facts:
     if validation is not None:
         validation = in_order_of(train, validation)
     return Splits(name, title, train, in_order_of(train, test), validation, **facts)
+
+
+def _uneven(per_class: Mapping[str, int], opened: Mapping[str, ImageSource]) -> list[str]:
+    """The parts whose classes have not as many images each as the official ones."""
+    found = []
+    for part, count in per_class.items():
+        if part not in opened:
+            continue
+        if part == "train" and "validation" not in opened:  # they may be among the training images
+            count += per_class.get("validation", 0)
+        labels: Any = opened[part].labels
+        images = np.bincount(labels)
+        if (images != count).any():
+            found.append(f"{images.min()} to {images.max()} {part} images of a class instead of {count}")
+    return found
+
+
+def _reduced(short_side: int | None, source: ImageSource) -> list[str]:
+    """Says so where images are all of one size on their short side and the official ones are not of that size."""
+    sides = set()
+    for i in np.linspace(0, len(source) - 1, min(SAMPLED, len(source))).astype(int).tolist():
+        with suppress(UnreadableImage):
+            sides.add(min(source.load(i).size))
+    if len(sides) != 1 or sides == {short_side}:
+        return []
+    return [f"images of {sides.pop()} pixels on the short side, which the official ones do not have: a reduced copy"]
 
 
 def _differences(official: Mapping[str, int], sizes: Mapping[str, int]) -> list[str]:

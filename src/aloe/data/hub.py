@@ -90,6 +90,14 @@ class HubImages:
         data = cell.get("bytes") or (Path(cell["path"]) if cell.get("path") else b"")
         return decode_image(data, name=self.name(index), draft_size=draft_size)
 
+    def content(self, index: int) -> str | None:
+        """A hash of the encoded image; None where there is none."""
+        cell = self._dataset[index][self._column] or {}
+        data, path = cell.get("bytes"), Path(cell.get("path") or "")
+        if data is None and path.is_file():
+            data = read_bytes(path, MAX_BYTES)
+        return None if data is None else hashlib.sha256(data).hexdigest()
+
     def fingerprint(self) -> str:
         sizes = self._sizes()
         return digest(f"{path}\0{_file_size(path)}" if size is None else str(size) for size, path in sizes)

@@ -163,6 +163,15 @@ def class_folder(name: str) -> str:
     return name.rpartition("/")[0].rpartition("/")[2]
 
 
+def folders_in(root: Path) -> list[str]:
+    """Names of the folders in a folder, without hidden ones."""
+    try:
+        with os.scandir(root) as entries:
+            return [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    except PermissionError:  # such as lost+found: as for the walk over images, nothing is in there
+        return []
+
+
 class FolderStore:
     """The files under a folder, or chosen ones of them; links are followed, a folder only once."""
 
@@ -247,6 +256,15 @@ class StoredImages:
             raise UnreadableImage(self.name(index), f"a file of more than {MAX_BYTES >> 20} MiB")
         return decode_image(self._store.read(file), name=self.name(index), draft_size=draft_size)
 
+    def content(self, index: int) -> str | None:
+        """A hash of the file's bytes; None if it cannot be read."""
+        found = _content(self._store, self._files[index])
+        return None if found.startswith(_UNREAD) else found
+
+    def file_size(self, index: int) -> int:
+        """Bytes of the file."""
+        return _size(self._store, self._files[index])
+
     @cached_property
     def classes(self) -> list[str] | None:
         parents = {class_folder(self.name(i)) for i in range(len(self))}
@@ -281,7 +299,7 @@ class SceneImages:
         from aloe.data.scenes import CLASSES, SceneDataset
 
         self.classes: list[str] | None = list(CLASSES)
-        self._settings = f"scenes:{length}@{seed}@{resolution}"
+        self._settings, self._drawn = f"scenes:{length}@{seed}@{resolution}", f"scene@{seed}@{resolution}"
         self._scenes = SceneDataset(length, seed=seed, resolution=resolution)
 
     @classmethod
@@ -306,6 +324,10 @@ class SceneImages:
     def load(self, index: int, draft_size: DraftSize | None = None) -> Image.Image:
         return Image.fromarray(np.asarray(self._scenes[index].image))
 
+    def content(self, index: int) -> str:
+        """The seed, the resolution and the number, which a scene follows from."""
+        return f"{self._drawn}@{index}"
+
     def mask(self, index: int) -> np.ndarray:
         """(H, W) bool, the visible pixels of the labelled object."""
         return np.asarray(self._scenes[index].mask)
@@ -320,6 +342,7 @@ class SceneImages:
 
 
 _EXTENSIONS = ", ".join(EXTENSIONS)
+_UNREAD = "unreadable: "
 
 
 def _first_names(names: Sequence[str]) -> str:
@@ -371,7 +394,7 @@ def _content(store: Store, file: str) -> str:
     try:
         return hashlib.sha256(store.read(file)).hexdigest()
     except UnreadableImage as error:
-        return f"unreadable: {error.reason}"
+        return f"{_UNREAD}{error.reason}"
 
 
 def _stamp(store: Store, file: str) -> str:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +22,7 @@ from aloe.core.printable import shown
 from aloe.data.archives import Store
 from aloe.data.decode import DraftSize, is_image_name
 from aloe.data.hub import HubImages, is_dataset_folder, load_splits
+from aloe.data.shared import content_of, file_size_of, shared_images
 from aloe.data.sources import (
     PART_OF,
     FolderStore,
@@ -31,6 +31,7 @@ from aloe.data.sources import (
     are_parts,
     class_folder,
     digest,
+    folders_in,
     open_images,
     open_store,
     split_inner,
@@ -65,6 +66,11 @@ class Splits:
     def classes(self) -> list[str]:
         return list(self.test.classes or [])
 
+    @cached_property
+    def shared(self) -> int:
+        """How many test images are training images too."""
+        return 0 if self.train is None else shared_images(self.train, self.test)
+
     @property
     def sizes(self) -> dict[str, int]:
         """Number of images of each part that is there."""
@@ -96,6 +102,12 @@ class Relabelled:
 
     def name(self, index: int) -> str:
         return self.source.name(index)
+
+    def content(self, index: int) -> str | None:
+        return content_of(self.source, index)
+
+    def file_size(self, index: int) -> int | None:
+        return file_size_of(self.source, index)
 
     def fingerprint(self) -> str:
         return self.source.fingerprint()
@@ -169,6 +181,26 @@ def labelled(source: ImageSource, part: str, where: str, *, left_out: Sequence[s
     return source
 
 
+def has_labels(source: ImageSource) -> bool:
+    """Whether any image has a label."""
+    return source.labels is not None and bool((source.labels >= 0).any())
+
+
+def part_given(where: str, part: str) -> tuple[ImageSource, str]:
+    """The images that `where` gives for a part, train or test, and a note: the part of that name if there are several.
+
+    Raises:
+        UserError: nothing is there or it cannot be opened.
+    """
+    chosen = "@" in where if where.startswith("hf:") else where.startswith(("scenes:", "wds:"))
+    if not chosen and (where.startswith("hf:") or not is_image_name(split_inner(where)[0].name)):
+        parts = open_parts(where)
+        name = next((n for n in (part, "validation")[: 2 if part == "test" else 1] if n in parts), None)
+        if name is not None and len(parts) > 1:
+            return labelled(parts[name](), part, where), f"of {shown(where)} its {name} images"
+    return labelled(open_images(where), part, where), ""
+
+
 def check_classes(train: ImageSource, test: ImageSource) -> None:
     """Raises a `UserError` that names a class which only one of the two has."""
     odd = sorted(set(train.classes or []) ^ set(test.classes or []))
@@ -232,8 +264,8 @@ def _layout(store: Store, inner: str) -> dict[str, list[str]]:
     """Names of the folders at the top, under "", and in each of these."""
     found: dict[str, set[str]] = {"": set()}
     if isinstance(store, FolderStore):
-        found[""] = set(_folders(store.root))
-        found |= {top: set(_folders(store.root / top)) for top in found[""]}
+        found[""] = set(folders_in(store.root))
+        found |= {top: set(folders_in(store.root / top)) for top in found[""]}
     else:
         start = f"{inner}/" if inner else ""
         for name in filter(is_image_name, store.names()):
@@ -244,20 +276,12 @@ def _layout(store: Store, inner: str) -> dict[str, list[str]]:
     return {base: sorted(filter(None, folders)) for base, folders in found.items()}
 
 
-def _folders(root: Path) -> list[str]:
-    try:
-        with os.scandir(root) as entries:
-            return [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
-    except PermissionError:  # such as lost+found: as for the walk over images, nothing is in there
-        return []
-
-
 def _open_tree(store: Store, folder: str, where: str) -> ImageSource:
     if not isinstance(store, FolderStore):
         return _one_folder_per_class(StoredImages(store, folder, where=where), where)
     root = store.root / folder
     source = StoredImages(FolderStore(root), where=str(root))
-    empty = set(map(shown, _folders(root))) - {source.name(i).partition("/")[0] for i in range(len(source))}
+    empty = set(map(shown, folders_in(root))) - {source.name(i).partition("/")[0] for i in range(len(source))}
     if folder and empty:
         raise UserError(f"The class folders {_some(sorted(empty))} of {root} have no images; fill or remove them.")
     return _one_folder_per_class(source, where)

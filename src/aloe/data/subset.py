@@ -9,6 +9,7 @@ from PIL import Image
 
 from aloe.core.files import digest
 from aloe.data.decode import DraftSize, decode_image
+from aloe.data.shared import content_of, file_size_of
 from aloe.data.sources import ImageSource
 
 
@@ -30,6 +31,9 @@ class MemoryImages:
 
     def name(self, index: int) -> str:
         return self.images[index][0]
+
+    def content(self, index: int) -> str:
+        return hashlib.sha256(self.images[index][1]).hexdigest()
 
     def fingerprint(self) -> str:
         state = hashlib.sha256()
@@ -65,6 +69,12 @@ class SubsetImages:
 
     def name(self, index: int) -> str:
         return self.source.name(int(self.indices[index]))
+
+    def content(self, index: int) -> str | None:
+        return content_of(self.source, int(self.indices[index]))
+
+    def file_size(self, index: int) -> int | None:
+        return file_size_of(self.source, int(self.indices[index]))
 
     def fingerprint(self) -> str:
         return hashlib.sha256(self.source.fingerprint().encode() + self.indices.tobytes()).hexdigest()

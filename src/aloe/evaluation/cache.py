@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from aloe.core.errors import UserError
 from aloe.core.files import whole
-from aloe.data.archives import cache_folder
+from aloe.data.archives import cache_folder, decompressing_into
 
 Part = dict[str, Any]
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class PartFolder:
@@ -68,6 +71,19 @@ def read_part(path: Path, without: Sequence[str] = ()) -> Part:
         part: Part = {name: file.get_tensor(name).clone() for name in file.keys() if name not in without}  # noqa: SIM118
         part["unreadable"] = json.loads((file.metadata() or {}).get("unreadable", "[]"))
     return part
+
+
+def archives_in_cache(call: Callable[P, R]) -> Callable[P, R]:
+    """A function with a keyword `cache`, which decompresses archives into `cache`/archives where one is chosen."""
+
+    @wraps(call)
+    def within(*arguments: P.args, **others: P.kwargs) -> R:
+        cache: Any = others.get("cache")
+        chosen = None if cache is None or Path(cache) == default_cache() else Path(cache) / "archives"
+        with decompressing_into(chosen):
+            return call(*arguments, **others)
+
+    return within
 
 
 def default_cache() -> Path:

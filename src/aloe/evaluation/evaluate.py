@@ -17,6 +17,7 @@ from aloe.data.benchmarks import open_benchmark, pair
 from aloe.data.places import check_output
 from aloe.data.splits import Splits, alone
 from aloe.evaluation.backbones import load_any, model_fingerprint
+from aloe.evaluation.cache import archives_in_cache
 from aloe.evaluation.dense.tasks import DENSE, evaluate_dense
 from aloe.evaluation.explaining import EXPLAINING, check_explanations, measure_explanations
 from aloe.evaluation.reads import check_read, task_names
@@ -30,6 +31,7 @@ Data = str | Path | tuple[str | Path | None, str | Path] | Splits
 
 
 @in_plain_torch
+@archives_in_cache
 def evaluate(
     model: str | Path | Teacher | nn.Module,
     task: str,
@@ -71,6 +73,7 @@ def evaluate(
 
 
 @in_plain_torch
+@archives_in_cache
 def evaluate_all(
     models: Sequence[str],
     tasks: Sequence[str],
@@ -197,12 +200,14 @@ def _measure(case: Case, task: str, facts: dict[str, Any]) -> Row:
 
 def _row(case: Case, facts: dict[str, Any], outcome: Outcome, seconds: float, parts: Sequence[str] = ("test",)) -> Row:
     unreadable = (*case.unreadable(parts), *outcome.notes)
+    shared = case.splits.shared if {"train", "test"} <= set(parts) else 0
+    leak = (f"{shared} of the {len(case.splits.test)} test images are training images too",) if shared else ()
     return {
         "key": row_key(facts),
         **{key: facts[key] for key in ("task", "model", *describe(case.name, case.model), "data", "metric")},
         "value": outcome.value,
         "official": case.splits.official and not unreadable,
-        "notes": [*case.splits.notes, *unreadable],
+        "notes": [*case.splits.notes, *leak, *unreadable],
         "counts": outcome.counts,
         "details": outcome.details,
         **{key: facts[key] for key in ("settings", "fingerprints", "versions", "device")},

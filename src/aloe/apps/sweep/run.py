@@ -19,6 +19,7 @@ from aloe.data.places import check_output
 from aloe.data.shards import ShardSource
 from aloe.data.sources import open_source
 from aloe.evaluation.backbones import load_any
+from aloe.evaluation.cache import archives_in_cache
 from aloe.evaluation.dense.tasks import DENSE
 from aloe.evaluation.evaluate import Data, evaluate_all, open_data
 from aloe.evaluation.reads import check_read, read_by, task_names
@@ -106,6 +107,7 @@ class Sweep:
         for model in self.plan.beside:
             load_any(model)
 
+    @archives_in_cache
     def run(self, *, device: str = "cpu", cache: Path | None = None, progress: bool = True) -> list[SweepRow]:
         """All runs that are not done yet, and the rows of the whole plan.
 

@@ -26,6 +26,7 @@ from aloe.core.files import digest, read_json, stamp
 from aloe.data.frames.files import positive_depth
 from aloe.data.frames.frame import Frame, FrameSource, FrameSplits
 from aloe.data.frames.pickles import load_arrays
+from aloe.data.matlab import load_matlab
 
 MAX_DEPTH = 10.0  # metres
 SIZE = (480, 640)
@@ -157,7 +158,7 @@ class LabelledMat:
     def splits(self) -> tuple[list[int], list[int]]:
         folder = self.path.parent
         if (folder / "splits.mat").is_file():
-            stored = _load_mat(folder / "splits.mat")
+            stored = load_matlab(folder / "splits.mat", str(folder / "splits.mat"))
             if not {"trainNdxs", "testNdxs"} <= stored.keys():
                 raise UserError(f"{folder / 'splits.mat'} lacks trainNdxs and testNdxs.")
             train, test = ((np.ravel(stored[key]).astype(int) - 1).tolist() for key in ("trainNdxs", "testNdxs"))
@@ -220,7 +221,7 @@ class GeoNetFrames:
         if not 0 <= index < len(self):
             raise IndexError(f"frame {index} of {len(self)}")
         path = self.files[index]
-        stored = _load_mat(path)
+        stored = load_matlab(path, str(path))
         height, width = SIZE
         image, depth, normals = (np.atleast_1d(stored.get(key, 0.0)) for key in ("img", "depth", "norm"))
         cut = [x[:height, :width] if x.ndim > 1 else x for x in (image, depth, normals)]
@@ -270,15 +271,3 @@ def _checked_split(train: list[int], test: list[int], count: int, where: Path) -
             f"The split of {where} does not part its {count} frames in two: numbers repeat or do not exist."
         )
     return train, test
-
-
-def _load_mat(path: Path) -> dict[str, Any]:
-    try:
-        from scipy.io import loadmat
-        from scipy.io.matlab import MatReadError
-    except ImportError as error:
-        raise UserError(f"{path.name} needs scipy: pip install 'aloe-vit[probe3d]'.") from error
-    try:
-        return loadmat(path)
-    except (MatReadError, OSError, ValueError, TypeError, NotImplementedError, KeyError, IndexError) as error:
-        raise UserError(f"{path} is damaged or not a MATLAB file of the older kind ({error}).") from error

@@ -27,10 +27,15 @@ def load_arrays(path: Path) -> Any:
     with path.open("rb") as file:
         zipped = file.read(2) == b"\x1f\x8b"
     opener: Callable[[Path, str], Any] = gzip.open if zipped else open
+    with opener(path, "rb") as stream:
+        return read_arrays(stream, path)
+
+
+def read_arrays(stream: IO[bytes], path: Path | str) -> Any:
+    """As `load_arrays`, of an open stream; `path` is what to call it."""
     try:
-        with opener(path, "rb") as stream:
-            # latin1 is how Python 3 reads the bytes of arrays that Python 2 pickled.
-            return _Arrays(stream, path).load()
+        # latin1 is how Python 3 reads the bytes of arrays that Python 2 pickled.
+        return _Arrays(stream, path).load()
     except UserError:
         raise
     except (*_BROKEN, pickle.UnpicklingError) as error:
@@ -42,7 +47,7 @@ _BROKEN = (OSError, EOFError, ValueError, TypeError, LookupError, AttributeError
 
 
 class _Arrays(pickle.Unpickler):
-    def __init__(self, stream: IO[bytes], path: Path) -> None:
+    def __init__(self, stream: IO[bytes], path: Path | str) -> None:
         super().__init__(stream, encoding="latin1")
         self._path = path
 
