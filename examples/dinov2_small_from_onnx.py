@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--wheel", type=Path, help="default: the installed package")
     parser.add_argument("--output-dir", type=Path, required=True, help="must not exist yet")
     parser.add_argument("--images", type=Path, help="folder or tar of photographs to compare on")
+    parser.add_argument("--blocks", type=int, help="keep the first N blocks; default: all")
     options = parser.parse_args()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -75,6 +76,8 @@ def main() -> None:
     onnx_bytes, detector = read_package(options.wheel)
     proto = onnx.load_model_from_string(onnx_bytes)
     backbone = read_backbone(proto.graph)
+    if not 1 <= (options.blocks or 1) <= backbone.config.num_hidden_layers or options.blocks == 0:
+        fail(f"--blocks {options.blocks}: the model has {backbone.config.num_hidden_layers} blocks; keep 1 to all.")
     side = proto.graph.input[0].type.tensor_type.shape.dim[2].dim_value
 
     partial = target.with_name(target.name + ".partial")
@@ -96,6 +99,8 @@ def main() -> None:
         # all(... <= ...) so that a NaN fails as well
         if not all(error <= TOLERANCE for column in errors.values() for error in column):
             sys.exit(f"Some hidden states differ by more than {TOLERANCE}: nothing was written.")
+        if options.blocks is not None:
+            keep_first(model, options.blocks, partial)
         card = model_card(backbone, hashlib.sha256(onnx_bytes).hexdigest(), side, table)
         (partial / "README.md").write_text(card, encoding="utf-8")
         partial.rename(target)
@@ -264,6 +269,26 @@ def compare(model: Dinov2Model, proto: onnx.ModelProto, backbone: Backbone, pixe
     return errors
 
 
+def keep_first(model: Dinov2Model, blocks: int, folder: Path) -> None:
+    """Write the model without the blocks after the first `blocks`; the final norm follows them.
+
+    The package's last blocks serve its saliency head, so that earlier ones tell photographs apart better. What is kept
+    must give the whole model's hidden states to the bit.
+    """
+    pixels = torch.randn(2, 3, 112, 112, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        whole = model(pixels, output_hidden_states=True).hidden_states
+        facts = model.config.to_dict()
+        for name in ("out_features", "out_indices", "stage_names", "num_hidden_layers"):
+            facts.pop(name, None)  # which transformers derives from the number of blocks
+        first = Dinov2Model(Dinov2Config(**facts, num_hidden_layers=blocks))
+        first.load_state_dict({name: model.state_dict()[name] for name in first.state_dict()})
+        first.save_pretrained(folder)
+        kept = Dinov2Model.from_pretrained(folder).eval()(pixels, output_hidden_states=True).hidden_states
+    if len(kept) != blocks + 1 or not all(map(torch.equal, kept, whole)):
+        sys.exit(f"The first {blocks} blocks by themselves give other hidden states: nothing was written.")
+
+
 def read_photographs(path: Path) -> list[Image.Image]:
     """Return PHOTOGRAPHS images (at least 4) at equal steps through a folder or tar."""
     try:
@@ -312,6 +337,7 @@ resize the grid bicubically.
   2.0**. Keep both notices when passing these weights on.
 - Mean and std are the package's. It letterboxes to {side} px; here the short side is resized and
   the centre cropped, as usual for DINOv2.
+- Blocks: {c.num_hidden_layers} of the graph's {len(backbone.points) - 2}.
 - Dropped, the saliency head: {", ".join(backbone.dropped)}.
 
 Error against onnxruntime, largest absolute over largest absolute value, worst image ({versions}):

@@ -83,6 +83,23 @@ def test_folder_loads_as_dinov2_small(folder: Path) -> None:
     assert list(processor.image_std) == [0.229, 0.224, 0.225]
 
 
+def test_the_first_blocks_alone(folder: Path, tmp_path: Path) -> None:
+    from transformers import Dinov2Model
+
+    done = run(*package_options(), "--output-dir", tmp_path / "ten", "--blocks", 10)
+    assert done.returncode == 0, done.stderr
+    whole, ten = (Dinov2Model.from_pretrained(path).eval() for path in (folder, tmp_path / "ten"))
+    assert ten.config.num_hidden_layers == len(ten.encoder.layer) == 10
+    pixels = torch.randn(1, 3, 112, 112, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        expected = whole.layernorm(whole(pixels, output_hidden_states=True).hidden_states[10])
+        torch.testing.assert_close(ten(pixels).last_hidden_state, expected, rtol=0, atol=1e-6)
+    for blocks in (0, 13):
+        done = run(*package_options(), "--output-dir", tmp_path / "none", "--blocks", blocks)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "the model has 12 blocks" in done.stderr
+
+
 def test_a_small_change_of_one_weight_is_noticed(folder: Path, script: ModuleType) -> None:
     from transformers import Dinov2Model
 
