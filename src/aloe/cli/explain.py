@@ -1,9 +1,9 @@
-"""`aloe explain MODEL IMAGES`: one PNG per image, for a class or, with `--text`, for texts."""
+"""`aloe explain MODEL IMAGES`: one PNG per image, for a class, for texts, or for what it has in common with other images."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,6 +26,19 @@ def explain(
     templates: Annotated[
         str | None, typer.Option(help="Prompts that each text is put into: single, openclip or a file; default: none.")
     ] = None,
+    like: Annotated[
+        list[str] | None, typer.Option(help="Explain why each image is like this one, or the nearest of these.")
+    ] = None,
+    region: Annotated[
+        list[str] | None, typer.Option(help="With --like: only like this region, x,y,width,height in its pixels.")
+    ] = None,
+    pairs: Annotated[
+        int, typer.Option(min=0, max=MAX_COUNT, help="With --like: draw this many of the strongest pairs of patches.")
+    ] = 0,
+    toward: Annotated[
+        str | None, typer.Option(help="Explain the direction of the mean feature of these images.")
+    ] = None,
+    against: Annotated[str | None, typer.Option(help="With --toward: less the mean feature of these.")] = None,
     resolution: Annotated[
         int | None, typer.Option(min=1, max=MAX_SIDE, help="Pixels; default: the model's native size.")
     ] = None,
@@ -38,6 +51,7 @@ def explain(
     quiet_libraries()
     from aloe.attribution.files import explain_files
     from aloe.core.errors import UserError
+    from aloe.evaluation.alike.files import explain_like, explain_toward
     from aloe.evaluation.zeroshot import text_targets
     from aloe.models.saving import load
     from aloe.models.stages import standing
@@ -47,22 +61,33 @@ def explain(
         raise UserError("Give --target or --text, not both.")
     if not text and (text_tower or templates):
         raise UserError("--text-tower and --templates belong to --text; give a text as well.")
+    if sum([bool(text), target is not None, bool(like), toward is not None]) > 1:
+        raise UserError("Give one of --target, --text, --like and --toward.")
+    if (region or pairs) and not like:
+        raise UserError("--region and --pairs belong to --like; give an image that the others are like.")
+    if against is not None and toward is None:
+        raise UserError("--against belongs to --toward; give the images that the direction points to.")
     source = images[0] if len(images) == 1 else images
     student = load(model)
-    done = explain_files(
-        student,
-        source,
-        output_dir,
-        target=target,
-        texts=text_targets(text_tower_for(student, text_tower), text, templates) if text else None,
-        resolution=resolution,
-        limit=limit,
-        batch_size=batch_size,
-        device=choose_device(device),
-        progress=not json,
-        name=Path(model).name if Path(model).exists() else model,
-    )
+    settings: dict[str, Any] = {
+        "resolution": resolution,
+        "limit": limit,
+        "batch_size": batch_size,
+        "device": choose_device(device),
+        "progress": not json,
+        "name": Path(model).name if Path(model).exists() else model,
+    }
+    done: Any
+    if like:
+        others = like[0] if len(like) == 1 else like
+        done = explain_like(student, source, others, output_dir, regions=region or (), pairs=pairs, **settings)
+    elif toward is not None:
+        done = explain_toward(student, source, toward, output_dir, against=against, **settings)
+    else:
+        texts = text_targets(text_tower_for(student, text_tower), text, templates) if text else None
+        done = explain_files(student, source, output_dir, target=target, texts=texts, **settings)
     words = [f"{model}: {standing(student.config.teacher)}", f"{len(done.rows)} explanations in {output_dir}"]
+    words[1:1] = [f"{r['file']} is like {r['like']}: cosine {r['cosine']:.4f}" for r in done.rows[:20] if "like" in r]
     words += [f"{len(done.unreadable)} unreadable images were left out: {'; '.join(done.unreadable[:3])}"] * bool(
         done.unreadable
     )

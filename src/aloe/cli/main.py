@@ -24,6 +24,7 @@ from aloe.cli import (
     export,
     finetune,
     ground,
+    neighbours,
     publish,
     report,
     study,
@@ -69,6 +70,9 @@ app.command("finetune", cls=Verb, short_help="Fine-tune a teacher or student on 
 app.command("explain", cls=Verb, short_help="Write a student's own explanations of images.")(explain.explain)
 app.command("attribute", cls=Verb, short_help="Write the maps of attribution methods, side by side.")(
     attribute.attribute
+)
+app.command("neighbours", cls=Verb, short_help="Write an image's nearest images, and why they are near.")(
+    neighbours.neighbours
 )
 app.command("ground", cls=Verb, short_help="Write which pixels a LLaVA model's words come from.")(ground.ground)
 app.command("evaluate", cls=Verb, short_help="Evaluate teachers and students on data sets.")(evaluate.evaluate)

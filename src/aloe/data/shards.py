@@ -73,6 +73,14 @@ class ShardSource:
         rest.urls = self.urls[:-1]
         return rest, list(islice(self._read(self.urls[-1]), count))
 
+    def in_order(self) -> Iterator[tuple[str, bytes]]:
+        """(name, encoded image) of every sample once, shard after shard.
+
+        Raises:
+            DataError: A shard that cannot be read.
+        """
+        return chain.from_iterable(map(self._read, self.urls))
+
     def samples(self, *, seed: int, slot: int = 0, slots: int = 1, repeat: bool = True) -> Iterator[tuple[str, bytes]]:
         """(name, encoded image) of share `slot` of `slots`: one image member of each sample.
 

@@ -146,3 +146,22 @@ def _framed(image: Tensor, box: Any, side: int) -> Image.Image:
 def _centre(patch: int, grid: tuple[int, int], picture: Image.Image) -> tuple[float, float]:
     rows, columns = grid
     return (patch % columns + 0.5) * picture.width / columns, (patch // columns + 0.5) * picture.height / rows
+
+
+def line_pictures(images: Tensor, found: Any, names: Sequence[str], words: str) -> Iterator[Image.Image]:
+    """One line per image: the image, its colours under `words`, and the signed map with its sum and residual."""
+    side = max(PANEL, *images.shape[-2:])
+    for i, panels in enumerate(_panels(images, found, None)):
+        yield row(panels, [names[i], words, sum_words(found, i)], side=side)
+
+
+def neighbour_lines(
+    queries: Tensor, neighbours: Tensor, in_query: Any, in_neighbour: Any, name: str, titles: Sequence[str]
+) -> Iterator[Image.Image]:
+    """A line for each neighbour: the query, the neighbour, and in colour what either has that is like the other."""
+    sides = [_panels(queries, in_query, None), _panels(neighbours, in_neighbour, None)]
+    side = max(PANEL, *queries.shape[-2:])
+    for i, (query, neighbour) in enumerate(zip(*sides, strict=True)):
+        cosine = f"{i + 1}: cosine {float(in_query.logit[i]):.4f}"
+        captions = [name, titles[i], f"in the query ({cosine})", "in the neighbour"]
+        yield row([query[0], neighbour[0], query[1], neighbour[1]], captions, side=side)

@@ -1,0 +1,63 @@
+"""`aloe neighbours MODEL FOLDER IMAGES`: the nearest images, and why they are near."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aloe.cli.choices import one_of
+from aloe.cli.common import Device, Json, OutputDir, choose_device, quiet_libraries, say, table
+from aloe.core.bounds import MAX_BATCH, MAX_COUNT, MAX_SIDE
+
+
+def neighbours(
+    model: Annotated[str, typer.Argument(help="Folder or hub id of an aligned student.", autocompletion=one_of("zoo"))],
+    folder: Annotated[str, typer.Argument(help="What to choose from: folder, archive, hf:NAME@split, wds:shards.")],
+    images: Annotated[list[str], typer.Argument(help="The queries: files, folders, globs or archives.")],
+    output_dir: OutputDir,
+    k: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Neighbours of each image.")] = 5,
+    resolution: Annotated[
+        int | None, typer.Option(min=1, max=MAX_SIDE, help="Pixels; default: the model's native size.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, max=MAX_COUNT, help="At most this many queries.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, max=MAX_BATCH)] = 32,
+    cache: Annotated[Path | None, typer.Option(help="Where features are kept; default: ~/.cache/aloe.")] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no features.")] = False,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Write each image's nearest images with what makes them alike; with class folders, the k-NN vote explained."""
+    quiet_libraries()
+    from aloe.evaluation.alike.neighbours import find_neighbours
+    from aloe.evaluation.cache import default_cache
+    from aloe.models.saving import load
+    from aloe.models.stages import standing
+
+    student = load(model)
+    done = find_neighbours(
+        student,
+        folder,
+        images[0] if len(images) == 1 else images,
+        output_dir,
+        k=k,
+        resolution=resolution,
+        limit=limit,
+        batch_size=batch_size,
+        device=choose_device(device),
+        cache=None if no_cache else cache or default_cache(),
+        progress=not json,
+        name=Path(model).name if Path(model).exists() else model,
+    )
+    rows = [(r["file"], n["file"], n.get("class", ""), n["cosine"]) for r in done.rows for n in r["neighbours"]]
+    words = [f"{model}: {standing(student.config.teacher)}", table(rows, ("image", "neighbour", "class", "cosine"))]
+    for row in done.rows:
+        if vote := row.get("vote"):
+            second = f" less {vote['second']}" if vote["second"] else ""
+            words.append(f"{row['file']}: votes {vote['class']}{second}, {vote['value']:.4f}")
+    words += [f"{len(done.rows)} pictures in {output_dir}"]
+    words += [f"left out: {line}" for line in [*done.unreadable, *done.left_out]]
+    found = {"neighbours": done.rows, "unreadable": done.unreadable, "left_out": done.left_out}
+    found["student"] = standing(student.config.teacher)
+    say(found, "\n".join(words), json)

@@ -1,0 +1,1 @@
+"""Similarity over sets of images: cached features, nearest neighbours, and pictures of why they are near."""

@@ -1,0 +1,271 @@
+"""`aloe explain --like` and `--toward`: pictures of why images are like others, and a record of the numbers behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aloe.attribution.alike.regions import Box, centre_view, check_region, parsed_region, shares
+from aloe.attribution.alike.similarity import pooled, similarity
+from aloe.attribution.alike.votes import along, concept
+from aloe.attribution.files import check_owner, free_name, names_of_images, with_earlier
+from aloe.attribution.inherent import check_student
+from aloe.core.errors import UserError
+from aloe.core.files import write_json
+from aloe.core.printable import shown
+from aloe.core.progress import tracked
+from aloe.data.draws import ImageDataset, collate_images
+from aloe.data.places import check_output
+from aloe.data.sources import ImageSource, left_out, open_images
+from aloe.data.subset import SubsetImages
+from aloe.data.transforms import ResizeCenterCrop
+from aloe.draw.alike import line_pictures, pair_pictures, pairs_picture, region_picture
+from aloe.draw.gallery import save_png
+from aloe.evaluation.alike.shelf import Shelf, shelve
+from aloe.models.fingerprint import fingerprint
+
+RECORD_NAME = "alike.json"
+Row = dict[str, Any]
+
+
+@dataclass
+class Written:
+    """One row per image that was explained, what could not be read, and what of the sources was left out."""
+
+    rows: list[Row] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Folder:
+    """Where pictures go: a folder of one student, which is its from the first picture on."""
+
+    path: Path
+    about: dict[str, str]
+    taken: set[str]
+    earlier: list[Row]
+    started: bool = False
+
+    @classmethod
+    def of(cls, path: Path, student: Any, name: str, source: ImageSource, record: str, *read: Any) -> Folder:
+        """Checked before any work.
+
+        Raises:
+            UserError: it is among the images that are read, or holds something else.
+        """
+        for images in read:
+            check_output(images, path)
+        about = {"model": shown(name), "model_fingerprint": fingerprint(student)}
+        taken = names_of_images(source, path)
+        return cls(path / record, about, taken, check_owner(path, record, about, taken).get("alike", []))
+
+    def save(self, picture: Any, image: str, kind: str) -> str:
+        """Write a picture of an image; returns its path."""
+        if not self.started:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self.path, {**self.about, "alike": self.earlier})
+            self.started = True
+        path = self.path.parent / free_name(image, self.taken, kind)
+        save_png(picture, path)
+        return str(path)
+
+    def record(self, done: Written) -> None:
+        """Write the numbers, pictures by their names in the folder."""
+        kinds = ("regions_picture", "pairs_picture")
+        rows = [{**row, **{k: Path(row[k]).name for k in kinds if k in row}} for row in done.rows]
+        lost = {"unreadable": done.unreadable, "left_out": done.left_out}
+        write_json(self.path, {**self.about, "alike": with_earlier(rows, self.earlier), **lost})
+
+
+def explain_like(
+    student: Any,
+    images: Any,
+    like: Any,
+    output_dir: Path,
+    *,
+    regions: Sequence[str] = (),
+    pairs: int = 0,
+    resolution: int | None = None,
+    limit: int | None = None,
+    batch_size: int = 16,
+    device: str = "cpu",
+    cache: Path | None = None,
+    progress: bool = True,
+    name: str = "",
+) -> Written:
+    """Write `<stem>_alike.png` for every image: why it is like another, the nearest of those that `like` names.
+
+    Args:
+        student: a B-cos student. images, like: files, folders, archives and whatever else `aloe.data.sources` reads.
+        regions: `x,y,w,h` in pixels of the one image that `like` names: `<stem>_regions.png` shows what is like each.
+        pairs: lines of `<stem>_pairs.png`, between the patches that contribute most; 0: no such picture.
+        cache: folder of cached features; default: none are kept.
+
+    Raises:
+        UserError: no student, no images, regions of several images or outside, or a folder that cannot be written to.
+    """
+    student = check_student(student).to(device)
+    boxes = [parsed_region(text) for text in regions]
+    source, side = _opened(images, student, resolution, limit)
+    folder = Folder.of(output_dir, student, name or type(student).__name__, source, RECORD_NAME, images, like)
+    shelf = _shelf(student, like, side, batch_size, device, cache, progress)
+    view = None
+    if boxes:
+        if len(shelf) != 1:
+            raise UserError(f"--region is of one image, but --like names {len(shelf)}; give one file.")
+        view = _view(boxes, shelf, side)
+    done = Written(left_out=[*left_out(source), *shelf.left_out])
+
+    def explained(pixels: Tensor, names: list[str]) -> Iterator[Row]:
+        nearest = shelf.nearest(pooled(student, pixels, batch_size), 1)[:, 0]
+        others = shelf.pixels(list(nearest)).to(pixels)
+        found = similarity(student, pixels, others, batch_size=batch_size)
+        titles = [(image, shelf.name(int(i))) for image, i in zip(names, nearest, strict=True)]
+        for i, picture in enumerate(pair_pictures(pixels, others, found.a, found.b, titles)):
+            row: Row = {"file": names[i], "picture": folder.save(picture, names[i], "alike"), "like": titles[i][1]}
+            row |= {"cosine": float(found.cosine[i]), "residual": float(found.a.residual[i])}
+            row["residual_like"] = float(found.b.residual[i])
+            if view is not None:
+                parts = found.masked(shares(boxes, side, side, view), i)
+                sheet = region_picture(others[i], seen(boxes, view, side), pixels[i], parts.in_a, titles[i][1])
+                row["regions"] = [
+                    {"region": text, "value": float(v), "residual": float(r)}
+                    for text, v, r in zip(regions, parts.value, parts.in_a.residual, strict=True)
+                ]
+                row["regions_picture"] = folder.save(sheet, names[i], "regions")
+            if pairs:
+                table = found.pairs(index=i)
+                words = f"cosine {float(table.cosine):.4f}: patches {float(table.table.sum()):.4f}, constants"
+                words += f" {float(table.residual):.4f}"
+                sheet = pairs_picture(pixels[i], others[i], table.strongest(pairs), table.grids, caption=words)
+                row["pairs_picture"] = folder.save(sheet, names[i], "pairs")
+                row["pairs"] = table.strongest(pairs)
+            yield row
+
+    return _written(source, side, batch_size, device, explained, folder, done, progress)
+
+
+def explain_toward(
+    student: Any,
+    images: Any,
+    toward: Any,
+    output_dir: Path,
+    *,
+    against: Any = None,
+    resolution: int | None = None,
+    limit: int | None = None,
+    batch_size: int = 16,
+    device: str = "cpu",
+    cache: Path | None = None,
+    progress: bool = True,
+    name: str = "",
+) -> Written:
+    """Write `<stem>_toward.png` for every image: what in it points from the mean feature of `against` to that of `toward`.
+
+    The explained value is the cosine of the image's feature and that direction; arguments as in `explain_like`.
+
+    Raises:
+        UserError: no student, no images, two sets of one mean, or a folder that cannot be written to.
+    """
+    student = check_student(student).to(device)
+    source, side = _opened(images, student, resolution, limit)
+    sets = [spec for spec in (toward, against) if spec is not None]
+    folder = Folder.of(output_dir, student, name or type(student).__name__, source, RECORD_NAME, images, *sets)
+    shelves = [_shelf(student, spec, side, batch_size, device, cache, progress) for spec in sets]
+    direction = concept(*(shelf.vectors for shelf in shelves))
+    done = Written(left_out=[*left_out(source), *(line for shelf in shelves for line in shelf.left_out)])
+    words = f"toward {_named(toward)}" + (f" against {_named(against)}" if against is not None else "")
+
+    def explained(pixels: Tensor, names: list[str]) -> Iterator[Row]:
+        found = along(student, pixels, direction, batch_size=batch_size)
+        for i, picture in enumerate(line_pictures(pixels, found, names, words)):
+            numbers = {"value": float(found.logit[i]), "residual": float(found.residual[i])}
+            yield {"file": names[i], "picture": folder.save(picture, names[i], "toward"), **numbers}
+
+    return _written(source, side, batch_size, device, explained, folder, done, progress)
+
+
+def _opened(images: Any, student: Any, resolution: int | None, limit: int | None) -> tuple[ImageSource, int]:
+    source = open_images(images)
+    if limit is not None:
+        source = SubsetImages(source, np.arange(min(limit, len(source))))
+    side = resolution or student.config.resolution
+    if side % (patch := student.config.patch_size):
+        raise UserError(
+            f"--resolution {side} is not a whole number of {patch}-pixel patches; {max(side // patch, 1) * patch} is."
+        )
+    return source, side
+
+
+def _shelf(
+    student: Any, images: Any, side: int, batch_size: int, device: str, cache: Path | None, progress: bool
+) -> Shelf:
+    title = "features" if progress else None
+    settings: dict[str, Any] = {"batch_size": batch_size, "device": device, "cache": cache, "progress": title}
+    return shelve(student, images, resolution=side, **settings)
+
+
+def _written(
+    source: ImageSource,
+    side: int,
+    batch_size: int,
+    device: str,
+    explained: Callable[[Tensor, list[str]], Iterator[Row]],
+    folder: Folder,
+    done: Written,
+    progress: bool,
+) -> Written:
+    """Every batch of the source explained, then the record."""
+    dataset = ImageDataset(source, ResizeCenterCrop(side))
+    loader: Any = torch.utils.data.DataLoader(dataset, batch_size=batch_size, collate_fn=collate_images)
+    for batch in tracked(loader, "explaining" if progress else None):
+        done.unreadable += batch["unreadable"]
+        if len(batch["pixel_values"]):
+            names = [source.name(int(i)) for i in batch["index"]]
+            done.rows += explained(batch["pixel_values"].to(device), names)
+    if not done.rows:
+        raise UserError(f"None of the {len(source)} images could be read: {'; '.join(done.unreadable[:3])}.")
+    folder.record(done)
+    return done
+
+
+def _view(boxes: Sequence[Box], shelf: Shelf, side: int) -> Box:
+    """What the student sees of the one image of a shelf; its regions are checked.
+
+    Raises:
+        UserError: one lies outside the image, or wholly in what is cropped away.
+    """
+    width, height = shelf.size(0)
+    view = centre_view((width, height), side)
+    for box, share in zip(
+        boxes, shares([check_region(b, height, width, shelf.name(0)) for b in boxes], side, side, view), strict=True
+    ):
+        if not share.any():
+            words = ",".join(f"{value:g}" for value in box)
+            raise UserError(
+                f"The region {words} lies outside the central square of {shelf.name(0)} that the student sees, which is"
+                f" {','.join(f'{value:.0f}' for value in view)} (x,y,w,h)."
+            )
+    return view
+
+
+def seen(boxes: Sequence[Box], view: Box, side: int) -> list[Box]:
+    """Boxes of a file in pixels of what the student sees of it, cut at its edges."""
+    left, top, wide, high = view
+    found = []
+    for x, y, w, h in boxes:
+        corners = [(x - left) * side / wide, (y - top) * side / high, (x + w - left) * side / wide]
+        x0, y0, x1, y1 = (min(max(c, 0.0), float(side)) for c in (*corners, (y + h - top) * side / high))
+        found.append((x0, y0, x1 - x0, y1 - y0))
+    return found
+
+
+def _named(images: Any) -> str:
+    return shown(Path(str(images if isinstance(images, str | Path) else images[0])).name)

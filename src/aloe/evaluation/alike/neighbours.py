@@ -1,0 +1,126 @@
+"""`aloe neighbours`: the nearest images of a folder, why they are near, and with class folders the k-NN vote explained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aloe.attribution.alike.similarity import pooled, similarity
+from aloe.attribution.alike.votes import along, vote
+from aloe.attribution.inherent import check_student
+from aloe.core.bounds import counted
+from aloe.core.errors import UserError
+from aloe.core.progress import tracked
+from aloe.data.draws import ImageDataset, collate_images
+from aloe.data.sources import left_out, open_images
+from aloe.data.subset import SubsetImages
+from aloe.data.transforms import ResizeCenterCrop
+from aloe.draw.alike import line_pictures, neighbour_lines
+from aloe.draw.gallery import stack
+from aloe.evaluation.alike.files import Folder, Row, Written
+from aloe.evaluation.alike.shelf import Shelf, file_of, shelve
+
+RECORD_NAME = "neighbours.json"
+
+
+def find_neighbours(
+    student: Any,
+    shelf: Any,
+    images: Any,
+    output_dir: Path,
+    *,
+    k: int = 5,
+    resolution: int | None = None,
+    limit: int | None = None,
+    batch_size: int = 32,
+    device: str = "cpu",
+    cache: Path | None = None,
+    progress: bool = True,
+    name: str = "",
+) -> Written:
+    """Write `<stem>_neighbours.png` for every image: a line for each of its k nearest, with the map of either image.
+
+    Where the folder has classes, a line on top explains the vote: the sum of the cosines of the winning class's neighbours
+    less that of the second class's, which is one direction. An image is no neighbour of itself.
+
+    Args:
+        student: a B-cos student. shelf: what to choose neighbours from: folder, archive, data set or shards.
+        images: the queries. cache: folder of cached features; default: none are kept.
+
+    Raises:
+        UserError: no student, no images, fewer than k to choose from, or a folder that cannot be written to.
+    """
+    student, k = check_student(student).to(device), counted(k, "k")
+    source = open_images(images)
+    if limit is not None:
+        source = SubsetImages(source, np.arange(min(limit, len(source))))
+    folder = Folder.of(output_dir, student, name or type(student).__name__, source, RECORD_NAME, images, shelf)
+    settings: dict[str, Any] = {"batch_size": batch_size, "device": device, "cache": cache}
+    known = shelve(student, shelf, resolution=resolution, progress="features" if progress else None, **settings)
+    if k > len(known):
+        raise UserError(f"{k} neighbours were asked for, but there are {len(known)} images to choose from.")
+    done = Written(left_out=[*left_out(source), *known.left_out])
+    dataset = ImageDataset(source, ResizeCenterCrop(known.side))
+    loader: Any = torch.utils.data.DataLoader(dataset, batch_size=batch_size, collate_fn=collate_images)
+    for batch in tracked(loader, "neighbours" if progress else None):
+        done.unreadable += batch["unreadable"]
+        for image, index in zip(batch["pixel_values"], batch["index"].tolist(), strict=True):
+            query = source.name(index)
+            row, picture = _explained(student, known, image[None].to(device), query, file_of(source, index), k)
+            done.rows.append({"file": query, "picture": folder.save(picture, query, "neighbours"), **row})
+    if not done.rows:
+        raise UserError(f"None of the {len(source)} images could be read: {'; '.join(done.unreadable[:3])}.")
+    folder.record(done)
+    return done
+
+
+def _explained(student: Any, shelf: Shelf, image: Tensor, name: str, file: Path | None, k: int) -> tuple[Row, Any]:
+    """The numbers and the picture of one query (1, 3, H, W)."""
+    numbers = others(shelf, pooled(student, image)[0], k, file)
+    pixels = shelf.pixels(numbers).to(image)
+    found = similarity(student, image, pixels)
+    titles = [shelf.name(i) for i in numbers]
+    lines = list(neighbour_lines(found.images_a, pixels, found.a, found.b, name, titles))
+    near: list[Row] = [
+        {"file": title, "cosine": float(c), "residual": float(a), "residual_neighbour": float(b)}
+        for title, c, a, b in zip(titles, found.cosine, found.a.residual, found.b.residual, strict=True)
+    ]
+    row: Row = {"neighbours": near}
+    if shelf.classes is not None:
+        labels = shelf.features.labels[numbers]
+        for one, label in zip(near, labels.tolist(), strict=True):
+            one["class"] = shelf.classes[label]
+        votes, words = _vote(student, shelf.classes, image, found.features_a[0], found.features_b, labels)
+        row["vote"] = {key: value for key, value in votes.items() if key != "explanation"}
+        lines = [*line_pictures(image, votes["explanation"], [name], words), *lines]
+    return row, stack(lines)
+
+
+def others(shelf: Shelf, feature: Tensor, k: int, file: Path | None = None) -> list[int]:
+    """Numbers of the k nearest images that are not the query's own file."""
+    more = min(k + 1, len(shelf)) if file is not None else k
+    near = [i for i in shelf.nearest(feature[None], more)[0].tolist() if file is None or shelf.file(i) != file]
+    if len(near) < k:
+        raise UserError(f"{k} neighbours were asked for, but there are {len(near)} images besides the query.")
+    return near[:k]
+
+
+def _vote(
+    student: Any, classes: list[str], image: Tensor, query: Tensor, neighbours: Tensor, labels: Tensor
+) -> tuple[Row, str]:
+    found = vote(query, neighbours, labels.to(query.device))
+    explanation = along(student, image, found.direction)
+    second = None if found.second is None else classes[found.second]
+    row: Row = {
+        "class": classes[found.winner],
+        "second": second,
+        "sums": {classes[label]: value for label, value in found.sums.items()},
+        "value": float(explanation.logit[0]),
+        "residual": float(explanation.residual[0]),
+        "explanation": explanation,
+    }
+    return row, f"votes: {row['class']}" + ("" if second is None else f" less {second}")
