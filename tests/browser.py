@@ -29,14 +29,14 @@ def find_chromium() -> str | None:
 
 
 @contextmanager
-def open_browser() -> Iterator[Any]:
-    """A Playwright `Browser`, closed on leaving; the test skips where there is no Chromium."""
+def open_browser(*more: str) -> Iterator[Any]:
+    """A Playwright `Browser`, closed on leaving; the test skips where there is no Chromium. `more` are its arguments."""
     path = find_chromium()
     if path is None:
         pytest.skip(MISSING)
     from playwright.sync_api import sync_playwright
 
-    arguments = ["--disable-dev-shm-usage"]
+    arguments = ["--disable-dev-shm-usage", *more]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         arguments.append("--no-sandbox")  # Chromium refuses to run as root in its sandbox
     with sync_playwright() as playwright:

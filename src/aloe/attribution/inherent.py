@@ -35,7 +35,7 @@ class Explanation:
 
     Shapes: `logit` (B,) the explained value; `contributions` (B, H, W); `weights` (B, 6, H, W), W(x) of the explained
     value over the model's six channels, (r, g, b, 1-r, 1-g, 1-b); `residual` (B,) what the constants contributed;
-    `logits` (B, C) and `prediction` (B,) where the model has a classifier.
+    `logits` (B, C) and `prediction` (B,) where the model has a classifier; `pooled` (B, D) the image's features.
     """
 
     logit: Tensor
@@ -44,6 +44,7 @@ class Explanation:
     residual: Tensor
     logits: Tensor | None = None
     prediction: Tensor | None = None
+    pooled: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.logit)
@@ -178,6 +179,7 @@ def explain_batch(model: nn.Module, images: Tensor, target: Target) -> Explanati
         residual=(at_tokens * constants).sum((1, 2)) + constant,
         logits=None if logits is None else logits.detach(),
         prediction=None if logits is None else logits.detach().argmax(-1),
+        pooled=outputs.pooler_output.detach(),
     )
 
 

@@ -41,12 +41,20 @@ class TextTarget:
 
 @dataclass(frozen=True)
 class ClassIndices:
-    """Classes (B,), int64, taken without a look at their values: the input of a graph that is being traced."""
+    """Classes (B,), int64, taken without a look at their values: the input of a graph that is being traced. Negative ones
+    stand for the predicted class."""
 
     index: Tensor
 
 
-Target = None | int | str | Sequence[int | str] | Tensor | TextTarget | ClassIndices
+@dataclass(frozen=True)
+class GivenDirections:
+    """Directions (B, D) in the pooled output, the input of a graph: a row of zeros stands for that of the output itself."""
+
+    direction: Tensor
+
+
+Target = None | int | str | Sequence[int | str] | Tensor | TextTarget | ClassIndices | GivenDirections
 
 
 def target_value(outputs: Any, config: Any, target: Target) -> tuple[Tensor, float]:
@@ -67,12 +75,15 @@ def target_value(outputs: Any, config: Any, target: Target) -> tuple[Tensor, flo
         return (pooled * direction).sum(-1) / norm + target.bias, target.bias
     if isinstance(target, Tensor) and target.is_floating_point():
         return (pooled * _direction(target, pooled)).sum(-1), 0.0
+    if isinstance(target, GivenDirections):
+        given = (target.direction != 0).any(-1, keepdim=True)
+        return (pooled * torch.where(given, target.direction, F.normalize(pooled.detach(), dim=-1))).sum(-1), 0.0
     if target is None and logits is None:
         return (pooled * F.normalize(pooled.detach(), dim=-1)).sum(-1), 0.0
     if logits is None:
         raise UserError("This model has no classifier: give a direction or a text embedding, or a model with classes.")
     if isinstance(target, ClassIndices):
-        index = target.index
+        index = torch.where(target.index < 0, logits.argmax(-1), target.index)
     else:
         index = logits.argmax(-1) if target is None else class_indices(target, config, logits)
     return logits.gather(1, index[:, None])[:, 0], float(getattr(config, "logit_bias", 0.0))

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -242,6 +243,25 @@ def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
         UserError: the folder cannot be written, or the disk is full.
     """
     write_whole(path, json.dumps(value, indent=indent) + "\n")
+
+
+def replace_folder(home: Path, made: Path) -> None:
+    """A new folder in the place of an old one, on the same file system; if that fails the old one is back.
+
+    Raises:
+        OSError: it cannot be put there.
+    """
+    old = home.with_name(f".{home.name}.replaced")
+    shutil.rmtree(old, ignore_errors=True)
+    if home.exists():
+        os.replace(home, old)
+    try:
+        os.replace(made, home)
+    except OSError:
+        if old.exists():
+            os.replace(old, home)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def append_line(path: Path, value: Any) -> None:

@@ -223,7 +223,8 @@ def test_a_file_is_replaced_only_when_told(tmp_path):
     ],
 )
 def test_bad_requests(tmp_path, monkeypatch, options, words):
-    monkeypatch.setattr(run, "_traced", None)  # nothing is traced for a request that cannot be served
+    for name in ("forward_program", "explanation_program"):  # nothing is traced for a request that cannot be served
+        monkeypatch.setattr(run, name, None)
     model, output = options.pop("model", None) or build(classifier=False), tmp_path / options.pop("output", "x.onnx")
     with pytest.raises(UserError, match=words):
         export_student(model, output, **options)

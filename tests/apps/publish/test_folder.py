@@ -337,7 +337,7 @@ class Killed(BaseException):
     """As good as a signal: nothing catches it."""
 
 
-@pytest.mark.parametrize("moment", ["save_student", "write_card", "_replace"])
+@pytest.mark.parametrize("moment", ["save_student", "write_card", "replace_folder"])
 @pytest.mark.parametrize("before", [False, True])
 def test_killed_between_files_leaves_the_old_or_nothing(moment, before, run, tmp_path, monkeypatch):
     old = everything(dry(run, tmp_path).folder) if before else {}
@@ -367,7 +367,7 @@ def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(run, tmp_path, m
             raise OSError(28, "No space left on device")
         replace(source, target)
 
-    monkeypatch.setattr(module.os, "replace", failing)
+    monkeypatch.setattr(os, "replace", failing)
     with pytest.raises(UserError, match="cannot be written: No space left"):
         dry(run, tmp_path, data_name="cifar10")
     assert everything(tmp_path / "out" / "x") == old

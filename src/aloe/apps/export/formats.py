@@ -116,6 +116,21 @@ def file_size(path: Path) -> int:
 
 
 @contextmanager
+def told(words: str) -> Iterator[None]:
+    """Within the block, what every part of torch.export raises becomes a `UserError` of these words and its first line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except RuntimeError as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        reason = next((line.strip() for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
+        raise UserError(f"{words}: {reason}") from error
+
+
+@contextmanager
 def quiet() -> Iterator[None]:
     """Without the notes of exporter and quantiser about packages and steps that nobody needs here."""
     before = logging.root.manager.disable

@@ -34,7 +34,7 @@ EXPLANATION = {
 IMAGE = "(B, 3, H, W), float32 RGB in [0, 1], not normalised"
 TARGETS = {
     "own": "the predicted class, or without a classifier the direction of the pooled output itself",
-    "class": "input target (B,), int64: the class of each image",
+    "class": "input target (B,), int64: the class of each image; negative: the predicted one",
     "direction": "input direction (B, D), float32: a direction in the pooled output of each image",
 }
 EXAMPLES = 2  # images in the traced batch; one image would be taken for a constant
@@ -49,14 +49,14 @@ def frozen_copy(model: nn.Module, attention: str) -> Any:
 
 def forward_program(model: nn.Module, size: int) -> ExportedProgram:
     """image (B, 3, size, size) -> the outputs of `FORWARD` that the model has, by name."""
-    return _program(_Forward(frozen_copy(model, "sdpa")), example_inputs(model, size))
+    return program_of(_Forward(frozen_copy(model, "sdpa")), example_inputs(model, size))
 
 
 def explanation_program(model: nn.Module, size: int, target: str = "own") -> ExportedProgram:
     """image (B, 3, size, size) and, for `class` and `direction`, the target -> the outputs of `EXPLANATION` by name."""
     explaining = _Explaining(frozen_copy(model, "eager"), target)  # fused attention has no backward in ONNX
     inputs = example_inputs(model, size, target)
-    return _program(_Traced(explaining, inputs), inputs)
+    return program_of(traced(explaining, inputs), inputs)
 
 
 def example_inputs(model: nn.Module, size: int, target: str = "own", count: int = EXAMPLES) -> dict[str, Tensor]:
@@ -100,8 +100,13 @@ class _Traced(nn.Module):
         self.model = module.model
         self.traced = _trace(module, inputs)  # not `graph`, a name that torch.export keeps for itself
 
-    def forward(self, image: Tensor, given: Tensor | None = None) -> dict[str, Tensor]:
-        return self.traced(_tensors(self), image, *([] if given is None else [given]))
+    def forward(self, image: Tensor, given: Tensor | None = None, more: Tensor | None = None) -> dict[str, Tensor]:
+        return self.traced(_tensors(self), *(value for value in (image, given, more) if value is not None))
+
+
+def traced(module: nn.Module, inputs: dict[str, Tensor]) -> nn.Module:
+    """A module with `model` inside, of inputs by name, whose forward and the autograd in it are plain operations."""
+    return _Traced(module, inputs)
 
 
 def _trace(module: nn.Module, inputs: dict[str, Tensor]) -> nn.Module:
@@ -144,10 +149,11 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
     return {n: t for n, t in (*module.named_parameters(), *module.named_buffers()) if n.startswith("model.")}
 
 
-def _program(module: nn.Module, inputs: dict[str, Tensor]) -> ExportedProgram:
+def program_of(module: nn.Module, inputs: dict[str, Tensor]) -> ExportedProgram:
+    """The program of a module of tensors by name, the number of images free, without paths of this machine."""
     shapes = tuple({0: Dim("batch", min=1)} for _ in inputs)
     with torch.no_grad():
         program = torch.export.export(module, tuple(inputs.values()), dynamic_shapes=shapes)
-    for node in program.graph.nodes:  # would carry the paths of this machine into the file
+    for node in program.graph.nodes:  # would carry paths into the file
         node.meta.pop("stack_trace", None)
     return program

@@ -7,14 +7,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 
 from aloe.apps.export import formats
 from aloe.apps.export.graphs import (
@@ -104,28 +102,32 @@ def export_student(
     file_format = check_request(path, what, format, target, int8, opset)
     check_destination(path, overwrite)
     model = unwrapped(model)
-    _check_model(model, target)
-    size = _side(model, image_size)
+    check_student(model, target)
+    size = side_of(model, image_size)
     images = _images(images, size) if int8 else None
     reference = copy.deepcopy(model).cpu().float().eval()
     inputs, outputs = list(example_inputs(model, size, target)), _outputs(model, what)
     metadata = _metadata(model, what, size, target, outputs, int8)
     announce(f"Tracing the {what} of {size} x {size} pixels ...")
-    program = _traced(reference, what, size, target)
+    with formats.told("The model cannot be traced"):
+        traced = forward_program(reference, size) if what == "forward" else explanation_program(reference, size, target)
     staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         written = staging / path.name
         number = quantised = None
         if file_format == "onnx":
             announce("Translating the graph to ONNX; an explanation takes about a minute ...")
-            number = _to_onnx(program, written, inputs, outputs, metadata, opset, int8)
+            with formats.told("The model cannot be written as ONNX"):
+                number = formats.write_onnx(
+                    traced, written, inputs=inputs, outputs=outputs, metadata=metadata, opset=opset, fold=int8
+                )
             run = formats.run_onnx(written)
         else:
-            formats.write_torch(program, written, metadata)
+            formats.write_torch(traced, written, metadata)
             run = formats.run_torch(written)
         announce("Comparing the graph with PyTorch ...")
         verified: Verified = verify(reference, run, what, size, target, tolerance)
-        del run, program
+        del run, traced
         if int8:
             (staging / "int8").mkdir()
             smaller = staging / "int8" / path.name
@@ -202,14 +204,20 @@ def check_destination(path: Path, overwrite: bool = False) -> None:
         raise UserError(f"The folder {path.parent} cannot be written to.")
 
 
-def _check_model(model: nn.Module, target: str) -> None:
+def check_student(model: nn.Module, target: str = "own") -> None:
+    """Raises: UserError for what is no student, or has no classes where they are asked for."""
     if getattr(getattr(model, "config", None), "model_type", None) != "bcos_vit":
         raise UserError(f"{type(model).__name__} is not a B-cos student: align it first (aloe align), then export it.")
     if target == "class" and not hasattr(model, "classifier"):
         raise UserError("This model has no classifier, so no class to explain; take the target 'own' or 'direction'.")
 
 
-def _side(model: nn.Module, wanted: int | None) -> int:
+def side_of(model: nn.Module, wanted: int | None) -> int:
+    """The side in pixels of a graph's images; default: the model's own resolution.
+
+    Raises:
+        UserError: it is no whole number of patches.
+    """
     config: Any = model.config
     side, patch = config.resolution if wanted is None else wanted, config.patch_size
     if side < patch or side % patch:
@@ -230,37 +238,6 @@ def _noise(model: nn.Module, size: int) -> Tensor:
 def _outputs(model: nn.Module, what: str) -> list[str]:
     of_classes = () if hasattr(model, "classifier") else ("logits", "prediction")
     return [name for name in (FORWARD if what == "forward" else EXPLANATION) if name not in of_classes]
-
-
-def _traced(model: nn.Module, what: str, size: int, target: str) -> ExportedProgram:
-    try:
-        return forward_program(model, size) if what == "forward" else explanation_program(model, size, target)
-    except RuntimeError as error:  # what every part of torch.export raises
-        raise UserError(f"The model cannot be traced: {_reason(error)}") from error
-
-
-def _to_onnx(
-    program: ExportedProgram,
-    path: Path,
-    inputs: list[str],
-    outputs: list[str],
-    metadata: Mapping[str, str],
-    opset: int | None,
-    fold: bool,
-) -> int:
-    try:
-        return formats.write_onnx(
-            program, path, inputs=inputs, outputs=outputs, metadata=metadata, opset=opset, fold=fold
-        )
-    except RuntimeError as error:
-        raise UserError(f"The model cannot be written as ONNX: {_reason(error)}") from error
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of the error that started it."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _metadata(model: nn.Module, what: str, size: int, target: str, outputs: list[str], int8: bool) -> dict[str, str]:

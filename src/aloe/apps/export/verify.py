@@ -49,7 +49,7 @@ def verify(model: nn.Module, run: Runner, what: str, size: int, target: str, tol
                 outputs = model(feeds["image"], return_dict=True)
             expected = {name: outputs[name] for name in found}
         for name, value in expected.items():
-            differences[name] = max(differences.get(name, 0.0), _difference(name, found[name], value))
+            differences[name] = max(differences.get(name, 0.0), difference(name, found[name], value))
     verified = Verified(differences, max(completeness, default=None))  # type: ignore[type-var]
     bad = [f"{name} by {value:.1e}" for name, value in differences.items() if not value <= tolerance]
     if bad:
@@ -90,7 +90,12 @@ def _explained(model: nn.Module, feeds: dict[str, Tensor], found: Arrays) -> dic
     return {name: getattr(explanation, name) for name in found if name != "prediction"}
 
 
-def _difference(name: str, found: np.ndarray, expected: Tensor) -> float:
+def difference(name: str, found: np.ndarray, expected: Tensor) -> float:
+    """max |found - expected| / max |expected|; infinite where it is no number.
+
+    Raises:
+        UserError: shapes that differ.
+    """
     if found.shape != tuple(expected.shape):
         raise UserError(f"Nothing was written: {name} has shape {found.shape}, the model's {tuple(expected.shape)}.")
     reference = expected.double().numpy()

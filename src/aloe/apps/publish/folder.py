@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from aloe.apps.publish.numbers import collect_numbers
 from aloe.apps.publish.push import push_folder
 from aloe.apps.publish.student import TRAINED, Published, read_student
 from aloe.core.errors import UserError
+from aloe.core.files import replace_folder
 from aloe.evaluation.backbones import model_fingerprint
 from aloe.report.rows import read_results
 
@@ -93,7 +93,7 @@ def publish(
         staging.mkdir(parents=True)
         _write(staging, found, repo_id, origin, numbers, pictures)
         files = sorted(path.name for path in staging.iterdir())
-        _replace(home, staging)
+        replace_folder(home, staging)
     except OSError as error:
         raise UserError(f"{home} cannot be written: {error.strerror or error}.") from error
     finally:
@@ -147,21 +147,6 @@ def _write(
     card = write_card(student, repo_id, origin, numbers, names)
     mark = f"<!-- aloe publish {repo_id} {_hash(card)} -->\n"
     (folder / CARD_NAME).write_text(card + mark, encoding="utf-8")
-
-
-def _replace(home: Path, staging: Path) -> None:
-    """The new folder in the place of the old one; if that fails the old one is back."""
-    old = home.with_name(f".{home.name}.replaced")
-    shutil.rmtree(old, ignore_errors=True)
-    if home.exists():
-        os.replace(home, old)
-    try:
-        os.replace(staging, home)
-    except OSError:
-        if old.exists():
-            os.replace(old, home)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _explained(model: Any, images: Sequence[str | Path]) -> list[Any]:
