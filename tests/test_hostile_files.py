@@ -309,3 +309,93 @@ def test_csv_of_answers_is_quoted():
     text = io.StringIO()
     csv.writer(text).writerow([for_spreadsheets("=1\n2")])
     assert from_spreadsheets(next(csv.reader(io.StringIO(text.getvalue())))[0]) == "=1\n2"
+
+
+def raw_header(kind, size, name="h"):
+    """A block of a tar's header that declares `size` bytes."""
+    member = tarfile.TarInfo(name)
+    member.type, member.size = kind, size
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        raw_header(tarfile.XHDTYPE, 2**40) + bytes(1024),
+        raw_header(tarfile.GNUTYPE_LONGNAME, 2**33) + bytes(1024),
+        raw_header(tarfile.REGTYPE, 2**62, "a.png") + bytes(1024),
+        raw_header(tarfile.XHDTYPE, 0) * 3000 + bytes(1024),
+        raw_header(tarfile.REGTYPE, 100, "a.png") + b"x" * 50,
+    ],
+)
+def test_headers_of_tars_that_declare_too_much(tmp_path, data):
+    (tmp_path / "a.tar").write_bytes(data)
+    with pytest.raises(UserError, match=r"a\.tar"):
+        open_archive(tmp_path / "a.tar")
+
+
+@pytest.mark.parametrize(("at", "value"), [(16, struct.pack("<I", 2**31)), (8, b"\xff" * 4), (12, b"\xff" * 4)])
+def test_directories_of_zips_that_lie(tmp_path, at, value):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.png", b"x")
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    end = data.rfind(b"PK\x05\x06")
+    data[end + at : end + at + 4] = value
+    (tmp_path / "a.zip").write_bytes(data)
+    with pytest.raises(UserError, match="a"):
+        open_source(str(tmp_path / "a.zip")).load(0)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        *("scenes:99999999999999999999", "scenes:1@1@100000", "scenes:1@99999999999", "scenes:\u0661"),
+        *(
+            "~nobody-of-this-name/a.png",
+            "/proc/self/mem",
+            "/proc/self/pagemap",
+            "/dev/zero",
+            "wds:{0..99999999999}.tar",
+        ),
+    ],
+)
+def test_addresses_of_images_that_are_none(spec):
+    with pytest.raises(UserError):
+        open_source(spec)
+
+
+def test_a_folder_that_links_to_those_of_the_system(tmp_path):
+    write_pictures(tmp_path / "photos", 2)
+    (tmp_path / "photos" / "all").symlink_to("/proc")
+    found = open_source(str(tmp_path / "photos"))
+    assert len(found) == 2
+    assert any("a folder of the system" in line for line in found.left_out)
+
+
+YAMLS = [
+    *(
+        "a: 1\na: 2",
+        "a: &x [1]\nb: *x",
+        "a: 1_0",
+        "a: 0x10",
+        "a: 010",
+        "a: 1:30",
+        "{? [a]: 1}",
+        "!!python/name:os.system",
+    ),
+    *("a: 2024-13-45", "a: " + "9" * 5000, "\x00"),
+]
+
+
+@pytest.mark.parametrize("text", YAMLS)
+def test_yaml_is_plain(text):
+    with pytest.raises(ValueError, match=r".") as told:
+        parse_yaml(text)
+    assert "\n" not in str(told.value)
+    assert len(str(told.value)) < 200
+    assert parse_yaml("a: [1, -2.5, 1.0e-3, true, null, x, '1_0']") == {"a": [1, -2.5, 0.001, True, None, "x", "1_0"]}
+
+
+def test_json_names_everything_once():
+    with pytest.raises(ValueError, match="'a' twice"):
+        parse_json('{"b": {"a": 1, "a": 2}}')

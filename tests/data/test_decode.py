@@ -228,7 +228,7 @@ def test_damage_gives_an_image_or_unreadable_image(kind: str, data: st.DataObjec
 def test_not_an_image_and_not_there(tmp_path: Path) -> None:
     with pytest.raises(UnreadableImage, match=r"a.txt: not an image"):
         decode_image(b"hello", name="a.txt")
-    with pytest.raises(UnreadableImage, match="no such file"):
+    with pytest.raises(UnreadableImage, match="No such file"):
         decode_image(tmp_path / "none.png")
 
 

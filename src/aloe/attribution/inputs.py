@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from aloe.core.arrays import as_tensor
 from aloe.core.errors import UserError
+from aloe.core.files import expanded
 
 FORMS = (
     "give a float tensor or array (B, 3, H, W) in [0, 1], pictures as uint8 arrays (H, W, 3), PIL images, paths of image"
@@ -115,7 +116,7 @@ def _picture(picture: Any, model: nn.Module) -> Tensor:
 
     config: Any = model.config
     if isinstance(picture, str | Path):
-        picture = Path(picture).expanduser()
+        picture = expanded(picture)
         if not picture.is_file():
             raise UserError(f"{picture} is not an image file; {FORMS}.")
     elif 0 in picture.size:

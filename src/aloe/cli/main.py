@@ -6,7 +6,6 @@ import errno
 import sys
 from contextlib import suppress
 from itertools import pairwise
-from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -36,6 +35,7 @@ from aloe.cli import (
 )
 from aloe.cli.verb import Verb
 from aloe.core.errors import UserError
+from aloe.core.files import expanded
 from aloe.core.printable import shown_line
 
 app = typer.Typer(
@@ -121,7 +121,7 @@ def _going_on() -> str:
     folders = [b for a, b in pairwise(words) if a in ("-o", "--output-dir")]
     folders += [w.partition("=")[2] for w in words if w.startswith("--output-dir=")]
     if words[:1] and words[0] in ("align", "finetune", "sweep") and folders:
-        home = Path(folders[-1]).expanduser()
+        home = expanded(folders[-1])
         if words[0] == "sweep":
             return "run the same command again; finished runs are kept"
         if checkpoints(home):

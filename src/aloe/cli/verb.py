@@ -10,6 +10,8 @@ from typer.core import TyperCommand
 
 from aloe.cli.choices import filled
 from aloe.core.errors import UserError
+from aloe.core.files import expanded
+from aloe.core.typed import odd_number, whole_number
 
 
 class Verb(TyperCommand):
@@ -25,6 +27,7 @@ class Verb(TyperCommand):
             if not word.strip() or (word.startswith("--") and word.endswith("=")):
                 name = word.rstrip("=") if word.strip() else before if before.startswith("-") else "an argument"
                 raise UserError(f"{name} is empty; give a value or leave it out.")
+        typed = list(args)  # click takes words out of the list
         try:
             rest = super().parse_args(ctx, args)
         except Exception as error:
@@ -32,8 +35,10 @@ class Verb(TyperCommand):
             if type(error).__name__ == "NoSuchOption" and (verbs := _verbs_with(ctx, option, self.name)):
                 raise UserError(f"{ctx.info_name} has no option {option}; {verbs}.") from None
             raise
+        found = self.make_parser(ctx).parse_args(args=typed)[0]
         for parameter in self.params:
             value = ctx.params.get(parameter.name)
+            _check_digits(found.get(str(parameter.name)), value, _shown(parameter))
             ctx.params[parameter.name] = _read(value, _shown(parameter))
         return rest
 
@@ -46,13 +51,21 @@ class Verb(TyperCommand):
         super().format_help(ctx, formatter)
 
 
+def _check_digits(word: Any, value: Any, name: str) -> None:
+    """Raises UserError for a number that Python reads and the rule of `core.typed` does not: 1_0, or other digits."""
+    if not isinstance(word, str) or isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    if odd_number(word) or (isinstance(value, int) and whole_number(word) != value):
+        raise UserError(f"{name} takes a number in decimal digits, got {word!r}.")
+
+
 def _read(value: Any, name: str) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_read(v, name) for v in value)
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{name} must be a finite number, got {value}.")
     if isinstance(value, Path):
-        return value.expanduser()
+        return expanded(value)
     return value
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -16,14 +17,31 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from aloe.core.errors import UserError
+from aloe.core.typed import first_twice
 
 TEXT_LIMIT = 256 << 20
 """Bytes of the largest text file that is read."""
+YAML_LIMIT = 1 << 18
+"""And of a file of settings, which are read slowly."""
 HASHED_BYTES = 1 << 30
 """Images of this many bytes together are known by their content, beyond that by names, sizes and times."""
+
+
+def expanded(path: str | Path) -> Path:
+    """A path with `~` for a user's own folder.
+
+    Raises:
+        UserError: nobody of that name has one here.
+    """
+    found = Path(os.path.expanduser(path))
+    if str(found).startswith("~") and not os.path.lexists(found):
+        raise UserError(
+            f"{found} begins with the folder of a user who has none here; write the path out, or ./~ for a name."
+        )
+    return found
 
 
 def read_bytes(path: Path, limit: int = TEXT_LIMIT) -> bytes:
@@ -33,14 +51,46 @@ def read_bytes(path: Path, limit: int = TEXT_LIMIT) -> bytes:
         OSError: there is none, or it cannot be read.
         UserError: it is a device or a pipe, or larger than `limit` bytes.
     """
-    facts = path.stat()
+    with open_regular(path, limit) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:  # of /proc, whose files have no size
+        raise _too_large(path, len(data), limit)
+    return data
+
+
+def open_regular(path: Path, limit: int | None = None) -> BinaryIO:
+    """A regular file, open for reading; nothing else is waited for or read.
+
+    Raises:
+        OSError: there is none, or it cannot be read.
+        UserError: it is a device or a pipe, or larger than `limit` bytes.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except ValueError as error:  # a null character in its name
+        raise UserError(f"{str(path)!r} is no name of a file ({error}).") from error
+    except OSError as error:
+        if error.errno in (errno.ENXIO, errno.ENODEV):  # a socket, or a device without its hardware
+            raise UserError(_no_file(path)) from error
+        raise
+    facts = os.fstat(handle)
     if not stat.S_ISREG(facts.st_mode):
+        os.close(handle)
         if stat.S_ISDIR(facts.st_mode):
-            raise IsADirectoryError(21, "Is a directory", str(path))
-        raise UserError(f"{path} is not a regular file but a device or a pipe; give a file.")
-    if facts.st_size > limit:
-        raise UserError(f"{path} has {facts.st_size / 1e6:.0f} MB, more than the {limit / 1e6:.0f} MB that are read.")
-    return path.read_bytes()
+            raise IsADirectoryError(errno.EISDIR, "Is a directory", str(path))
+        raise UserError(_no_file(path))
+    if limit is not None and facts.st_size > limit:
+        os.close(handle)
+        raise _too_large(path, facts.st_size, limit)
+    return os.fdopen(handle, "rb")
+
+
+def _no_file(path: Path) -> str:
+    return f"{path} is not a regular file but a device or a pipe; give a file."
+
+
+def _too_large(path: Path, size: int, limit: int) -> UserError:
+    return UserError(f"{path} has {size / 1e6:.0f} MB, more than the {limit / 1e6:.0f} MB that are read.")
 
 
 def decoded(data: bytes) -> str:
@@ -127,24 +177,34 @@ def parse_json(text: str | bytes) -> Any:
     """The value of a JSON text, with or without a byte-order mark.
 
     Raises:
-        ValueError: it is not JSON in UTF-8, or nested too deeply to be honest.
+        ValueError: it is not JSON in UTF-8, names something twice, or is nested too deeply to be honest.
     """
     try:
-        return json.loads(decoded(text) if isinstance(text, bytes) else text.removeprefix("\ufeff"))
+        words = decoded(text) if isinstance(text, bytes) else text.removeprefix("\ufeff")
+        return json.loads(words, object_pairs_hook=_each_once)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"it names {first_twice(name for name, _ in pairs)!r} twice")
+    return found
 
 
 def parse_yaml(text: str | bytes) -> Any:
     """The value of a YAML text.
 
     Raises:
-        ValueError: it is not YAML in UTF-8, or nested too deeply to be honest; the message is one line.
+        ValueError: it is not plain YAML in UTF-8 (`core.plain_yaml`), or nested too deeply; the message is one line.
     """
     import yaml
 
+    from aloe.core import plain_yaml
+
     try:
-        return yaml.safe_load(decoded(text) if isinstance(text, bytes) else text)
+        return plain_yaml.load(decoded(text) if isinstance(text, bytes) else text)
     except yaml.YAMLError as error:
         raise ValueError(str(error).splitlines()[0]) from error
     except RecursionError:
@@ -189,7 +249,7 @@ def read_mapping(path: Path, what: str) -> dict[str, Any]:
         UserError: it cannot be read or holds something else.
     """
     try:
-        values = parse_yaml(read_bytes(path))
+        values = parse_yaml(read_bytes(path, YAML_LIMIT))
     except OSError as error:
         raise UserError(f"The {what} {path} cannot be read: {error.strerror}.") from error
     except UserError:
@@ -285,7 +345,7 @@ def json_lines(data: bytes) -> Iterator[tuple[int, Any]]:
 
 def file_digest(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal digits."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         state = hashlib.sha256()
         while part := file.read(1 << 20):
             state.update(part)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from aloe.core.bounds import MAX_COUNT, MAX_SEED
 from aloe.core.errors import UserError
 from aloe.core.names import nearest
+from aloe.core.typed import odd_number
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -30,6 +32,17 @@ class Checked(BaseModel):
     """Frozen fields; unknown ones, infinities and NaN are mistakes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_in_decimal_digits(cls, values: Any) -> Any:
+        """Refuse 1_0 and other digits than Western where a number is wanted, which Python and pydantic would read."""
+        for name, value in values.items() if isinstance(values, dict) else ():
+            field = cls.model_fields.get(name)
+            words = field is None or field.annotation in (str, str | None, Path, Path | None)
+            if isinstance(value, str) and odd_number(value) and not words:
+                raise ValueError(f"{name}: {value} is no number in decimal digits")
+        return values
 
     @classmethod
     def of(cls, /, **values: Any) -> Self:

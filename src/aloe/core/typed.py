@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 
 from aloe.core.errors import UserError
 
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")  # more digits are no count of anything
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
+
+
+def first_twice(names: Iterable[str]) -> str | None:
+    """The first name that came before, or None."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 def whole_number(text: str) -> int | None:
@@ -22,6 +33,14 @@ def number(text: str) -> float | None:
     found = _NUMBER.fullmatch(text.strip())
     value = float(found[0]) if found else math.inf
     return value if math.isfinite(value) else None
+
+
+def odd_number(text: str) -> bool:
+    """Whether a text is a number to Python, or all but one, and none by this rule: 1_0, 1e400, other digits than Western."""
+    try:
+        return math.isfinite(float(text)) and number(text) is None
+    except (ValueError, OverflowError):
+        return False
 
 
 def words(text: str, option: str, *, none: bool = False) -> list[str]:

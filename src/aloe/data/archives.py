@@ -14,7 +14,7 @@ import mmap
 import os
 import re
 import stat
-import tarfile
+import struct
 import tempfile
 import zipfile
 import zlib
@@ -25,7 +25,9 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from aloe.core.errors import UserError
+from aloe.core.files import expanded, open_regular
 from aloe.data.decode import UnreadableImage
+from aloe.data.tars import BROKEN, is_tar, open_tar
 
 # How a compressed file begins, and what opens it.
 COMPRESSED = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ\x00": lzma.open, b"BZh": bz2.open}
@@ -56,22 +58,22 @@ class TarStore:
         self._map: mmap.mmap | None = None
         shown = shown or path
         try:
-            with tarfile.open(path, "r:") as archive:
+            with open_tar(path, "r:") as archive:
                 for member in archive:
                     if member.isdir():
                         continue
                     kind = "" if member.isreg() and not member.issparse() else "a link or a device"
                     name = _checked(member.name, shown, kind)
                     self._members[name] = (member.offset_data, member.size)
-                    archive.members = []  # type: ignore[attr-defined]  # keeps memory flat
+                    archive.members = []  # keeps memory flat
                 tail_at = archive.offset
-        except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
+            with open_regular(path) as file:
+                file.seek(tail_at)
+                tail = file.read(512)
+        except BROKEN as error:
             if isinstance(error, UserError):
                 raise
-            raise UserError(f"{shown} is not a complete tar archive ({error}).") from error
-        with path.open("rb") as file:
-            file.seek(tail_at)
-            tail = file.read(512)
+            raise _incomplete(shown, "tar", error) from error
         # What follows the last member is zeros; tarfile takes a cut or damaged header for the end.
         if len(tail) % 512 or tail.strip(b"\0"):
             raise UserError(f"{shown} is damaged or cut off; copy or download it again.")
@@ -85,7 +87,7 @@ class TarStore:
     def read(self, name: str) -> bytes:
         offset, size = self._members[name]
         if self._map is None:
-            with self.path.open("rb") as file:
+            with open_regular(self.path) as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         # A map has no file position, so forks and threads may share it.
         return self._map[offset : offset + size]
@@ -113,8 +115,10 @@ class ZipStore:
                         raise UserError(f"{path} is encrypted; unpack it and give the folder.")
                     name = _checked(info.filename, path, kind)
                     self._sizes[name] = (info.filename, info.file_size)
-        except (zipfile.BadZipFile, EOFError) as error:
-            raise UserError(f"{path} is not a complete zip archive ({error}).") from error
+        except _BAD_ZIP as error:
+            if isinstance(error, UserError):
+                raise
+            raise _incomplete(path, "zip", error) from error
 
     def names(self) -> list[str]:
         return list(self._sizes)
@@ -133,7 +137,9 @@ class ZipStore:
             if len(data) != size:
                 raise UnreadableImage(name, "shorter than the archive's directory says")
             return data
-        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
+        except _BAD_ZIP as error:
+            if isinstance(error, UserError):
+                raise
             raise UnreadableImage(name, str(error) or "damaged in the archive") from error
 
     def __getstate__(self) -> dict[str, Any]:
@@ -149,7 +155,9 @@ def open_archive(path: Path) -> Store | None:
     """
     if not path.is_file():
         raise UserError(f"{path} is no regular file; give an archive or a folder.")
-    with path.open("rb") as file:
+    if path.stat().st_size == 0:  # so have the files of /proc, which may go on without end
+        raise UserError(f"{path} is an empty file; give an archive or a folder.")
+    with open_regular(path) as file:
         head = file.read(6)
     for magic, opener in COMPRESSED.items():
         if head.startswith(magic):
@@ -157,10 +165,21 @@ def open_archive(path: Path) -> Store | None:
     if zipfile.is_zipfile(path):
         return ZipStore(path)
     try:
-        is_tar = tarfile.is_tarfile(path)
-    except (ValueError, OverflowError) as error:  # a header that tarfile trusts too far
-        raise UserError(f"{path} is not a complete tar archive ({error}).") from error
-    return TarStore(path) if is_tar else None
+        found = is_tar(path)
+    except BROKEN as error:  # a header that tarfile trusts too far
+        raise _incomplete(path, "tar", error) from error
+    return TarStore(path) if found else None
+
+
+# What zipfile raises on damaged input: of offsets and sizes that lie outside, and of methods and names that it does not know.
+_BAD_ZIP = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError),
+    *(ValueError, LookupError, OverflowError, struct.error, MemoryError),
+)
+
+
+def _incomplete(path: Path, kind: str, error: BaseException) -> UserError:
+    return UserError(f"{path} is not a complete {kind} archive ({error or type(error).__name__}).")
 
 
 def inner_archive(path: Path, name: str, opener: Any) -> Store:
@@ -190,7 +209,7 @@ def cache_folder() -> Path:
     if (chosen := _CHOSEN.get()) is not None:
         return chosen
     root = os.environ.get("ALOE_CACHE")
-    return Path(root) if root else Path.home() / ".cache" / "aloe" / "archives"
+    return Path(root) if root else expanded("~/.cache/aloe/archives")
 
 
 def _decompressed(path: Path, opener: Any, member: str = "") -> Path:

@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from aloe.core.errors import UserError
+from aloe.core.files import read_bytes
 
 MAX_PIXELS = 89_478_485  # a quarter of a gibibyte as RGB; larger images are refused unread
 MAX_ASPECT = 100  # longer over shorter side
@@ -107,10 +108,10 @@ def decode_image(
     label = name or (str(data) if isinstance(data, Path) else "image")
     try:
         if isinstance(data, Image.Image):
-            _check_size(data)
+            check_size(data)
             return _upright(data, _rgb(data))
-        with _quiet(), _opened(_file_bytes(data)) as image:
-            _check_size(image)
+        with quiet(), _opened(_file_bytes(data)) as image:
+            check_size(image)
             width, height = image.size
             if draft_size is not None and image.format in ("JPEG", "MPO"):
                 if callable(draft_size):
@@ -118,12 +119,12 @@ def decode_image(
                     draft_size = draft_size((height, width) if sideways else (width, height))
                 image.draft("RGB", (draft_size, draft_size))
             return _upright(image, _rgb(image))
-    except _BROKEN as error:
-        raise UnreadableImage(label, _reason(error)) from error
+    except BROKEN as error:
+        raise UnreadableImage(label, reason_of(error)) from error
 
 
 # What Pillow's readers raise on damaged input.
-_BROKEN = (
+BROKEN: tuple[type[BaseException], ...] = (
     *(OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, AttributeError),
     *(ArithmeticError, NotImplementedError, struct.error, zlib.error),
     *(Image.DecompressionBombError, Image.DecompressionBombWarning),
@@ -183,22 +184,21 @@ def _load_plugins() -> None:
 def _file_bytes(data: bytes | Path) -> bytes:
     if isinstance(data, bytes):
         return data
-    if not data.is_file():
-        raise OSError("no such file")
-    if data.stat().st_size > MAX_BYTES:
-        raise ValueError(f"a file of more than {MAX_BYTES >> 20} MiB")
-    return data.read_bytes()
+    try:
+        return read_bytes(data, MAX_BYTES)
+    except UserError as error:
+        raise ValueError(f"not a regular file, or of more than {MAX_BYTES >> 20} MiB") from error
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without Pillow's warnings, which are on the metadata of images that it reads well."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         yield
 
 
-def _check_size(image: Image.Image) -> None:
+def check_size(image: Image.Image) -> None:
     """Raises ValueError for an image that is too large, or of a shape that no view can be cut from."""
     width, height = image.size
     if width * height > MAX_PIXELS:
@@ -245,11 +245,11 @@ def _orientation(image: Image.Image) -> int:
         return 1
     try:
         return int(image.getexif().get(0x0112, 1))
-    except _BROKEN:  # a damaged EXIF block does not make the picture unreadable
+    except BROKEN:  # a damaged EXIF block does not make the picture unreadable
         return 1
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "not an image in a format that is read"
     if isinstance(error, OSError) and error.strerror:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from aloe.core.errors import UserError
-from aloe.core.files import HASHED_BYTES, digest, read_bytes, stamp
+from aloe.core.files import HASHED_BYTES, digest, expanded, read_bytes, stamp
 from aloe.data.decode import MAX_BYTES, DraftSize, decode_image
 
 
@@ -75,7 +75,7 @@ class HubImages:
         if match is None:
             raise UserError(f"{spec!r} is not of the form hf:NAME_OR_PATH[@split][#image_column[,label_column]].")
         name, split, column, label = match.groups()
-        if Path(spec[3:]).expanduser().exists():  # a path with @ or # in it
+        if expanded(spec[3:]).exists():  # a path with @ or # in it
             name, split, column, label = spec[3:], None, None, None
         return cls(_one_split(name, load_splits(name), split), column, label, where=spec)
 
@@ -163,7 +163,7 @@ def load_splits(name: str, config: str | None = None, advice: str | None = None)
     def parquet(split: str, files: list[str]) -> Callable[[], Any]:
         return lambda: told(lambda: datasets.load_dataset("parquet", data_files={split: files}, split=split))
 
-    path = Path(name).expanduser()
+    path = expanded(name)
     files = {"train": [str(path)]} if path.is_file() else parquet_files(path)
     if files:
         return {split: parquet(split, of_split) for split, of_split in files.items()}

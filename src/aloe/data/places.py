@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aloe.core.errors import UserError
+from aloe.core.files import expanded
 from aloe.data.decode import is_image_name
 
 
@@ -20,7 +21,7 @@ def output_folder(value: Any) -> Path:
     """
     if not isinstance(value, str | Path) or not str(value).strip():
         raise UserError(f"output_dir must be the path of a folder, got {value!r}.")
-    path = Path(value).expanduser()
+    path = expanded(value)
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file; give a folder as --output-dir.")
     return path
@@ -46,7 +47,7 @@ def _folders(images: str | Path | Sequence[str | Path]) -> Iterator[tuple[Path, 
     """The folders that a specification reads from, and whether those below them are read as well."""
     for spec in [images] if isinstance(images, str | Path) else images:
         outer = re.split("::|[@#]", str(spec).removeprefix("hf:"))[0]  # of FOLDER::inner and hf:FOLDER@split
-        path = next((p for p in (Path(spec), Path(outer)) if p.expanduser().exists()), Path(spec)).expanduser()
+        path = next((p for p in (expanded(spec), expanded(outer)) if p.exists()), expanded(spec))
         if path.is_dir():
             yield path.resolve(), True
         elif path.is_file() and is_image_name(path.name):

@@ -21,14 +21,18 @@ from collections.abc import Iterator
 from http.client import HTTPException
 from importlib.util import find_spec
 from itertools import chain, count, islice
-from pathlib import Path
+from math import prod
 from typing import IO
 
 from aloe.core.errors import UserError
+from aloe.core.files import expanded
 from aloe.core.printable import shown
 from aloe.data.archives import COMPRESSED
 from aloe.data.decode import MAX_BYTES, DataError, is_image_name
 from aloe.data.members import Members, normal, split_key
+from aloe.data.tars import BROKEN, open_tar
+
+MAX_SHARDS = 10**6
 
 
 class ShardSource:
@@ -56,7 +60,7 @@ class ShardSource:
         self.buffer, self.retries, self.pause, self.timeout = buffer, retries, pause, timeout
         self.member = ""
         chosen = re.fullmatch(r"(.+)#([\w.-]+)", pattern)
-        if chosen and not os.path.exists(Path(pattern).expanduser()):
+        if chosen and not os.path.exists(expanded(pattern)):
             pattern, self.member = chosen.groups()
         self.urls = _urls(pattern)
         self.left_out: list[str] = []
@@ -124,7 +128,7 @@ class ShardSource:
                 return
             except (OSError, EOFError, HTTPException, tarfile.TarError) as error:  # may pass by waiting
                 problem = _words(error)
-            except (ValueError, LookupError) as error:  # what the shard holds does not change
+            except BROKEN as error:  # what the shard holds does not change
                 problem = _words(error)
                 break
         raise DataError(
@@ -141,7 +145,7 @@ class ShardSource:
             self._tell(members.left_out())
         with _open(url, self.timeout) as opened:
             stream = _Counted(opened)
-            with tarfile.open(fileobj=stream, mode="r|*") as archive:  # type: ignore[call-overload]
+            with open_tar(None, "r|*", stream) as archive:  # type: ignore[arg-type]
                 for name, data in self._samples(url, archive, members):
                     yield f"{shown(url)}: {shown(name)}", data
                 end = archive.offset
@@ -171,15 +175,17 @@ def _urls(pattern: str) -> list[str]:
     """Paths and http(s) addresses. Braces and stars stand for several only in what does not exist as it is written."""
     from webdataset.shardlists import expand_urls
 
-    if os.path.exists(Path(pattern).expanduser()):
-        return [str(Path(pattern).expanduser())]
+    if os.path.exists(expanded(pattern)):
+        return [str(expanded(pattern))]
+    if prod(max(abs(int(b) - int(a)) + 1, 1) for a, b in re.findall(r"\{(\d{1,18})\.\.(\d+)\}", pattern)) > MAX_SHARDS:
+        raise UserError(f"{shown(pattern)} stands for more than {MAX_SHARDS} shards; give fewer.")
     try:
-        expanded = expand_urls(pattern)
+        addresses = expand_urls(pattern)
     except ValueError as error:  # braces without an end
         raise UserError(f"{shown(pattern)} is no pattern of shards ({error}); write {{000..099}}.") from error
     urls: list[str] = []
-    for url in expanded:
-        path = str(Path(url).expanduser())
+    for url in addresses:
+        path = str(expanded(url))
         if _is_remote(url):
             urls.append(url)
         elif (
@@ -212,10 +218,10 @@ def _names(url: str, members: Members) -> list[str]:
     """The names of a local shard's files, in the order of `_files`."""
     if os.path.exists(url) and not os.path.isfile(url):
         raise OSError(errno.EINVAL, "not a regular file", url)
-    with tarfile.open(url, "r:*") as archive:
+    with open_tar(url, "r:*") as archive:
         found = [name for name, _ in _files(archive, members)]
-        archive.fileobj.seek(archive.offset)  # type: ignore[union-attr]
-        _check_end(archive.fileobj.read(tarfile.BLOCKSIZE))  # type: ignore[union-attr]
+        archive.fileobj.seek(archive.offset)
+        _check_end(archive.fileobj.read(tarfile.BLOCKSIZE))
     return found
 
 

@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image
 
 from aloe.core.errors import UserError
-from aloe.core.files import HASHED_BYTES, digest, stamp
+from aloe.core.files import HASHED_BYTES, digest, expanded, read_bytes, stamp
 from aloe.core.printable import shown
 from aloe.data.archives import Store, open_archive
 from aloe.data.decode import (
@@ -112,9 +112,9 @@ def open_images(spec: str | Path | Sequence[str | Path]) -> ImageSource:
 
 def split_inner(text: str) -> tuple[Path, str]:
     """`PATH::INNER` in its two parts; what exists as it stands is a path alone, with "" inside."""
-    path = Path(text).expanduser()
+    path = expanded(text)
     outer, separator, inner = text.partition("::")
-    return (Path(outer).expanduser(), inner) if separator and not path.exists() else (path, "")
+    return (expanded(outer), inner) if separator and not path.exists() else (path, "")
 
 
 def open_store(path: Path) -> Store:
@@ -209,7 +209,7 @@ class FolderStore:
     def read(self, name: str) -> bytes:
         self.size(name)
         try:
-            return (self.root / name).read_bytes()
+            return read_bytes(self.root / name, HASHED_BYTES)
         except OSError as error:
             raise UnreadableImage(shown(name), error.strerror or str(error)) from error
 
@@ -305,10 +305,13 @@ class SceneImages:
     @classmethod
     def parse(cls, spec: str) -> SceneImages:
         """`scenes:LENGTH[@SEED[@RESOLUTION]]`."""
-        match = re.fullmatch(r"scenes:([1-9]\d*)(?:@(\d+))?(?:@([1-9]\d*))?", spec)
+        match = re.fullmatch(r"scenes:([1-9]\d{0,18})(?:@(\d{1,19}))?(?:@([1-9]\d{0,18}))?", spec, re.ASCII)
         if match is None:
             raise UserError(f"{spec!r} is not of the form scenes:LENGTH[@SEED[@RESOLUTION]] (scenes:2000@1@64).")
+        from aloe.data.scenes import check_sizes
+
         length, seed, resolution = match.groups()
+        check_sizes(spec, int(length), int(seed or 0), int(resolution or 64))
         return cls(int(length), int(seed or 0), int(resolution or 64))
 
     @cached_property
@@ -351,7 +354,7 @@ def _first_names(names: Sequence[str]) -> str:
 
 def _expanded(path: str | Path, lost: list[str]) -> Iterator[Path]:
     """The image files a path or a glob pattern stands for, absolute; folders that cannot be listed go to `lost`."""
-    text = os.path.expanduser(path)
+    text = str(expanded(path))
     exists = os.path.exists(text)
     if not exists and not glob.has_magic(text):
         raise UserError(f"{shown(text)} does not exist; give images, a folder, an archive or a pattern.")
@@ -365,19 +368,26 @@ def _expanded(path: str | Path, lost: list[str]) -> Iterator[Path]:
             raise UserError(f"{text} is not an image ({_EXTENSIONS}); give archives one at a time.")
 
 
+_SYSTEM = ("/proc", "/sys", "/dev")
+
+
 def _walk(root: Path, lost: list[str]) -> Iterator[str]:
     """Names of the files under `root`, relative to it, following links once; folders that cannot be listed go to `lost`."""
 
     def failed(error: OSError) -> None:
         lost.append(f"{shown(str(error.filename))}: {error.strerror or error}")
 
-    seen = set()
+    seen, top = set(), os.path.realpath(root)
     for folder, below, files in os.walk(root, onerror=failed, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:
             below.clear()
             continue
         seen.add(real)
+        if real.startswith(_SYSTEM) and not str(top).startswith(_SYSTEM):
+            lost.append(f"{shown(folder)}: a folder of the system, not of files")
+            below.clear()
+            continue
         below[:] = [name for name in below if not name.startswith(".")]
         inner = Path(folder).relative_to(root)
         yield from ((inner / name).as_posix() for name in files)

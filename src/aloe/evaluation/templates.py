@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aloe.core.errors import UserError
-from aloe.core.files import parse_json, read_words
+from aloe.core.files import expanded, parse_json, read_words
 
 SINGLE = ("a photo of a {}",)
 _OPENCLIP = """
@@ -46,7 +46,7 @@ def read_templates(spec: str | Path | Sequence[str]) -> tuple[str, ...]:
     """
     if isinstance(spec, str | Path):
         known = TEMPLATES.get(str(spec))
-        if known is None and not Path(spec).expanduser().is_file():
+        if known is None and not expanded(spec).is_file():
             raise UserError(
                 f"There are no templates {str(spec)!r}; give single, openclip, or a file with one prompt per line."
             )
@@ -73,7 +73,7 @@ def read_strings(path: str | Path) -> list[str]:
     Raises:
         UserError: no such file, or it holds something else.
     """
-    file = Path(path).expanduser()
+    file = expanded(path)
     text = read_words(file)
     if file.suffix != ".json":
         return [line.strip() for line in text.splitlines() if line.strip()]

@@ -187,7 +187,7 @@ def spoil(folder: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("truncated", r"frame-000000\.depth\.png in .* is not a readable PNG\.$"),
+        ("truncated", r"frame-000000\.depth\.png in .* is not a readable PNG \(image file is truncated\)\.$"),
         ("sizes", r"colour of 48 x 48 pixels and depth of 24 x 48"),
         ("eight bits", r"16-bit grey PNG, this one is of mode L"),
         ("colour", r"frame-000000\.color\.png in .*not an image"),

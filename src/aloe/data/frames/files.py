@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import struct
-import zlib
 from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
@@ -18,8 +16,13 @@ from torch import Tensor
 from aloe.core.errors import UserError
 from aloe.core.files import HASHED_BYTES, digest, stamp
 from aloe.data.archives import Store
-from aloe.data.decode import MAX_BYTES, MAX_PIXELS, UnreadableImage, decode_image
+from aloe.data.decode import BROKEN, MAX_BYTES, UnreadableImage, check_size, decode_image, quiet, reason_of
 from aloe.data.sources import open_store
+
+MATRIX_BYTES = 1 << 16
+"""Of a text file of a matrix."""
+MAX_FRAME = 1 << 24
+"""Pixels of a frame; the normals of one take some 80 times as many bytes."""
 
 
 class Files:
@@ -41,16 +44,20 @@ class Files:
         """The names that are `end` or end with `/end`, the shortest first."""
         return sorted((n for n in self._listed if n == end or n.endswith(f"/{end}")), key=lambda n: (len(n), n))
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, limit: int = MAX_BYTES) -> bytes:
+        """The content of a file of at most `limit` bytes; raises UserError."""
         if name not in self._listed:
             raise UserError(f"{self.path} has no {name}; the data set is not complete.")
-        if self._store.size(name) > MAX_BYTES:
-            raise UnreadableImage(name, f"a file of more than {MAX_BYTES >> 20} MiB")
+        if self._store.size(name) > limit:
+            most = f"{limit >> 20} MiB" if limit >> 20 else f"{limit >> 10} KiB"
+            raise UserError(f"{name} in {self.path} has more than the {most} that are read.")
         return self._store.read(name)
 
     def colour(self, name: str) -> Image.Image:
-        """Upright 8-bit RGB; raises UnreadableImage."""
-        return decode_image(self.read(name), name=f"{name} in {self.path}")
+        """Upright 8-bit RGB; raises UnreadableImage, or UserError for more pixels than frames have."""
+        image = decode_image(self.read(name), name=f"{name} in {self.path}")
+        check_frame_size(*image.size, f"{name} in {self.path}")
+        return image
 
     def depth(self, name: str) -> np.ndarray:
         """(H, W) uint16 as stored in a 16-bit grey PNG; raises UserError."""
@@ -59,12 +66,15 @@ class Files:
     def matrix(self, name: str) -> Tensor:
         """The numbers of a text file, a row a line, float64; raises UserError."""
         try:
-            rows = [
-                [float(x) for x in line.replace(",", " ").split()] for line in self.read(name).decode().splitlines()
-            ]
+            text = self.read(name, MATRIX_BYTES).decode("ascii")
+            if "_" in text:
+                raise ValueError("it has an underscore")
+            rows = [[float(x) for x in line.replace(",", " ").split()] for line in text.splitlines()]
             rows = [row for row in rows if row]
             return torch.tensor(rows, dtype=torch.float64)
         except ValueError as error:  # UnicodeDecodeError, a word that is no number, rows of different lengths
+            if isinstance(error, UserError):
+                raise
             raise UserError(f"{name} in {self.path} is not a matrix of numbers ({error}).") from error
 
     def state(self, names: Iterable[str]) -> str:
@@ -82,27 +92,25 @@ def decode_depth(data: bytes, name: str) -> np.ndarray:
     """(H, W) uint16 of a 16-bit grey PNG's bytes; `name` is what to call it in errors.
 
     Raises:
-        UserError: damaged, not such a PNG, or of more than `MAX_PIXELS` pixels.
+        UserError: damaged, not such a PNG, or of more than `MAX_FRAME` pixels.
     """
     try:
-        with Image.open(BytesIO(data), formats=("PNG",)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise UnreadableImage(name, f"{image.width} x {image.height} pixels, more than {MAX_PIXELS}")
+        with quiet(), Image.open(BytesIO(data), formats=("PNG",)) as image:
+            check_size(image)
+            check_frame_size(*image.size, name)
             if not image.mode.startswith("I"):  # I;16, or I in older Pillow
                 raise UnreadableImage(name, "depth must be a 16-bit grey PNG, this one is of mode " + image.mode)
             return np.asarray(image).astype(np.uint16)
     except UserError:
         raise
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        struct.error,
-        zlib.error,
-        Image.DecompressionBombError,
-    ) as error:
-        raise UserError(f"{name} is not a readable PNG.") from error
+    except BROKEN as error:
+        raise UserError(f"{name} is not a readable PNG ({reason_of(error)}).") from error
+
+
+def check_frame_size(width: int, height: int, name: str) -> None:
+    """Raises UserError for more pixels than the geometry of frames, in float64, is made for."""
+    if width * height > MAX_FRAME:
+        raise UserError(f"{name} has {width} x {height} pixels; frames of at most {MAX_FRAME} are read, so shrink it.")
 
 
 def image_tensor(image: Image.Image) -> Tensor:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from aloe.core.errors import UserError
+from aloe.core.files import expanded
 from aloe.data.frames.frame import FramePairs, FrameSplits
 from aloe.data.frames.pair_settings import PairSettings
 
@@ -92,7 +93,7 @@ def _parsed(spec: str) -> tuple[str, Path]:
         return "rendered", Path()
     if kind not in ("rgbd", "nyuv2", "navi", "scannet") or not separator or not path:
         raise UserError(f"{spec!r} is not a data set with depth; give {_SPLITS}, navi=PATH or scannet=PATH.")
-    found = Path(path).expanduser()
+    found = expanded(path)
     if not found.exists():
         raise UserError(f"{found} does not exist; {kind}=PATH needs the folder or file of the data set.")
     if not found.is_dir() and not found.is_file():

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from aloe.core.errors import UserError
 from aloe.core.files import digest, parse_json
+from aloe.core.typed import first_twice
 from aloe.data.frames.files import Files, image_tensor
 from aloe.data.frames.frame import Frame, FramePairs
 from aloe.data.frames.geometry import checked_pose, rotation_angle
@@ -33,6 +34,8 @@ SEED = 8  # of the draw of pairs
 FARTHEST = 120.0  # degrees between two views
 STRIDE = 4  # every fourth image is the first of a pair
 BINS = (0.0, 30.0, 60.0, 90.0, 120.0)
+FARTHEST_FOCAL = 1e7  # pixels
+LONGEST = 8  # longer over shorter side of an image, which is brought to `SHRUNK` pixels of the shorter
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +70,10 @@ class NaviFrames:
             raise UserError(
                 f"{view.image} in {self.files.path} is {colour.size[0]} x {colour.size[1]} pixels, its depth"
                 f" {stored.shape[1]} x {stored.shape[0]} and its annotation {view.size[1]} x {view.size[0]}; they must agree."
+            )
+        if max(colour.size) > LONGEST * min(colour.size):
+            raise UserError(
+                f"{view.image} in {self.files.path} is {colour.size[0]} x {colour.size[1]} pixels, too long for a square."
             )
         scale = SHRUNK / min(colour.size)
         shrunk = (round(colour.width * scale), round(colour.height * scale))
@@ -185,10 +192,12 @@ def _annotated(files: Files, folder: str, thing: str) -> list[View]:
     try:
         entries = sorted(parse_json(files.read(name)), key=lambda entry: str(entry["filename"]))
         views = [_view(folder, thing, entry) for entry in entries]
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except (ValueError, LookupError, TypeError, OverflowError, RuntimeError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{name} in {files.path} is not NAVI's list of annotations ({error!r}).") from error
+        raise UserError(f"{name} in {files.path} is not NAVI's list of annotations ({str(error)[:200]}).") from error
+    if twice := first_twice(view.image for view in views):
+        raise UserError(f"{name} in {files.path} lists {twice} more than once; correct it.")
     for view in views:
         for file in (view.image, view.depth):
             if file not in files:
@@ -200,7 +209,7 @@ def _view(folder: str, thing: str, entry: dict[str, Any]) -> View:
     file, camera = str(entry["filename"]), entry["camera"]
     height, width = (int(x) for x in entry["image_size"])
     focal = float(camera["focal_length"])
-    if not (focal > 0 and np.isfinite(focal)):
+    if not 0 < focal <= FARTHEST_FOCAL:
         raise UserError(f"{folder}/{file} has a focal length of {focal}; its annotation needs one in pixels.")
     pose = torch.eye(4, dtype=torch.float64)
     pose[:3, :3] = _rotation(torch.tensor(camera["q"], dtype=torch.float64))

@@ -23,10 +23,11 @@ import torch
 
 from aloe.core.errors import UserError
 from aloe.core.files import digest, read_json, stamp
+from aloe.core.typed import whole_number
+from aloe.data.frames.arrays import load_mat, numbers, plain_dataset, whole_numbers_of
 from aloe.data.frames.files import positive_depth
 from aloe.data.frames.frame import Frame, FrameSource, FrameSplits
 from aloe.data.frames.pickles import load_arrays
-from aloe.data.matlab import load_matlab
 
 MAX_DEPTH = 10.0  # metres
 SIZE = (480, 640)
@@ -122,11 +123,11 @@ class LabelledPickle:
         missing = [key for key in keys if not isinstance(stored, dict) or key not in stored]
         if missing:
             raise UserError(f"{path} lacks {', '.join(missing)}; it is not Probe3D's {PICKLE}.")
-        self._images, self._depths, self._normals = (np.asarray(stored[key]) for key in keys[:3])
+        self._images, self._depths, self._normals = (numbers(stored[key], f"{key} of {path}") for key in keys[:3])
         shapes = (self._images.shape[1:], self._depths.shape[1:], self._normals.shape[1:])
         if shapes != ((3, *SIZE), SIZE, (3, *SIZE)):
             raise UserError(f"{path} has images, depths and snorms of {shapes}, not (3, 480, 640) and (480, 640).")
-        self._train, self._test = (np.asarray(stored[key]).astype(int).ravel().tolist() for key in keys[3:])
+        self._train, self._test = (whole_numbers_of(stored[key], f"{key} of {path}") for key in keys[3:])
 
     def splits(self) -> tuple[list[int], list[int]]:
         return _checked_split(self._train, self._test, len(self._images), self.path)
@@ -146,7 +147,8 @@ class LabelledMat:
         self.path = path
         self._owner, self._file = 0, None
         file = self._open()
-        shapes = {key: tuple(file[key].shape) for key in ("images", "rawDepths") if key in file}
+        stored = {key: plain_dataset(file, key, path) for key in ("images", "rawDepths")}
+        shapes = {key: tuple(one.shape) for key, one in stored.items() if one is not None}
         count = shapes.get("images", (0,))[0]
         if shapes != {"images": (count, 3, *SIZE[::-1]), "rawDepths": (count, *SIZE[::-1])}:
             raise UserError(f"{path} is not {LABELLED}: it needs images and rawDepths of N frames of 640 x 480 pixels.")
@@ -158,10 +160,14 @@ class LabelledMat:
     def splits(self) -> tuple[list[int], list[int]]:
         folder = self.path.parent
         if (folder / "splits.mat").is_file():
-            stored = load_matlab(folder / "splits.mat", str(folder / "splits.mat"))
+            stored = load_mat(folder / "splits.mat", ("trainNdxs", "testNdxs"))
             if not {"trainNdxs", "testNdxs"} <= stored.keys():
                 raise UserError(f"{folder / 'splits.mat'} lacks trainNdxs and testNdxs.")
-            train, test = ((np.ravel(stored[key]).astype(int) - 1).tolist() for key in ("trainNdxs", "testNdxs"))
+            where = folder / "splits.mat"
+            train, test = (
+                [number - 1 for number in whole_numbers_of(stored[key], f"{key} of {where}")]
+                for key in ("trainNdxs", "testNdxs")
+            )
         elif all((folder / f"{part}_SN40.json").is_file() for part in ("train", "test")):
             train, test = (_sn40(folder / f"{part}_SN40.json") for part in ("train", "test"))
         else:
@@ -172,7 +178,10 @@ class LabelledMat:
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         file = self._open()
-        image, depth = file["images"][index].transpose(0, 2, 1), file["rawDepths"][index].T
+        try:
+            image, depth = file["images"][index].transpose(0, 2, 1), file["rawDepths"][index].T
+        except (OSError, ValueError, RuntimeError, KeyError, MemoryError) as error:
+            raise UserError(f"Frame {index + 1} of {self.path} is damaged ({error}).") from error
         return image, depth, None if self._normals is None else self._normals[index]
 
     def state(self) -> str:
@@ -191,7 +200,7 @@ class LabelledMat:
                 raise UserError(f"{LABELLED} needs h5py: pip install 'aloe-vit[probe3d]'.") from error
             try:
                 self._file, self._owner = h5py.File(self.path, "r"), os.getpid()
-            except OSError as error:
+            except (OSError, ValueError, RuntimeError, KeyError) as error:
                 raise UserError(f"{self.path} is damaged or not a MATLAB 7.3 file ({error}).") from error
         return self._file
 
@@ -221,7 +230,7 @@ class GeoNetFrames:
         if not 0 <= index < len(self):
             raise IndexError(f"frame {index} of {len(self)}")
         path = self.files[index]
-        stored = load_matlab(path, str(path))
+        stored = load_mat(path, ("img", "depth", "norm"))
         height, width = SIZE
         image, depth, normals = (np.atleast_1d(stored.get(key, 0.0)) for key in ("img", "depth", "norm"))
         cut = [x[:height, :width] if x.ndim > 1 else x for x in (image, depth, normals)]
@@ -239,8 +248,11 @@ class GeoNetFrames:
 
 
 def _frame(image: np.ndarray, depth: np.ndarray, normals: np.ndarray | None, name: str) -> Frame:
+    pixels = torch.from_numpy(np.array(image)).float() / 255
+    if not pixels.isfinite().all():
+        raise UserError(f"{name} has pixels that are not finite; remove it.")
     return Frame(
-        image=torch.from_numpy(np.array(image)).float() / 255,
+        image=pixels,
         depth=positive_depth(torch.from_numpy(np.array(depth, dtype=np.float32)), MAX_DEPTH),
         normals=None if normals is None else torch.from_numpy(np.array(normals, dtype=np.float32)),
         name=name,
@@ -250,7 +262,8 @@ def _frame(image: np.ndarray, depth: np.ndarray, normals: np.ndarray | None, nam
 def _read_normals(path: Path, count: int) -> np.ndarray:
     """(N, 3, H, W) of `all_normals.pklz`, a gzip pickle of {"all_normals": (N, H, W, 3)}."""
     stored = load_arrays(path)
-    normals = np.asarray(stored["all_normals"] if isinstance(stored, dict) and "all_normals" in stored else ())
+    normals = stored["all_normals"] if isinstance(stored, dict) and "all_normals" in stored else ()
+    normals = numbers(normals, f"all_normals of {path}")
     if normals.shape != (count, *SIZE, 3):
         raise UserError(f"{path} needs all_normals ({count}, 480, 640, 3), but has {normals.shape}.")
     return np.moveaxis(normals, 3, 1)
@@ -259,8 +272,13 @@ def _read_normals(path: Path, count: int) -> np.ndarray:
 def _sn40(path: Path) -> list[int]:
     """Indices from a list of {"img": "NUMBER_..."}, numbers from 1."""
     try:
-        return [int(entry["img"].split("_")[0]) - 1 for entry in read_json(path)]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        found = [whole_number(entry["img"].split("_")[0]) for entry in read_json(path)]
+        if None in found:
+            raise ValueError(f"entry {found.index(None) + 1} has no number")
+        return [number - 1 for number in found if number is not None]
+    except UserError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not a list of entries with img: NUMBER_... ({error}).") from error
 
 

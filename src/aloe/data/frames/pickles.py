@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import gzip
 import pickle
+import struct
 import zlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from aloe.core.errors import UserError
+from aloe.core.files import open_regular
 
 
 def load_arrays(path: Path) -> Any:
@@ -24,32 +25,73 @@ def load_arrays(path: Path) -> Any:
     Raises:
         UserError: damaged, or it asks for any function or class other than numpy's own for arrays.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         zipped = file.read(2) == b"\x1f\x8b"
-    opener: Callable[[Path, str], Any] = gzip.open if zipped else open
-    with opener(path, "rb") as stream:
-        return read_arrays(stream, path)
+        size = file.seek(0, 2)
+        file.seek(0)
+        if not zipped:
+            return read_arrays(file, path)
+        with gzip.GzipFile(fileobj=file) as stream:
+            return read_arrays(_Bounded(stream, max(SMALL, RATIO * size)), path)
 
 
-def read_arrays(stream: IO[bytes], path: Path | str) -> Any:
+def read_arrays(stream: Any, path: Path | str) -> Any:
     """As `load_arrays`, of an open stream; `path` is what to call it."""
     try:
-        # latin1 is how Python 3 reads the bytes of arrays that Python 2 pickled.
         return _Arrays(stream, path).load()
     except UserError:
         raise
     except (*_BROKEN, pickle.UnpicklingError) as error:
-        raise UserError(f"{path} is damaged or not a pickle of arrays ({error}).") from error
+        raise UserError(f"{path} is damaged or not a pickle of arrays ({str(error)[:200]}).") from error
 
 
+RATIO, SMALL = 20, 1 << 28
+"""How many times its own size a packed pickle may inflate to, or bytes in any case; maps of normals do so twice or thrice."""
 # What the reader raises on damaged input.
-_BROKEN = (OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, zlib.error, OverflowError)
+_BROKEN = (
+    *(OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, zlib.error, OverflowError),
+    *(MemoryError, RecursionError, AssertionError, struct.error, NotImplementedError),
+)
 
 
-class _Arrays(pickle.Unpickler):
-    def __init__(self, stream: IO[bytes], path: Path | str) -> None:
+class _Bounded:
+    """A stream that inflates no further than `most` bytes."""
+
+    def __init__(self, stream: Any, most: int) -> None:
+        self._stream, self._left = stream, most
+
+    def read(self, size: int = -1) -> bytes:
+        return self._counted(self._stream.read(min(size, self._left + 1) if size >= 0 else self._left + 1))
+
+    def readline(self) -> bytes:
+        return self._counted(self._stream.readline(self._left + 1))
+
+    def _counted(self, data: bytes) -> bytes:
+        self._left -= len(data)
+        if self._left < 0:
+            raise ValueError(f"it inflates to more than {RATIO} times its size")
+        return data
+
+
+_Reader: Any = pickle._Unpickler  # type: ignore[attr-defined]
+
+
+# Python's own reader, not the one in C: that makes a table of as many places as a pickle names, billions if it likes.
+class _Arrays(_Reader):
+    dispatch: ClassVar[dict[int, Any]] = dict(_Reader.dispatch)
+
+    def __init__(self, stream: Any, path: Path | str) -> None:
+        # latin1 is how Python 3 reads the bytes of arrays that Python 2 pickled.
         super().__init__(stream, encoding="latin1")
         self._path = path
+
+    def load_build(self) -> None:
+        """Set the state of an array or a dtype; of nothing else, or a pickle could set attributes of functions."""
+        if not isinstance(self.stack[-2], _Array | _Dtype):
+            raise ValueError("a state for what has none")
+        super().load_build()
+
+    dispatch[pickle.BUILD[0]] = load_build
 
     def find_class(self, module: str, name: str) -> Any:
         # numpy 2 renamed numpy.core to numpy._core; the names in it stayed.

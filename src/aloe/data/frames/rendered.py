@@ -14,7 +14,7 @@ import torch
 from aloe.core.errors import UserError
 from aloe.core.files import digest
 from aloe.data.frames.frame import Frame, FramePairs, FrameSplits
-from aloe.data.scenes import render
+from aloe.data.scenes import check_sizes, render
 
 VIEWS = 6  # of each scene, in steps of 12 degrees
 MAX_DEPTH = 10.0  # metres, as for rooms; the ground of some scenes goes on to 40
@@ -22,7 +22,7 @@ TEST_SEED = 5000  # the test scenes' seed is this far from the training scenes';
 CACHED_BYTES = 1 << 28  # of frames kept in memory, as each takes some 30 ms to render
 # One angle in each bin, well away from the edges.
 BINS = (6.0, 18.0, 30.0, 42.0, 54.0, 66.0)
-SPEC = r"rendered(?::([1-9]\d*),([1-9]\d*)(?:@(\d+))?)?(?:/([1-9]\d*))?"
+SPEC = r"rendered(?::([1-9]\d{0,18}),([1-9]\d{0,18})(?:@(\d{1,19}))?)?(?:/([1-9]\d{0,18}))?"
 
 
 class RenderedFrames:
@@ -97,10 +97,11 @@ def rendered_pairs(spec: str) -> FramePairs:
 
 def _parsed(spec: str) -> tuple[int, int, int, int]:
     """(train, test, seed, resolution)."""
-    match = re.fullmatch(SPEC, spec)
+    match = re.fullmatch(SPEC, spec, re.ASCII)
     if match is None:
         raise UserError(f"{spec!r} is not of the form rendered:TRAIN,TEST@SEED/RESOLUTION (rendered:400,100@0/64).")
     train, test, seed, resolution = match.groups()
     if resolution is not None and int(resolution) < 8:
         raise UserError(f"{spec!r} asks for less than 8 pixels; the default is 64.")
+    check_sizes(spec, max(int(train or 1), int(test or 1)), int(seed or 0) + TEST_SEED, int(resolution or 64))
     return int(train or 400), int(test or 100), int(seed or 0), int(resolution or 64)

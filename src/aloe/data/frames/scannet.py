@@ -12,9 +12,6 @@ of; so is depth (by nearest) where it is of another size.
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +22,7 @@ from torch import Tensor
 
 from aloe.core.errors import UserError
 from aloe.core.files import digest
+from aloe.data.frames.arrays import NPZ_BYTES, arrays_of_npz
 from aloe.data.frames.files import Files, image_tensor, positive_depth
 from aloe.data.frames.frame import Frame, FramePairs
 from aloe.data.frames.geometry import checked_intrinsics, checked_pose
@@ -101,7 +99,7 @@ def scannet_pairs(path: Path) -> FramePairs:
     if not found:
         raise UserError(f"{path} has no {end}, which test.npz lists; the data set is not complete.")
     scenes = {scene for scene, _ in views}
-    checked = {s: checked_intrinsics(torch.from_numpy(np.asarray(lenses[s])), f"{s} of intrinsics.npz") for s in scenes}
+    checked = {s: checked_intrinsics(torch.from_numpy(lenses[s]), f"{s} of intrinsics.npz") for s in scenes}
     return FramePairs(
         name="scannet",
         frames=ScanNetFrames(files, found[0].removesuffix(end), views, checked),
@@ -117,17 +115,4 @@ def _arrays(files: Files, end: str) -> dict[str, np.ndarray]:
     found = files.ending(end)
     if not found:
         raise UserError(f"{files.path} has no {end}; it comes with the 1500 test pairs.")
-    try:
-        with np.load(BytesIO(files.read(found[0])), allow_pickle=False) as stored:
-            return {key: stored[key] for key in stored.files}
-    except (
-        ValueError,
-        OSError,
-        EOFError,
-        KeyError,
-        AttributeError,
-        TypeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        raise UserError(f"{found[0]} in {files.path} is damaged or not an archive of arrays ({error}).") from error
+    return arrays_of_npz(files.read(found[0], NPZ_BYTES), f"{found[0]} in {files.path}")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from aloe.core.bounds import MAX_SEED
 from aloe.core.errors import UserError
 
 CLASSES: tuple[str, ...] = (
@@ -26,6 +27,10 @@ CLASSES: tuple[str, ...] = (
     "table",
     "tree",
 )
+
+MAX_SCENES = 10**7
+MAX_RESOLUTION = 2048
+"""Pixels on a side, for which the tracer takes some gigabytes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +55,17 @@ class Scene:
     """(4,4) rigid motion of camera points to world points."""
     intrinsics: NDArray[np.float64]
     """(3,3) pinhole matrix in pixels."""
+
+
+def check_sizes(spec: str, scenes: int, seed: int, resolution: int) -> None:
+    """Raises UserError for more scenes, a larger seed or more pixels than can be rendered; `spec` is what asked for them."""
+    for value, most, what in (
+        (scenes, MAX_SCENES, "scenes"),
+        (seed, MAX_SEED, "as a seed"),
+        (resolution, MAX_RESOLUTION, "pixels"),
+    ):
+        if value > most:
+            raise UserError(f"{spec!r} asks for {value} {what}; at most {most} are rendered.")
 
 
 def render(seed: int, index: int, resolution: int = 64, view: int = 0) -> Scene:

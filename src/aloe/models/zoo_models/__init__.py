@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 from aloe.core.errors import UserError
+from aloe.core.files import expanded
 from aloe.core.names import chosen, meant
 
 PREFIX = "zoo:"
@@ -62,7 +63,7 @@ def locate(source: str | Path) -> str:
     """
     name = str(source).strip()
     if name.startswith("~"):
-        name = str(Path(name).expanduser())
+        name = str(expanded(name))
     if not name.startswith(PREFIX) or Path(name).exists():
         return name
     return str(zoo_model(name).folder)
