@@ -403,3 +403,43 @@ def test_python_m_aloe(home):
     assert done.stdout == ""
     assert done.stderr.startswith("aloe: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_pictures_of_other_images_that_are_replaced_are_named(aloe, home):
+    write_pictures(Path("a"), 2)
+    write_pictures(Path("b"), 1)
+    picture(9).save("b/00.png")
+    line = ("explain", home / "student")
+    assert "replaced" not in aloe(*line, "a", "-o", "why")[1]
+    assert "replaced" not in aloe(*line, "a", "-o", "why")[1], "the same pictures again"
+    out = aloe(*line, "b", "-o", "why")[1]
+    assert "1 pictures of other images, or for another target, were replaced: 00_explained.png" in out
+    assert json.loads(aloe(*line, "a", "-o", "why", "--target", 1, "--json")[1])["replaced"] == [
+        "00_explained.png",
+        "01_explained.png",
+    ]
+
+
+def test_a_batch_of_many_more_images_than_there_are(aloe, home):
+    for line in (
+        f"explain {home}/student {home}/images -o out --batch-size 60000",
+        f"evaluate classifier {home}/student --test {home}/train --batch-size 60000",
+        f"align {home}/teacher {home}/images -o out --batch-size 60000",
+        f"finetune {home}/teacher {home}/train -o out --batch-size 60000",
+    ):
+        code, _, err = aloe(*line.split())
+        assert (code, err.count("\n")) == (2, 1), err
+        assert "batch_size is 60000, but there are only" in err
+        assert "give at most 256" in err
+    assert not Path("out").exists()
+
+
+def test_a_task_that_cannot_be_is_named_before_another_runs(aloe, home):
+    for name in ("one", "two"):
+        write_pictures(Path("test") / name, 2)
+    line = ("evaluate", "gridpg,knn", home / "student", "--test", "test", "--train", home / "train", "--set", "k=2")
+    code, _, err = aloe(*line)
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith("aloe: gridpg: the classifier of")
+    assert "leave gridpg out" in err
+    assert not Path("results/results.jsonl").exists()

@@ -58,7 +58,7 @@ def test_what_was_fitted_and_tested_on_the_same_images_is_said(models, folders, 
         shutil.copy(file, tmp_path / "test" / "red" / f"copy-{k}.png")
     rows = evaluate_all(models[:1], ["knn", "linear"], [(folders[0], str(tmp_path / "test"))], tmp_path / "out", k=3)
     assert [row["notes"] for row in rows] == [["3 of the 11 test images are training images too"]] * 2
-    (row,) = evaluate_all(models[:1], ["knn"], [folders], tmp_path / "out", k=3)
+    (row,) = evaluate_all(models[0], "knn", [folders], tmp_path / "out", k=3)  # a text is one of each
     assert row["notes"] == []
 
 

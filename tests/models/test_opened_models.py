@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 
 import pytest
 import torch
@@ -410,3 +411,59 @@ def test_a_double_teacher_is_aligned_in_float32(tmp_path):
         progress=False,
     )
     assert {p.dtype for p in student.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("family", ["vit-classifier", "dinov2", "siglip"])
+def test_levels_of_wrappers_within_names_are_taken_off(tmp_path, family, images):
+    """As torch.compile leaves them where blocks are compiled one by one, with DDP around the whole."""
+    teacher = build_teacher(family)
+    path = saved(tmp_path / "m", teacher.model) / "model.safetensors"
+    inside = {re.sub(r"(layers?\.\d+\.|classifier\.)", r"\1_orig_mod.", k): v for k, v in load_file(path).items()}
+    save_file({f"module.{name}": tensor for name, tensor in inside.items()}, path, metadata={"format": "pt"})
+    assert any("._orig_mod." in name for name in inside)
+    loaded = load_teacher(tmp_path / "m")
+    torch.testing.assert_close(loaded(images).pooled, teacher(images).pooled)
+    student = bcosify(teacher)
+    save_student(student, tmp_path / "s")
+    path = tmp_path / "s" / "model.safetensors"
+    tensors = load_file(path)
+    save_file({re.sub(r"(layers?\.\d+\.)", r"\1_orig_mod.", k): v for k, v in tensors.items()}, path, {"format": "pt"})
+    assert all(
+        torch.equal(value, student.state_dict()[name]) for name, value in load(tmp_path / "s").state_dict().items()
+    )
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *(
+            {"layer_norm_eps": "x"},
+            {"layer_norm_eps": None},
+            {"b": True},
+            {"rope_theta": 0},
+            {"initializer_range": "x"},
+        ),
+        *({"teacher": {"resolution": value}} for value in ("x", -8, 33, 10**9, 16.0, True)),
+    ],
+)
+def test_fields_of_students_that_no_student_has(tmp_path, fields):
+    save_student(bcosify(build_teacher("vit-classifier")), tmp_path / "s")
+    path = tmp_path / "s" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+    name = "resolution" if "teacher" in fields else next(iter(fields))
+    with pytest.raises(UserError, match=name):
+        load(tmp_path / "s")
+
+
+@pytest.mark.parametrize("what", ["twice", "long", "deep"])
+def test_headers_of_safetensors_are_held_against_what_their_reader_takes(tmp_path, what):
+    path = saved(tmp_path / "m") / "model.safetensors"
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header, body = data[8 : 8 + size], data[8 + size :]
+    first = next(name for name in json.loads(header) if name != "__metadata__")
+    again = header.rstrip()[:-1] + f", {json.dumps(first)}: {json.dumps(json.loads(header)[first])}}}".encode()
+    header = {"twice": again, "long": header, "deep": b"[" * 100_000}[what]
+    path.write_bytes((2**40 if what == "long" else len(header)).to_bytes(8, "little") + header + body)
+    with pytest.raises(UserError, match=r"model\.safetensors.*header"):
+        load_teacher(tmp_path / "m")

@@ -177,7 +177,7 @@ def test_what_cannot_be_reported_is_said(tmp_path):
     with pytest.raises(UserError, match="None of these folders holds runs of a sweep"):
         write_report([other], tmp_path / "report", ["sweep"])
     (alone / "sweep.jsonl").write_text("{}\n")
-    with pytest.raises(UserError, match=r"line 1, is not a row of a sweep"):
+    with pytest.raises(UserError, match=r"holds no row of a sweep \(Line 1 of"):
         read_sweep(alone)
 
 

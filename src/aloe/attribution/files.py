@@ -3,6 +3,7 @@ input and for each text its logit, colour explanation and signed map (zero-shot 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from aloe.attribution.inherent import Explanation, explain
 from aloe.attribution.targets import TextTarget
+from aloe.core.bounds import check_batch
 from aloe.core.errors import UserError
 from aloe.core.files import read_object, write_json
 from aloe.core.printable import file_name, shown
@@ -38,11 +40,13 @@ PANEL = 224
 @dataclass
 class Explained:
     """What was written: one row per image (file, picture, the target if one was given, prediction, logit, residual),
-    what could not be read, and what of the source was left out."""
+    what could not be read, what of the source was left out, and the pictures that took the place of those of other images, or
+    of another target or other texts."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
 
 
 def explain_files(
@@ -78,6 +82,7 @@ def explain_files(
     taken = names_of_images(source, output_dir)
     if limit is not None:
         source = SubsetImages(source, np.arange(min(limit, len(source))))
+    check_batch(batch_size, len(source))
     side = resolution or student.config.resolution
     if side % (patch := student.config.patch_size):
         raise UserError(
@@ -91,6 +96,7 @@ def explain_files(
     dataset = ImageDataset(source, ResizeCenterCrop(side))
     loader = torch.utils.data.DataLoader(dataset, batch_size=batch_size, collate_fn=collate_images)
     done = Explained(left_out=left_out(source))
+    shown_of: dict[str, str] = {}
     for batch in tracked(loader, "explaining" if progress else None):
         done.unreadable += batch["unreadable"]
         if not len(batch["pixel_values"]):
@@ -105,7 +111,8 @@ def explain_files(
             numbers = rows(explanation, student.config)
             words = [f"{target or n.get('prediction', 'feature')}: {n['logit']:.2f}" for n in numbers]
             sheets = pictures(pixels, explanation, words, title)
-        for file, picture, values in zip(names, sheets, numbers, strict=True):
+        hashes = [hashlib.sha256(one.tobytes()).hexdigest()[:16] for one in _pixels(pixels)]
+        for file, picture, values, shown_pixels in zip(names, sheets, numbers, hashes, strict=True):
             path = output_dir / free_name(file, taken)
             if not done.rows:  # from here on the folder is this model's, also if the command is stopped
                 output_dir.mkdir(parents=True, exist_ok=True)
@@ -113,10 +120,13 @@ def explain_files(
             save_png(picture, path)
             asked = {} if target is None else {"target": target}  # what logit and residual are of
             done.rows.append({"file": file, "picture": str(path), **asked, **values})
+            shown_of[path.name] = shown_pixels
     if not done.rows:
         raise UserError(f"None of the {len(source)} images could be read: {'; '.join(done.unreadable[:3])}.")
     lost = {"unreadable": done.unreadable, "left_out": done.left_out}
-    write_json(output_dir / RECORD_NAME, {**about, "explanations": with_earlier(done.rows, earlier), **lost})
+    recorded = [{**row, "image": shown_of[Path(row["picture"]).name]} for row in done.rows]
+    done.replaced = replaced(recorded, earlier)
+    write_json(output_dir / RECORD_NAME, {**about, "explanations": with_earlier(recorded, earlier), **lost})
     return done
 
 
@@ -219,6 +229,18 @@ def with_earlier(rows: Sequence[Mapping[str, Any]], earlier: Sequence[Mapping[st
     new = [{**row, "picture": Path(row["picture"]).name} for row in rows]
     written = {row["picture"] for row in new}
     return [*(dict(row) for row in earlier if row.get("picture") not in written), *new]
+
+
+def replaced(rows: Sequence[Mapping[str, Any]], earlier: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The pictures among `rows` that an earlier run wrote of another image, or for another target or other texts."""
+    before = {one.get("picture"): one for one in earlier}
+    found = []
+    for new in rows:
+        old = before.get(Path(new["picture"]).name, new)
+        same = all(old.get(k, new.get(k)) == new.get(k) for k in ("file", "image"))
+        asked = old.get("target") == new.get("target") and set(old.get("texts", ())) == set(new.get("texts", ()))
+        found += [] if same and asked else [Path(new["picture"]).name]
+    return found
 
 
 def names_of_images(source: Any, folder: Path) -> set[str]:

@@ -92,6 +92,9 @@ def explain(
         done.unreadable
     )
     words += [f"left out: {line}" for line in done.left_out]
-    found = {"explanations": done.rows, "unreadable": done.unreadable, "left_out": done.left_out}
+    gone = getattr(done, "replaced", [])
+    some = ", ".join(gone[:3]) + (", ..." if len(gone) > 3 else "")
+    words += [f"{len(gone)} pictures of other images, or for another target, were replaced: {some}"] * bool(gone)
+    found = {"explanations": done.rows, "replaced": gone, "unreadable": done.unreadable, "left_out": done.left_out}
     found["student"] = standing(student.config.teacher)
     say(found, "\n".join(words), json)

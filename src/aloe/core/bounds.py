@@ -14,6 +14,8 @@ MAX_COUNT = 10**9
 MAX_SIDE = 1 << 14
 """Pixels on a side of the largest image that a model may be given."""
 MAX_BATCH = 1 << 16
+SMALL_BATCH = 256
+"""Images of a batch that may be more than there are."""
 MAX_WORKERS = 1 << 10
 """Processes that read images; no more than there are cores are started."""
 
@@ -27,3 +29,14 @@ def counted(value: Any, name: str, most: int = MAX_COUNT) -> int:
     if not isinstance(value, Integral) or isinstance(value, bool) or not 1 <= int(value) <= most:
         raise UserError(f"{name} must be at least 1 and at most {most}, a whole number, got {value!r}.")
     return int(value)
+
+
+def check_batch(size: int, images: int) -> None:
+    """The one rule of batches: no more images than there are, where those are more than `SMALL_BATCH`; at most `MAX_BATCH`.
+
+    Raises:
+        UserError: a larger one.
+    """
+    most = min(MAX_BATCH, max(images, SMALL_BATCH))
+    if size > most:
+        raise UserError(f"batch_size is {size}, but there are only {images} images; give at most {most}.")

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from aloe.attribution.methods import find_methods
+from aloe.core.bounds import check_batch
 from aloe.core.devices import choose_device
 from aloe.core.errors import UserError
 from aloe.core.torch_state import default_device, in_plain_torch
@@ -63,7 +64,9 @@ def evaluate(
         options = {"device": device, "cache": cache, "progress": progress, **settings}
         return evaluate_dense([model], [task], [_spec(data)], None, **options)[0]  # type: ignore[list-item]
     chosen = EvaluateSettings.of(**settings)
-    case = _case(_name(model), model, open_data(data), chosen, device, cache, progress)
+    splits = open_data(data)
+    _check_batch(chosen, [splits])
+    case = _case(_name(model), model, splits, chosen, device, cache, progress)
     if task in EXPLAINING:
         if len(find_methods(chosen.methods)) != 1:
             raise UserError(f"evaluate gives one row: name one of the methods for {task}, or use evaluate_all.")
@@ -75,9 +78,9 @@ def evaluate(
 @in_plain_torch
 @archives_in_cache
 def evaluate_all(
-    models: Sequence[str],
-    tasks: Sequence[str],
-    data: Sequence[Data],
+    models: str | Sequence[str],
+    tasks: str | Sequence[str],
+    data: str | Path | Sequence[Data],
     output_dir: Path,
     *,
     device: str | None = None,
@@ -92,6 +95,8 @@ def evaluate_all(
             first measurement that cannot be made. Rows measured until then are kept.
     """
     tasks, device = task_names(tasks), choose_device(device or default_device())
+    models = [models] if isinstance(models, str) else models
+    data = [data] if isinstance(data, str | Path) else data
     check_read(settings, tasks)
     if any(task in DENSE for task in tasks):
         specs, options = list(map(_spec, data)), {"device": device, "cache": cache, "progress": progress}
@@ -100,6 +105,7 @@ def evaluate_all(
     check_output([path for one in data for path in _paths(one)], output_dir)
     log = ResultLog(output_dir)
     opened, problems = _open_all(data)
+    _check_batch(chosen, opened)
     problems += _check_all(
         models,
         tasks,
@@ -225,6 +231,12 @@ def open_data(data: Data) -> Splits:
         return open_benchmark(str(data))
     train, test = data
     return alone(test) if train is None else pair(train, test)
+
+
+def _check_batch(settings: EvaluateSettings, opened: Sequence[Splits]) -> None:
+    """Hold the batch against the largest part of the data; raises UserError."""
+    if sizes := [len(part) for splits in opened for part in (splits.train, splits.test) if part is not None]:
+        check_batch(settings.batch_size, max(sizes))
 
 
 def _open_all(data: Sequence[Data]) -> tuple[list[Splits], list[str]]:

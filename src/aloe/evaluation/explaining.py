@@ -101,7 +101,11 @@ def check_explanations(case: Case, tasks: Sequence[str]) -> None:
             f"{case.name} has no classifier to explain: fit one (aloe evaluate linear) and name its folder under probes/."
         )
     if class_of_logit(case.model.config, len(next(classifier.parameters())), case.classes) is None:
-        raise UserError(f"The classifier of {case.name} does not know all classes of {case.splits.name} by name.")
+        asked = ", ".join(tasks)
+        raise UserError(
+            f"{asked}: the classifier of {case.name} does not know all classes of {case.splits.name} by name; leave {asked} "
+            "out, or fit a classifier on them (aloe evaluate linear)."
+        )
 
 
 def _check_grids(case: Case) -> None:

@@ -41,14 +41,14 @@ KNOWN = frozenset(
 """Every setting of an evaluation."""
 
 
-def task_names(tasks: Iterable[str]) -> list[str]:
-    """Tasks by their names, each once; upper and lower case alike.
+def task_names(tasks: str | Iterable[str]) -> list[str]:
+    """Tasks by their names, each once; upper and lower case alike. A text is one task.
 
     Raises:
         UserError: none, or one that there is not, with the nearest.
     """
     found: dict[str, None] = {}
-    for task in tasks:
+    for task in [tasks] if isinstance(tasks, str) else tasks:
         name = chosen(task, _known())
         if name is None:
             raise UserError(f"There is no task {task!r}{meant(task, READS, 'tasks')}")

@@ -12,13 +12,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
 from torch import nn
 
 from aloe.core.errors import UserError
-from aloe.core.files import append_line, digest_of, json_lines, read_bytes
+from aloe.core.files import append_line, digest_of, read_bytes
 from aloe.core.progress import say
 from aloe.core.rows import Keyed
-from aloe.evaluation.rows import result_lines
+from aloe.evaluation.rows import checked_lines, result_lines
 from aloe.evaluation.settings import RESULTS_NAME, result_facts, result_name
 from aloe.models.teachers import Teacher
 
@@ -30,17 +31,21 @@ RESULTS_LIMIT = 1 << 32
 """Bytes of the largest file of results that is read."""
 
 
-class ResultLog:
-    """The rows of a results folder, or of another file in it.
+class _Keyed(BaseModel):
+    key: str
 
-    A line of results that is no row stays in the file, is named on standard error and does not count, as in a report.
+
+class ResultLog:
+    """The rows of a results folder, or of another file in it, whose rows are of `kind`.
+
+    A line that is no row stays in the file, is named on standard error and does not count, as in a report.
 
     Raises:
         UserError: the folder cannot be written, or holds a file of that name without any row, or two results of a key that
             contradict each other. Rows of other files may say more each time: the last one of a key counts.
     """
 
-    def __init__(self, folder: Path, name: str = RESULTS_NAME) -> None:
+    def __init__(self, folder: Path, name: str = RESULTS_NAME, kind: type[BaseModel] | None = None) -> None:
         self.path = folder / name
         self.rows: dict[str, Row] = {}
         there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
@@ -51,7 +56,7 @@ class ResultLog:
         except OSError as error:
             raise UserError(f"{self.path} cannot be read: {error.strerror}.") from error
         end = data.rfind(b"\n") + 1
-        for row in self._results(data[:end]) if name == RESULTS_NAME else self._others(data[:end]):
+        for row in self._results(data[:end]) if name == RESULTS_NAME else self._others(data[:end], kind):
             self.rows[row["key"]] = row
         if end < len(data):
             with self.path.open("rb+") as file:
@@ -59,22 +64,22 @@ class ResultLog:
 
     def _results(self, data: bytes) -> list[Row]:
         rows, left_out = result_lines(self.path, data)
-        if left_out and not rows:
-            raise UserError(f"{self.path} holds no result rows ({left_out[0]}); move the file away.")
+        self._say(left_out, len(rows))
         known = Keyed()
         for number, row, _ in rows:
             known.add(row["key"], result_facts(row), f"line {number} of {self.path}", result_name(row))
-        if left_out:
-            say("\n".join(left_out))
         return [row for _, row, _ in rows]
 
-    def _others(self, data: bytes) -> list[Row]:
-        rows = []
-        for number, row in json_lines(data):
-            if not isinstance(row, dict) or not isinstance(row.get("key"), str):
-                raise UserError(f"{self.path}, line {number}, is not a result row; move the file away.")
-            rows.append(row)
-        return rows
+    def _others(self, data: bytes, kind: type[BaseModel] | None) -> list[Row]:
+        rows, left_out = checked_lines(self.path, data, kind or _Keyed, "row")
+        self._say(left_out, len(rows))
+        return [row for _, row, _ in rows]
+
+    def _say(self, left_out: list[str], rows: int) -> None:
+        if left_out and not rows:
+            raise UserError(f"{self.path} holds no result rows ({left_out[0].rstrip('.')}); move the file away.")
+        if left_out:
+            say("\n".join(left_out))
 
     def get(self, key: str) -> Row | None:
         return self.rows.get(key)

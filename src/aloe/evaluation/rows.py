@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from aloe.core.files import json_lines
+
+Checked = TypeVar("Checked", bound=BaseModel)
 
 
 class Result(BaseModel):
@@ -38,10 +40,18 @@ class Result(BaseModel):
 
 
 def result_lines(file: Path, data: bytes) -> tuple[list[tuple[int, dict[str, Any], Result]], list[str]]:
+    """`checked_lines` of result rows."""
+    return checked_lines(file, data, Result, "result row")
+
+
+def checked_lines(
+    file: Path, data: bytes, kind: type[Checked], what: str
+) -> tuple[list[tuple[int, dict[str, Any], Checked]], list[str]]:
     """(line, what stands there, the same checked) of a file's rows, and a sentence for each line that is none.
 
     Args:
         data: the file's content; `file` is its name in the sentences.
+        kind: what a row must be; `what` is what it is called.
     """
     rows, notes, last = [], [], data.count(b"\n") + 1
     for number, value in json_lines(data):
@@ -50,9 +60,9 @@ def result_lines(file: Path, data: bytes) -> tuple[list[tuple[int, dict[str, Any
             notes.append(f"Line {number} of {file} is {cut} and was left out.")
             continue
         try:
-            rows.append((number, value, Result.model_validate(value)))
+            rows.append((number, value, kind.model_validate(value)))
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the whole"
-            notes.append(f"Line {number} of {file} is no result row and was left out: {where}: {first['msg']}.")
+            notes.append(f"Line {number} of {file} is no {what} and was left out: {where}: {first['msg']}.")
     return rows, notes

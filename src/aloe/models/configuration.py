@@ -9,6 +9,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from aloe.bcos.functional import ACTIVATIONS
+from aloe.core.bounds import MAX_SIDE
 from aloe.core.errors import UserError
 
 STEMS = ("patch", "conv")
@@ -24,6 +25,10 @@ INTERPOLATIONS = ("bicubic", "bicubic-antialias", "bilinear-antialias")
 WHOLE_NUMBERS = (
     *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
     *("image_size", "patch_size", "num_register_tokens"),
+)
+REALS = (
+    *("b", "b_conv", "layer_norm_eps", "conv_norm_eps", "stem_norm_eps", "logit_scale", "logit_bias"),
+    *("rope_theta", "initializer_range"),
 )
 CONV_STEM_WIDTHS = (
     64,
@@ -182,12 +187,21 @@ class BcosViTConfig(PreTrainedConfig):
                 raise TypeError(f"{field} must be a whole number, got {value!r}.")
             if value < least:
                 raise ValueError(f"{field} must be at least {least}, got {value}.")
-        for field in ("b", "b_conv", "conv_norm_eps", "stem_norm_eps", "logit_scale", "logit_bias"):
+        for field in REALS:
             number = getattr(self, field)
-            if not (isinstance(number, int | float) or (field == "b_conv" and number is None)):
+            if isinstance(number, bool) or not (
+                isinstance(number, int | float) or (field == "b_conv" and number is None)
+            ):
                 raise TypeError(f"{field} must be a number, got {number!r}.")
         if not isinstance(self.teacher, dict):
             raise TypeError(f"teacher must be a dictionary, got {self.teacher!r}.")
+        side = self.teacher.get("resolution")
+        if side is not None and (
+            not isinstance(side, int) or isinstance(side, bool) or not 0 <= side <= MAX_SIDE or side % self.patch_size
+        ):
+            raise ValueError(
+                f"resolution of teacher must be whole patches of {self.patch_size} pixels, at most {MAX_SIDE}, got {side!r}."
+            )
 
     def _check(self) -> None:
         choices = {
@@ -209,6 +223,8 @@ class BcosViTConfig(PreTrainedConfig):
                 raise ValueError(f"{field} must be at least 1, got {exponent}.")
         if self.stem_kernel not in (3, EVEN_KERNEL):
             raise ValueError(f"stem_kernel must be 3 or {EVEN_KERNEL}, got {self.stem_kernel}.")
+        if self.rope_theta <= 0:
+            raise ValueError(f"rope_theta must be positive, got {self.rope_theta}.")
         if self.conv_norm_eps < 0 or self.stem_norm_eps < 0:
             raise ValueError("conv_norm_eps and stem_norm_eps must be at least 0.")
         self._check_encoding()

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from aloe.core.errors import UserError
-from aloe.core.files import read_object
+from aloe.core.files import open_regular, parse_json, read_object
+from aloe.models.unwrap import plain_name
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOATS = ("F64", "F32", "F16", "BF16")
+HEADER_BYTES = 100_000_000
+"""As the format has it."""
 COUNTED = ("position_ids", "num_batches_tracked")
 """Endings of the names of buffers that hold whole numbers."""
 
@@ -25,6 +28,7 @@ def weight_files(name: str, revision: str | None = None) -> list[Path]:
     options: dict[str, Any] = {"revision": revision, "_raise_exceptions_for_missing_entries": False}
     single = cached_file(name, SINGLE, **options)
     if single is not None:
+        check_header(Path(str(single)))
         return [Path(str(single))]
     index = cached_file(name, INDEX, **options)
     if index is None:
@@ -40,7 +44,29 @@ def weight_files(name: str, revision: str | None = None) -> list[Path]:
     for file, path in zip(files, found, strict=True):
         if path is None or not Path(path).is_file():
             raise UserError(f"{index} names {file!r}, which is no file beside it; fetch it again.")
+        check_header(Path(path))
     return [Path(str(path)) for path in found]
+
+
+def check_header(path: Path) -> None:
+    """Hold a safetensors file's header against what its reader takes without a word.
+
+    Raises:
+        UserError: no regular file, a header of more than `HEADER_BYTES`, or one that names a tensor twice.
+    """
+    with open_regular(path) as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > HEADER_BYTES:
+            raise _corrupt(path, f"its header declares {size} bytes")
+        text = file.read(size)
+    try:
+        parse_json(text)
+    except ValueError as error:
+        raise _corrupt(path, f"its header: {error}") from error
+
+
+def _corrupt(path: Path, why: str) -> UserError:
+    return UserError(f"{path}: the safetensors file is truncated or corrupt ({why}); fetch it again.")
 
 
 def shapes_of(name: str, revision: str | None = None) -> dict[str, tuple[int, ...]]:
@@ -71,5 +97,6 @@ def check_finite(model: Any, where: str) -> None:
 
 def classifier_rows(shapes: dict[str, tuple[int, ...]]) -> int | None:
     """The number of rows of the classifier, whatever stands before its name; None without one."""
-    rows = [shape[0] for key, shape in shapes.items() if f".{key}".endswith(".classifier.weight") and len(shape) == 2]
+    heads = [shape for key, shape in shapes.items() if f".{plain_name(key)}".endswith(".classifier.weight")]
+    rows = [shape[0] for shape in heads if len(shape) == 2]
     return rows[0] if len(rows) == 1 else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from contextlib import suppress
 from functools import partial
@@ -22,7 +21,7 @@ from aloe.models.modeling import BcosViTForImageClassification, BcosViTModel
 from aloe.models.published import is_published, load_published
 from aloe.models.stated import hold_against, mismatch, stated
 from aloe.models.teachers import is_weight_file, missing_weights
-from aloe.models.unwrap import common_prefix
+from aloe.models.unwrap import common_prefix, renaming
 from aloe.models.zoo_models import locate
 
 
@@ -67,8 +66,8 @@ def load(source: str | Path, **options: Any) -> BcosViTModel | BcosViTForImageCl
             **options,
         )
         model, report = read()
-        if report["missing_keys"] and (prefix := common_prefix(list(shapes))):
-            model, report = read(key_mapping={f"^{re.escape(prefix)}": ""})
+        if report["missing_keys"] and (mapping := renaming(list(shapes))):
+            model, report = read(key_mapping=mapping)
     if report["missing_keys"] and common_prefix(list(shapes)):
         raise UserError(missing_weights(name, sorted(report["missing_keys"]), list(shapes)))
     if report["mismatched_keys"]:

@@ -8,7 +8,6 @@ Only safetensors are read.
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -29,7 +28,7 @@ from aloe.models.labels import STATED as LABELS
 from aloe.models.labels import label_table, set_labels
 from aloe.models.processor import normalisation, pixels_of_use, read_processor, three
 from aloe.models.stated import hold_against, mismatch, stated
-from aloe.models.unwrap import common_prefix, extends, unwrapped
+from aloe.models.unwrap import common_prefix, extends, renaming, unwrapped
 from aloe.models.zoo_models import locate
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".tar")
@@ -273,8 +272,8 @@ def load_teacher(
             **options,
         )
         model, report = load()
-        if report["missing_keys"] and (prefix := common_prefix(list(shapes))):
-            model, report = load(key_mapping={f"^{re.escape(prefix)}": ""})
+        if report["missing_keys"] and (mapping := renaming(list(shapes))):
+            model, report = load(key_mapping=mapping)
     if report["missing_keys"]:
         raise UserError(missing_weights(name, sorted(report["missing_keys"]), list(shapes)))
     if report["mismatched_keys"]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from aloe.core.bounds import MAX_SIDE
 from aloe.core.errors import UserError
 from aloe.core.files import read_json
-from aloe.models.headers import check_finite
+from aloe.models.headers import check_finite, check_header
 from aloe.models.processor import normalisation
 from aloe.models.rules import assemble, renamed, same_but_for_unit_axes, sources_of
 from aloe.models.stated import plain_fields
@@ -37,7 +37,7 @@ from aloe.models.timm_layouts import (
     Zeros,
     layout_of,
 )
-from aloe.models.unwrap import common_prefix
+from aloe.models.unwrap import common_prefix, plain_name
 
 DINOV3_IMAGE_SIZE = 256  # timm's, where a file alone does not say it: rotary positions leave no trace in the tensors
 
@@ -126,6 +126,7 @@ def _open(name: str, architecture: str | None) -> _Source:
     known, _, tag = known.partition(".")
     tag = tag or str(stated.get("tag") or label.partition(".")[2])
     try:
+        check_header(weights)
         tensors = load_file(weights)
         if odd := next((k for k, t in tensors.items() if not t.is_floating_point()), None):
             raise UserError(f"{name}: {odd!r} holds {tensors[odd].dtype}, not floating-point numbers.")
@@ -139,8 +140,9 @@ def _open(name: str, architecture: str | None) -> _Source:
 
 def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tensors whose every name stands behind `module.`, `_orig_mod.` or the like, under timm's names."""
-    prefix = common_prefix(list(tensors))
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    plain = {plain_name(name): tensor for name, tensor in tensors.items()}
+    prefix = common_prefix(list(plain))
+    return {name.removeprefix(prefix): tensor for name, tensor in plain.items()}
 
 
 def _fetch(name: str) -> tuple[Path, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any
@@ -30,6 +31,16 @@ def plain_name(name: str) -> str:
 def extends(model: nn.Module, class_name: str | None) -> bool:
     """Whether a module is of a class of that name or of a subclass of it."""
     return any(kind.__name__ == class_name for kind in type(model).__mro__)
+
+
+def renaming(names: Sequence[str]) -> dict[str, str]:
+    """What transformers' `key_mapping` needs to read these tensors: levels of wrappers go, and what stands before all."""
+    plain = [plain_name(name) for name in names]
+    prefix = common_prefix(plain)
+    if plain == list(names):
+        return {f"^{re.escape(prefix)}": ""} if prefix else {}
+    # Of several patterns transformers applies one to a name, so each name has its own.
+    return {f"^{re.escape(name)}$": other.removeprefix(prefix) for name, other in zip(names, plain, strict=True)}
 
 
 def common_prefix(names: Sequence[str]) -> str:

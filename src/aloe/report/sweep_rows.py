@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from aloe.core.errors import UserError
-from aloe.core.files import json_lines, read_bytes
+from aloe.core.files import read_bytes
 from aloe.core.rows import Keyed, repeats
+from aloe.evaluation.rows import checked_lines
 from aloe.report.rows import Result
 
 SWEEP_NAME = "sweep.jsonl"
@@ -47,8 +48,8 @@ def read_sweep(folder: Path, notes: list[str] | None = None) -> list[SweepRow]:
     the same row came again.
 
     Raises:
-        UserError: a line that is no row of a sweep, or two of a run that contradict each other. A last line that was cut off
-            is left out.
+        UserError: a file without any row of a sweep, or two of a run that contradict each other. A line that is none is left
+            out, and named in `notes`; a last line that was cut off goes without a word.
     """
     path = folder / SWEEP_NAME
     if not path.is_file():
@@ -56,18 +57,17 @@ def read_sweep(folder: Path, notes: list[str] | None = None) -> list[SweepRow]:
     found: dict[str, SweepRow] = {}
     known, again = Keyed(), 0
     data = read_bytes(path)
-    for number, value in json_lines(data[: data.rfind(b"\n") + 1]):
-        try:
-            row = SweepRow.model_validate(value)
-        except ValidationError as error:
-            raise UserError(f"{path}, line {number}, is not a row of a sweep; move the file away.") from error
+    rows, left_out = checked_lines(path, data[: data.rfind(b"\n") + 1], SweepRow, "row of a sweep")
+    if left_out and not rows:
+        raise UserError(f"{path} holds no row of a sweep ({left_out[0].rstrip('.')}); move the file away.")
+    for number, _, row in rows:
         facts = {name: value for name, value in row.model_dump().items() if name in ("run", "configuration", "status")}
         facts |= {f"{r.task} of {r.data} (row {r.key})": r.value for r in row.results}
         known.add(row.key, facts, f"line {number} of {path}", row.run)
         again += found.get(row.key) == row
         found[row.key] = row
     if notes is not None:
-        notes += repeats(again, "sweep row")
+        notes += [*left_out, *repeats(again, "sweep row")]
     return list(found.values())
 
 

@@ -35,8 +35,6 @@ from aloe.train.settings import TrainSettings
 
 FAULTS_NAME = "unreadable.txt"
 LOCK_NAME = f".{RUN_NAME}.lock"
-SMALL_BATCH = 256
-"""Images of a batch that may be more than there are."""
 
 # May change between the parts of one run: they do not enter the result.
 _FREE = {"workers", "prefetch", "keep_checkpoints", "report_to", "log_every", "save_every", "evaluate_every"}
@@ -214,17 +212,6 @@ def sample_images(
 
 def images_per_step(settings: TrainSettings, world_size: int) -> int:
     return settings.batch_size * settings.gradient_accumulation * world_size
-
-
-def check_batch(settings: TrainSettings, source: Any) -> None:
-    """Raises UserError for a batch of many more images than there are, in which each would stand again and again."""
-    if isinstance(source, ShardSource):
-        return
-    most = max(len(source), SMALL_BATCH)
-    if settings.batch_size > most:
-        raise UserError(
-            f"batch_size is {settings.batch_size}, but there are only {len(source)} images to train on; give at most {most}."
-        )
 
 
 def check_resolution(resolution: int, patch_size: int) -> None:

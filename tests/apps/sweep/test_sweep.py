@@ -12,7 +12,8 @@ from aloe.apps.sweep.plan import SweepPlan
 from aloe.apps.sweep.run import Sweep
 from aloe.core.errors import UserError
 from aloe.data.sources import SceneImages
-from aloe.report.sweep_rows import read_sweep
+from aloe.evaluation.results import ResultLog
+from aloe.report.sweep_rows import SweepRow, read_sweep
 from aloe.train.stopping import Diverged
 from conftest import build_teacher
 
@@ -215,3 +216,14 @@ def test_a_folder_of_something_else_is_refused(aloe, home, tmp_path):
     (tmp_path / "full" / "notes.txt").write_text("mine")
     code, _, err = aloe(*words(home, tmp_path / "full"))
     assert (code, "holds no sweep" in err) == (2, True)
+
+
+def test_a_damaged_line_is_left_out_and_named(done, copy):
+    """By the rule of results.jsonl, for those who go on with a sweep and those who report it."""
+    path = copy / "sweep.jsonl"
+    path.write_text("[" * 100_000 + "\n" + '{"key": 1}\n' + path.read_text())
+    notes: list[str] = []
+    assert len(read_sweep(copy, notes)) == len(read_sweep(done))
+    assert [note[:7] for note in notes] == ["Line 1 ", "Line 2 "]
+    assert all("left out" in note for note in notes)
+    assert len(ResultLog(copy, "sweep.jsonl", SweepRow).rows) == len(read_sweep(done))

@@ -17,7 +17,7 @@ from torch import Tensor
 from aloe.apps.grounding.model import TOWERS, VisionLanguage
 from aloe.apps.grounding.view import view_of
 from aloe.core.errors import UserError
-from aloe.models.headers import shapes_of, weight_files
+from aloe.models.headers import check_header, shapes_of, weight_files
 from aloe.models.hub import explain_hub_errors
 from aloe.models.stated import hold_against, stated
 from aloe.models.text import load_tokenizer
@@ -186,6 +186,8 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
 
     if not (files := weight_files(str(folder))):
         raise UserError(f"{folder} has no model.safetensors; only safetensors are loaded, never pickled weights.")
+    for file in files:
+        check_header(file)
     return {key: value for file in files for key, value in load_file(file).items()}
 
 

@@ -84,7 +84,7 @@ class Sweep:
 
     @cached_property
     def log(self) -> ResultLog:
-        return ResultLog(self.home, SWEEP_NAME)
+        return ResultLog(self.home, SWEEP_NAME, SweepRow)
 
     def state(self, run: Run) -> str:
         """finished, diverged, begun or to do; finished says that everything asked for is measured."""

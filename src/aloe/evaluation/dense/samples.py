@@ -9,6 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from aloe.core.bounds import check_batch
 from aloe.core.errors import UserError
 from aloe.core.progress import tracked
 from aloe.data.frames.frame import Frame, FrameSource, NoTruth
@@ -59,6 +60,7 @@ class Samples:
     ) -> None:
         if not len(source):
             raise UserError("There are no training frames.")
+        check_batch(settings.batch_size, len(source))
         self.features_of, self.source, self.task, self.settings = features_of, source, task, settings
         self.side, self.device = side, device
         self.rows: list[int] = []  # of the source

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from transformers import set_seed
 
+from aloe.core.bounds import check_batch
 from aloe.core.errors import UserError
 from aloe.core.progress import say
 from aloe.core.torch_state import in_plain_torch
@@ -37,7 +38,7 @@ from aloe.train.align.stem import warmed_up
 from aloe.train.align.trainer import AlignmentModel, AlignmentTrainer, alignment_bar
 from aloe.train.arguments import training_arguments
 from aloe.train.checkpoints import checkpoints
-from aloe.train.runs import check_batch, claim, hold_out, record, sample_images, starting_point
+from aloe.train.runs import claim, hold_out, record, sample_images, starting_point
 
 
 @dataclass
@@ -71,8 +72,8 @@ class Parts:
         if progress and (words := parts_taken(source)):
             say(words)
         train, held_out = _split(source, resolved)
-        check_batch(resolved, train)
         if not isinstance(train, ShardSource):
+            check_batch(resolved.batch_size, len(train))
             check_source(train, max_bad_fraction=resolved.max_bad_fraction)
         return cls(source, taught_by, converted, resolution, blocks, train, held_out)
 

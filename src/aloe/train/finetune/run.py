@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from aloe.core.bounds import check_batch
 from aloe.core.errors import UserError
 from aloe.core.torch_state import in_plain_torch
 from aloe.data.draws import check_source
@@ -28,7 +29,7 @@ from aloe.train.finetune.labels import Images, check_readable_classes, labels_fi
 from aloe.train.finetune.settings import FinetuneSettings
 from aloe.train.finetune.start import stage_after, starting_student, with_head
 from aloe.train.finetune.trainer import FinetuneTrainer, LabelledModel, finetuning_bar
-from aloe.train.runs import check_batch, check_resolution, claim, hold_out, record, sample_images, starting_point
+from aloe.train.runs import check_resolution, claim, hold_out, record, sample_images, starting_point
 
 
 @in_plain_torch
@@ -82,7 +83,7 @@ def finetune(
         train, held_out = hold_out(source, resolved.holdout, resolved.seed, source.labels)
     else:
         train, held_out = source, validation_for(validation, source)
-    check_batch(resolved, train)
+    check_batch(resolved.batch_size, len(train))
     check_readable_classes(train)
     check_source(train, max_bad_fraction=resolved.max_bad_fraction)
     arguments = training_arguments(resolved, home, device, evaluates=held_out is not None, verb="finetune")
