@@ -324,7 +324,7 @@ BAD = {
     "an object": (object(), 0, "cannot be a object; give a float tensor"),
     "no images": (GOOD[:0], 0, "no images to explain"),
     "no pictures": ([], 0, "no images to explain"),
-    "half a patch": (GOOD[..., :30], 0, "not a multiple of the patch size 8"),
+    "half a patch": (GOOD[..., :30], 0, "are not a whole number of 8-pixel patches"),
 }
 
 

@@ -309,7 +309,7 @@ def test_what_else_cannot_be_asked(student):
         "no images to compare": lambda: aloe.similarity(student, many[:0], many),
         "is not a B-cos model": lambda: aloe.similarity(build_teacher("vit"), GOOD, GOOD),
         "is a model's name": lambda: aloe.similarity("zoo:scenes-aloe", GOOD, GOOD),
-        "not a multiple of the patch size": lambda: aloe.similarity(student, GOOD, GOOD[..., :30]),
+        "are not a whole number of 8-pixel patches": lambda: aloe.similarity(student, GOOD, GOOD[..., :30]),
     }
     for words, ask in mistakes.items():
         with pytest.raises(UserError, match=words) as caught:

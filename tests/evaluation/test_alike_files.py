@@ -195,7 +195,7 @@ MISTAKES = {
     "toward nothing": (("--toward", "empty"), "No images found in"),
     "the same twice": (("--toward", "images", "--against", "images"), "have the same mean feature"),
     "two questions": (("--like", "wide.png", "--toward", "images"), "Give one of"),
-    "half a patch": (("--like", "wide.png", "--resolution", "30"), "not a whole number of 8-pixel patches; 24 is"),
+    "half a patch": (("--like", "wide.png", "--resolution", "30"), "not a whole number of 8-pixel patches; 32 is"),
 }
 
 

@@ -11,8 +11,9 @@ import pytest
 
 from aloe.core.errors import UserError
 from aloe.data.sources import open_images
+from aloe.models.geometry import check_side
 from aloe.train.align.settings import AlignSettings
-from aloe.train.runs import LOCK_NAME, check_resolution, claim, hold_out, record
+from aloe.train.runs import LOCK_NAME, claim, hold_out, record
 from pictures import write_pictures
 
 
@@ -148,9 +149,9 @@ def test_a_fact_replaces_the_setting_of_its_name(tmp_path):
 
 @pytest.mark.parametrize(("resolution", "better"), [(33, 32), (3, 8), (21, 24)])
 def test_a_resolution_is_a_whole_number_of_patches(resolution, better):
-    check_resolution(better, 8)
-    with pytest.raises(UserError, match=f"Resolution {resolution} is not .* try {better}"):
-        check_resolution(resolution, 8)
+    check_side(better, 8)
+    with pytest.raises(UserError, match=f"Resolution {resolution} is not .* {better} is"):
+        check_side(resolution, 8)
 
 
 def test_more_steps_on_a_finished_run_name_the_way_on(tmp_path):

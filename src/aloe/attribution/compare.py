@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from aloe.attribution.files import check_owner, free_name, names_of_images, with_earlier
 from aloe.attribution.inherent import explain
@@ -27,8 +27,9 @@ from aloe.data.transforms import ResizeCenterCrop
 from aloe.draw.attributions import Column, comparison_gallery, comparison_row, save_gallery
 from aloe.draw.figures import load_matplotlib
 from aloe.draw.gallery import save_png
+from aloe.models.backbone import Backbone
 from aloe.models.fingerprint import fingerprint
-from aloe.models.teachers import Teacher, resize
+from aloe.models.teachers import resize
 from aloe.models.unwrap import unwrapped
 
 GALLERY_ROWS = 20
@@ -49,7 +50,7 @@ class Compared:
 class _Entry:
     """One column in the making: a model, a method, and what it gave so far."""
 
-    model: nn.Module
+    model: Backbone
     group: str
     method: Method
     pictures: list[np.ndarray] = field(default_factory=list)
@@ -59,7 +60,7 @@ class _Entry:
 
 
 def attribute_files(
-    models: Mapping[str, nn.Module],
+    models: Mapping[str, Backbone],
     images: str | Path | Sequence[str | Path],
     output_dir: Path,
     *,
@@ -109,7 +110,7 @@ def attribute_files(
         source = SubsetImages(source, np.arange(min(limit, len(source))))
     done = Compared()
     entries = _entries(models, chosen, done)
-    largest = max(_side(model, resolution) for model in models.values())
+    largest = max(model.side(resolution) for model in models.values())
     loader = torch.utils.data.DataLoader(
         ImageDataset(source, ResizeCenterCrop(largest)), batch_size=16, collate_fn=collate_images
     )
@@ -164,7 +165,7 @@ def attribute_files(
     return done
 
 
-def _entries(models: Mapping[str, nn.Module], methods: Sequence[Method], done: Compared) -> list[_Entry]:
+def _entries(models: Mapping[str, Backbone], methods: Sequence[Method], done: Compared) -> list[_Entry]:
     found = []
     for name, model in models.items():
         for method in methods:
@@ -188,7 +189,7 @@ def _explained(
     memory: bool,
 ) -> Tensor:
     model = entry.model.to(device)
-    own = resize(images, _side(model, resolution)).to(device)
+    own = resize(images, model.side(resolution)).to(device)
     target: Any = _indices(model, classes) if _has_classifier(model) else None
     if memory and entry.peak is None:
         first = None if target is None else target[:1]
@@ -205,7 +206,7 @@ def _explained(
 
 
 def _classes(
-    models: Mapping[str, nn.Module], images: Tensor, target: str | None, resolution: int | None, device: str
+    models: Mapping[str, Backbone], images: Tensor, target: str | None, resolution: int | None, device: str
 ) -> list[tuple[int, str]]:
     """Index and name of the class that is explained for each image; none where no model has a classifier."""
     judge: Any = next((m for m in models.values() if _has_classifier(m)), None)
@@ -219,7 +220,7 @@ def _classes(
         return [(index, str(names[index]))] * len(images)
     judge.to(device)
     with torch.no_grad():
-        logits = judge(resize(images, _side(judge, resolution)).to(device)).logits
+        logits = judge(resize(images, judge.side(resolution)).to(device)).logits
     return [(i, str(names.get(i, i))) for i in logits.argmax(-1).tolist()]
 
 
@@ -236,12 +237,8 @@ def _indices(model: Any, classes: list[tuple[int, str]]) -> Tensor:
     return torch.tensor(found)
 
 
-def _has_classifier(model: nn.Module) -> bool:
+def _has_classifier(model: Backbone) -> bool:
     return getattr(model, "classifier", None) is not None
-
-
-def _side(model: Any, resolution: int | None) -> int:
-    return resolution or (model.resolution if isinstance(model, Teacher) else model.config.resolution)
 
 
 def _save_maps(path: Path, entries: Sequence[_Entry], maps: Sequence[Tensor]) -> None:

@@ -83,11 +83,7 @@ def explain_files(
     if limit is not None:
         source = SubsetImages(source, np.arange(min(limit, len(source))))
     check_batch(batch_size, len(source))
-    side = resolution or student.config.resolution
-    if side % (patch := student.config.patch_size):
-        raise UserError(
-            f"--resolution {side} is not a whole number of {patch}-pixel patches; {max(side // patch, 1) * patch} is."
-        )
+    side = student.side(resolution)
     check_output(images, output_dir)
     known = name or (Path(model).name if isinstance(model, str | Path) else type(student).__name__)
     title = shown(known)

@@ -31,7 +31,6 @@ from aloe.core.errors import UserError
 from aloe.core.names import chosen as chosen_name
 from aloe.core.names import meant
 from aloe.core.torch_state import in_plain_torch, trackable
-from aloe.models.teachers import Teacher
 from aloe.models.unwrap import unwrapped
 
 MapFunction = Callable[..., tuple[Tensor, Tensor]]
@@ -54,7 +53,7 @@ class Method:
     granularity: str
     batch_size: int = 32
 
-    def resolved(self, options: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+    def resolved(self, options: Mapping[str, Any], model: Any) -> dict[str, Any]:
         """Every option that a map depends on with its value, given or default.
 
         Raises:
@@ -62,7 +61,7 @@ class Method:
         """
         values = {**(self.run.__kwdefaults__ or {}), **check_options(self, options)}
         if self.key == "attnlrp":
-            gammas = default_gammas(not isinstance(model, Teacher))
+            gammas = default_gammas(model.interpretable)
             values |= {name: value for name, value in gammas.items() if values[name] is None}
         if self.key == "lime":
             values |= {"alpha": REGRESSIONS.get(values["regression"])} if values["alpha"] is None else {}
@@ -154,12 +153,13 @@ def attribute(
     model = trackable(model)
     if reason := unsupported(model, method):
         raise UserError(f"{chosen.title}: {reason}.")
+    backbone: Any = model
     reference = next(model.parameters())
     pixels = as_batch(images, model).to(reference.device, reference.dtype).clone()  # none of inference mode
     size = chosen.batch_size if batch_size is None else counted(batch_size, "batch_size")
     if not len(pixels):
         raise UserError("There are no images to explain.")
-    _check_size(model, pixels)
+    backbone.grid(*pixels.shape[-2:])
     checked = check_options(chosen, options)
     maps, values, start = [], [], time.perf_counter()
     watched = peak_memory(reference.device) if memory else nullcontext(None)
@@ -199,14 +199,12 @@ def find_methods(keys: Sequence[str]) -> list[Method]:
     return [m for m in METHODS.values() if m.key in wanted]
 
 
-def unsupported(model: nn.Module, method: str) -> str | None:
+def unsupported(model: Any, method: str) -> str | None:
     """Why a model cannot be explained by a method, or None where it can."""
-    if method == "inherent" and isinstance(model, Teacher):
-        return f"{model.name} is a teacher, whose output is no W(x)x; align a student to it first (aloe align)"
-    if method == "attnlrp" and isinstance(model, Teacher) and model.config.hidden_act not in ACTIVATIONS:
-        return (
-            f"it has no rule for {model.name}'s activation {model.config.hidden_act}; it knows {', '.join(ACTIVATIONS)}"
-        )
+    if method == "inherent" and not model.interpretable:
+        return f"{model.title} is a teacher, whose output is no W(x)x; align a student to it first (aloe align)"
+    if method == "attnlrp" and not model.interpretable and model.config.hidden_act not in ACTIVATIONS:
+        return f"it has no rule for {model.title}'s activation {model.config.hidden_act}; it knows {', '.join(ACTIVATIONS)}"
     return None
 
 
@@ -236,15 +234,6 @@ def _inherent(subject: Subject, images: Tensor, target: Target) -> tuple[Tensor,
     subject.backwards += len(images)
     explanation = explain(subject.model, images, target, batch_size=len(images))
     return explanation.contributions, explanation.logit
-
-
-def _check_size(model: nn.Module, images: Tensor) -> None:
-    config: Any = model.config
-    height, width = images.shape[-2:]
-    native = isinstance(model, Teacher) and height == width == model.image_size  # perhaps 384 pixels in patches of 14
-    patch = model.patch_size if isinstance(model, Teacher) else config.patch_size
-    if not native and (height % patch or width % patch or not height * width):
-        raise UserError(f"Images of {height}x{width} are not a whole number of {patch}-pixel patches; resize them.")
 
 
 METHODS: dict[str, Method] = {

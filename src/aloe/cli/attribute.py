@@ -51,7 +51,6 @@ def attribute(
     from aloe.evaluation.backbones import load_any
     from aloe.evaluation.results import describe
     from aloe.models.stages import standing, title_of
-    from aloe.models.teachers import Teacher
 
     loaded: dict[str, Any] = {}
     for name in model:
@@ -77,7 +76,7 @@ def attribute(
             progress=lambda _, count, total: bar.update(count, total),
         )
     header = ("model", "method", "forward", "backward", "s/image", *(["MiB"] if memory else []))
-    words = [f"{t}: {standing(m.config.teacher)}" for t, m in loaded.items() if not isinstance(m, Teacher)]
+    words = [f"{t}: {standing(m.config.teacher)}" for t, m in loaded.items() if m.interpretable]
     words += [table([_line(c) for c in done.costs], header)]
     words += [f"{note}." for note in done.notes]
     words.append(f"{len(done.rows)} pictures and gallery.png, gallery.pdf in {output_dir}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import nn
 
 from aloe.core.errors import UserError
 from aloe.evaluation.heads import RECORD_NAME, load_probe
+from aloe.models.backbone import Backbone
 from aloe.models.fingerprint import fingerprint
 from aloe.models.saving import is_student, load
 from aloe.models.teachers import Teacher, load_teacher
@@ -25,7 +25,7 @@ _LATER = {
 }
 
 
-def load_any(name: str | Path) -> Teacher | nn.Module:
+def load_any(name: str | Path) -> Backbone:
     """A student of ALOE, a teacher, or a saved linear probe with its backbone, whichever the folder or hub id holds."""
     text = str(name)
     if (Path(text) / RECORD_NAME).is_file() and not (Path(text) / "config.json").is_file():
@@ -33,33 +33,19 @@ def load_any(name: str | Path) -> Teacher | nn.Module:
     return load(text) if is_student(text) else load_teacher(text)
 
 
-def native_pixels(model: Teacher | nn.Module) -> int:
-    """The side in pixels at which a model is meant to be used.
-
-    Raises:
-        UserError: the model does not say.
-    """
-    config: Any = model.config
-    with suppress(TypeError, ValueError):
-        if (side := int(model.resolution if isinstance(model, Teacher) else config.resolution)) > 0:
-            return side
-    name = model.name if isinstance(model, Teacher) else config.teacher.get("name", "") or type(model).__name__
-    raise UserError(f"{name} does not say what size of images it is made for; give one with --resolution.")
-
-
-def trained_with_sigmoid(model: Teacher | nn.Module) -> bool:
+def trained_with_sigmoid(model: Backbone) -> bool:
     """Whether a model's classes are told by sigmoids: its head was trained with binary cross-entropy, as its logit bias or
     its probe's record says. Others' are told by the softmax."""
     return bool(getattr(model.config, "logit_bias", 0.0)) or getattr(model, "head_loss", None) == "bce"
 
 
-def model_fingerprint(model: Teacher | nn.Module) -> str:
+def model_fingerprint(model: Backbone) -> str:
     """A hash of everything a model's features depend on: its weights, its configuration, a teacher's normalisation."""
     config: Any = model.config
     known = {k: v for k, v in config.to_dict().items() if k not in ("_name_or_path", "transformers_version", "teacher")}
     known = {k: v for k, v in known.items() if k not in _LATER or v != _LATER[k]}
-    constants = (model.mean, model.std) if isinstance(model, Teacher) else ()
-    module = model.model if isinstance(model, Teacher) else model
+    constants: Any = () if not isinstance(model, Teacher) else (model.mean, model.std)
+    module: Any = model.model if isinstance(model, Teacher) else model
     return fingerprint(module, json.dumps(known, sort_keys=True, default=str), constants)
 
 

@@ -150,7 +150,7 @@ def _paths(data: Data) -> list[str]:
 
 def _name(model: Any) -> str:
     if isinstance(model, Teacher):
-        return model.name
+        return model.title
     return type(model).__name__ if isinstance(model, nn.Module) else str(model)
 
 

@@ -15,7 +15,7 @@ from aloe.attribution.methods import Cost, attribute
 from aloe.attribution.presets import preset_options
 from aloe.core.errors import UserError
 from aloe.data.transforms import ResizeCenterCrop, to_tensor
-from aloe.evaluation.backbones import native_pixels, trained_with_sigmoid
+from aloe.evaluation.backbones import trained_with_sigmoid
 from aloe.evaluation.features import classify
 from aloe.evaluation.tasks import Case, class_of_logit
 from aloe.metrics.grids import GridList, choose_grids, confident
@@ -95,7 +95,7 @@ class Explainer:
 
     def side(self) -> int:
         """Pixels of the images: the model's own size, or that of the settings."""
-        return self.case.settings.resolution or native_pixels(self.case.model)
+        return self.case.settings.resolution or self.case.model.side()
 
     def cost(self) -> dict[str, float | int | None]:
         """Passes and seconds per image, over all maps so far; peak memory of a single image."""

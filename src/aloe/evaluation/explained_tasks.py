@@ -16,7 +16,6 @@ from torch import Tensor
 
 from aloe.attribution.methods import METHODS
 from aloe.attribution.subject import opened
-from aloe.evaluation.backbones import native_pixels
 from aloe.evaluation.explained_cases import Common, Explainer, grids_key, probability_of
 from aloe.evaluation.tasks import Case, Outcome
 from aloe.metrics.bootstrap import bootstrap_interval
@@ -25,7 +24,7 @@ from aloe.metrics.deletion import FRACTIONS, PAPER_FRACTIONS, deletion_curves
 from aloe.metrics.gridpg import grid_pointing
 from aloe.metrics.pointing import inside_share, pointing_hits
 from aloe.metrics.windows import window_starts
-from aloe.models.teachers import Teacher, resize
+from aloe.models.teachers import resize
 
 
 @dataclass
@@ -137,7 +136,7 @@ def _inside(common: Common) -> Prepared:
     settings, source, chosen = common.settings, common.source, common.images(common.correct)
 
     def run(case: Case, explainer: Explainer, advance: Callable[[int, int], None]) -> Outcome:
-        side = settings.resolution or native_pixels(case.model)
+        side = settings.resolution or case.model.side()
         masks = torch.stack([_mask(source, int(i), side) for i in chosen])
         seen = masks.flatten(1).any(1)
         found, masks = _maps(explainer, chosen, common, advance)[seen], masks[seen]
@@ -166,8 +165,7 @@ def _clarity(common: Common) -> Prepared:
 
     def run(case: Case, explainer: Explainer, advance: Callable[[int, int], None]) -> Outcome:
         found = _maps(explainer, chosen, common, advance)
-        config: Any = case.model.config
-        patch = case.model.patch_size if isinstance(case.model, Teacher) else config.patch_size
+        patch = case.model.patch_size
         shares, jumps = fine_share(found), seams(found, patch)
         none = not bool(shares.isfinite().any())
         notes = (f"{METHODS[explainer.method].title} gave constant maps only",) if none else ()

@@ -17,7 +17,6 @@ from aloe.attribution.methods import check_options, find_method, find_methods, u
 from aloe.attribution.presets import PRESETS, preset_options
 from aloe.core.errors import UserError
 from aloe.core.progress import Bar
-from aloe.evaluation.backbones import native_pixels
 from aloe.evaluation.explained_cases import Common, Explainer, stored_grids
 from aloe.evaluation.explained_tasks import PREPARE
 from aloe.evaluation.results import ResultLog, Row, row_key
@@ -116,7 +115,7 @@ def _check_grids(case: Case) -> None:
     n = chosen.grid_size
     if chosen.grids_file is not None:
         n = stored_grids(chosen.grids_file, case.splits.test).n
-    side = chosen.resolution or native_pixels(case.model)
+    side = chosen.resolution or case.model.side()
     check_smooth(chosen.smooth, side // n if chosen.protocol == "resized" else side)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from aloe.core.errors import UserError
 from aloe.core.files import digest_of
@@ -20,9 +20,9 @@ from aloe.data.draws import ImageDataset, collate_images
 from aloe.data.sources import ImageSource
 from aloe.data.subset import SubsetImages
 from aloe.data.transforms import ResizeCenterCrop
-from aloe.evaluation.backbones import model_fingerprint, native_pixels
+from aloe.evaluation.backbones import model_fingerprint
 from aloe.evaluation.cache import Part, PartFolder, read_part
-from aloe.models.teachers import Teacher, resize
+from aloe.models.backbone import Backbone
 
 FEATURES = ("pooled", "cls", "mean", "concat")
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -64,7 +64,7 @@ class FeatureSet:
 
 
 def extract(
-    model: Teacher | nn.Module,
+    model: Backbone,
     source: ImageSource,
     *,
     feature: str = "pooled",
@@ -90,7 +90,7 @@ def extract(
     Raises:
         UserError: an unknown feature or one that the model lacks, or none of the images is readable.
     """
-    side = resolution or native_pixels(model)
+    side = resolution or model.side()
     _check(model, feature, precision, side)
     model = model.to(device).eval()
     folder = None
@@ -115,14 +115,13 @@ def extract(
     return _collected(parts)
 
 
-def classify(model: Teacher | nn.Module, features: Tensor) -> Tensor | None:
+def classify(model: Backbone, features: Tensor) -> Tensor | None:
     """Logits (N, C) of a model's own classifier for its pooled outputs (N, D); None when it has none."""
     classifier = getattr(model, "classifier", None)
     if classifier is None:
         return None
-    head: Any = classifier if isinstance(model, Teacher) else model.classify
     with torch.no_grad():
-        return head(features.to(next(classifier.parameters()))).float().cpu()
+        return model.classify(features.to(next(classifier.parameters()))).float().cpu()
 
 
 def _extract_part(
@@ -165,19 +164,13 @@ def _extract_part(
 
 def _features(model: Any, images: Tensor, feature: str) -> Tensor:
     """(B, D) of images (B, 3, H, W) in [0, 1]."""
-    if isinstance(model, Teacher):
-        grid = images.shape[-1] // model.patch_size
-        out = model(resize(images, model.input_size(grid)))
-        tokens, pooled, prefix = out.tokens, out.pooled, model.use_cls_token + model.num_register_tokens
-    else:
-        out = model(images)
-        tokens, pooled, prefix = out.last_hidden_state, out.pooler_output, model.config.num_prefix_tokens
+    found = model.read(images)
     if feature == "pooled":
-        return pooled
+        return found.pooled
     if feature == "cls":
-        return tokens[:, 0]
-    mean = tokens[:, prefix:].mean(dim=1)
-    return mean if feature == "mean" else torch.cat([pooled, mean], dim=-1)
+        return found.tokens[:, 0]
+    mean = found.tokens[:, model.num_prefix_tokens :].mean(dim=1)
+    return mean if feature == "mean" else torch.cat([found.pooled, mean], dim=-1)
 
 
 def _collected(parts: Sequence[Part | Path]) -> FeatureSet:
@@ -197,11 +190,9 @@ def _check(model: Any, feature: str, precision: str, side: int) -> None:
         raise UserError(f"There is no feature {feature!r}; features: {', '.join(FEATURES)}.")
     if precision not in PRECISIONS:
         raise UserError(f"There is no precision {precision!r}; precisions: {', '.join(PRECISIONS)}.")
-    source = model if isinstance(model, Teacher) else model.config
-    if feature == "cls" and not source.use_cls_token:
+    if feature == "cls" and not model.use_cls_token:
         raise UserError("This model has no CLS token; choose the feature pooled, mean or concat.")
-    if side % source.patch_size:
-        raise UserError(f"Resolution {side} is not a whole number of {source.patch_size}-pixel patches.")
+    model.side(side)
 
 
 def _key(model: Any, source: ImageSource, **view: Any) -> str:

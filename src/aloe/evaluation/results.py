@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
-from torch import nn
 
 from aloe.core.errors import UserError
 from aloe.core.files import append_line, digest_of, read_bytes
@@ -21,7 +20,7 @@ from aloe.core.progress import say
 from aloe.core.rows import Keyed
 from aloe.evaluation.rows import checked_lines, result_lines
 from aloe.evaluation.settings import RESULTS_NAME, result_facts, result_name
-from aloe.models.teachers import Teacher
+from aloe.models.backbone import Backbone
 
 SIZES = {(192, 12): "Ti", (384, 12): "S", (768, 12): "B", (1024, 24): "L", (1152, 27): "so400m", (1280, 32): "H"}
 
@@ -115,21 +114,20 @@ def versions(*also: str) -> dict[str, str]:
     return found
 
 
-def describe(name: str, model: Teacher | nn.Module) -> dict[str, Any]:
+def describe(name: str, model: Backbone) -> dict[str, Any]:
     """Who a model is: `name`, `stage`, `teacher`, `architecture`, `interpretable` (see `aloe.report`)."""
     config: Any = model.config
     label = Path(name).name if Path(name).exists() else name
-    if isinstance(model, Teacher):
-        teacher, stage, letter = model.name, "teacher", ""
-    else:
+    if model.interpretable:
         teacher, stage, letter = config.teacher.get("name", ""), config.teacher.get("stage", "student"), "B-"
+    else:
+        teacher, stage, letter = model.title, "teacher", ""
     shape = (config.hidden_size, config.num_hidden_layers)
     size = f"ViT-{SIZES[shape]}" if shape in SIZES else f"ViT {shape[1]}x{shape[0]}"
-    patch = model.patch_size if isinstance(model, Teacher) else config.patch_size
     return {
         "name": label,
         "stage": stage,
         "teacher": teacher,
-        "architecture": f"{letter}{size}/{patch}",
-        "interpretable": not isinstance(model, Teacher),
+        "architecture": f"{letter}{size}/{model.patch_size}",
+        "interpretable": model.interpretable,
     }

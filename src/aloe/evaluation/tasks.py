@@ -161,7 +161,7 @@ def _linear(case: Case, facts: dict[str, Any]) -> Outcome:
         len(case.classes),
         ProbeSettings(
             head=_head(case),
-            b=2.0 if isinstance(case.model, Teacher) else float(case.model.config.b),
+            b=float(case.model.config.b) if case.model.interpretable else 2.0,
             loss=chosen.loss,
             learning_rates=chosen.learning_rates,
             epochs=chosen.epochs,
@@ -188,7 +188,7 @@ def _linear(case: Case, facts: dict[str, Any]) -> Outcome:
             loss=chosen.loss,
             fingerprint=facts["fingerprints"]["model"],
         )
-        if probe.kind == "bcos" and chosen.feature != "concat" and not isinstance(case.model, Teacher):
+        if probe.kind == "bcos" and chosen.feature != "concat" and case.model.interpretable:
             save_student(attach(case.model, probe, case.classes, feature=chosen.feature), folder)
         details["probe"] = str(folder.relative_to(case.output_dir))
     counts = {"train": len(train), "test": len(test)} | ({"validation": len(validation)} if validation else {})
@@ -238,15 +238,15 @@ def _cosine(case: Case, facts: dict[str, Any]) -> Outcome:
 
 
 def _head(case: Case) -> str:
-    wanted, teacher = case.settings.head, isinstance(case.model, Teacher)
-    return wanted if wanted != "auto" else "linear" if teacher else "bcos"
+    wanted = case.settings.head
+    return wanted if wanted != "auto" else "bcos" if case.model.interpretable else "linear"
 
 
 def _text_tower(case: Case) -> str:
     """The checkpoint with the text tower: the one given, the model itself, or its teacher, perhaps among the models."""
     if case.settings.text_tower:
         return case.settings.text_tower
-    if isinstance(case.model, Teacher):
+    if not case.model.interpretable:
         return case.name
     teacher = case.model.config.teacher.get("name", "")
     found = next((m for m in case.models if Path(m).name == teacher), teacher)
@@ -314,7 +314,7 @@ def _meant(case: Case, count: int) -> Tensor:
 
 
 def _cosine_settings(case: Case) -> dict[str, Any]:
-    if isinstance(case.model, Teacher):
+    if not case.model.interpretable:
         raise UserError(
             f"{case.name} is a teacher; the task cosine compares students with it: --reference {case.name}."
         )

@@ -40,6 +40,29 @@ def settle_modules(model: nn.Module) -> None:
             module.patch_size = int(value[0])
 
 
+def check_side(pixels: int, patch: int, what: str = "Resolution") -> int:
+    """A side in pixels that is a whole number of patches.
+
+    Raises:
+        UserError: it is not; the nearest is named.
+    """
+    if pixels < patch or pixels % patch:
+        near = max(patch, round(pixels / patch) * patch)
+        raise UserError(f"{what} {pixels} is not a whole number of {patch}-pixel patches; {near} is.")
+    return pixels
+
+
+def patches_of(height: int, width: int, patch: int) -> tuple[int, int]:
+    """Rows and columns of patches in images of that many pixels.
+
+    Raises:
+        UserError: not whole numbers, or none.
+    """
+    if height % patch or width % patch or not height * width:
+        raise UserError(f"Images of {height}x{width} are not a whole number of {patch}-pixel patches; resize them.")
+    return height // patch, width // patch
+
+
 def side(value: Any, what: str) -> int:
     """A side in pixels, also given as a pair of equal ones.
 

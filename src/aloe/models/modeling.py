@@ -7,7 +7,7 @@ output. Everything that enters as a constant (CLS, registers, position embedding
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +34,9 @@ from aloe.bcos.layers import (
     LayerScale,
     ScaleNorm2d,
 )
-from aloe.core.errors import UserError
+from aloe.models.backbone import Backbone, Features
 from aloe.models.configuration import BcosViTConfig
+from aloe.models.geometry import patches_of
 from aloe.models.pixels import PixelCheck, can_be_checked, check_range
 
 
@@ -150,10 +151,7 @@ class BcosViTEmbeddings(nn.Module):
         Raises:
             UserError: if the image is not a whole number of patches.
         """
-        patch = self.config.patch_size
-        if height % patch or width % patch or not height or not width:
-            raise UserError(f"Image size {height}x{width} is not a multiple of the patch size {patch}; resize it.")
-        return height // patch, width // patch
+        return patches_of(height, width, self.config.patch_size)
 
     def _interpolate(self, table: Tensor, rows: int, columns: int) -> Tensor:
         side = self.config.grid_size
@@ -190,7 +188,8 @@ class BcosViTLayer(GradientCheckpointingLayer):
         return x + self.layer_scale2(self.mlp(self.norm2(x))), weights
 
 
-class BcosViTPreTrainedModel(PreTrainedModel):
+class BcosViTPreTrainedModel(PreTrainedModel, Backbone):
+    interpretable = True
     config_class = BcosViTConfig
     base_model_prefix = "vit"
     main_input_name = "pixel_values"
@@ -199,6 +198,44 @@ class BcosViTPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["BcosViTEmbeddings", "BcosViTLayer"]  # noqa: RUF012  (transformers' own convention)
     _supports_sdpa = True
     _supports_attention_backend = True
+
+    @property
+    def title(self) -> str:  # type: ignore[override]
+        return (self.config.teacher or {}).get("name", "") or type(self).__name__
+
+    @property
+    def patch_size(self) -> int:  # type: ignore[override]
+        return int(self.config.patch_size)
+
+    @property
+    def image_size(self) -> int:  # type: ignore[override]
+        return int(self.config.image_size)
+
+    @property
+    def resolution(self) -> int:  # type: ignore[override]
+        return self.config.resolution
+
+    @property
+    def num_layers(self) -> int:  # type: ignore[override]
+        return int(self.config.num_hidden_layers)
+
+    @property
+    def width(self) -> int:  # type: ignore[override]
+        return int(self.config.hidden_size)
+
+    @property
+    def use_cls_token(self) -> bool:  # type: ignore[override]
+        return bool(self.config.use_cls_token)
+
+    @property
+    def num_register_tokens(self) -> int:  # type: ignore[override]
+        return int(self.config.num_register_tokens)
+
+    def read(self, images: Tensor, after_block: Iterable[int] = ()) -> Features:
+        wanted = sorted(set(after_block))
+        out: Any = self(images, output_hidden_states=bool(wanted))
+        states = {k: out.hidden_states[k] for k in wanted}
+        return Features(out.pooler_output, states, getattr(out, "logits", None), out.last_hidden_state)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

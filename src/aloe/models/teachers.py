@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from aloe.core.errors import UserError
 from aloe.core.torch_state import in_plain_torch
+from aloe.models.backbone import Backbone, Features
 from aloe.models.families import FAMILIES, Family
 from aloe.models.geometry import settle, settle_modules, side
 from aloe.models.headers import check_finite, classifier_rows, shapes_of
@@ -34,21 +34,7 @@ from aloe.models.zoo_models import locate
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".tar")
 
 
-@dataclass
-class Features:
-    """What is compared between teacher and student.
-
-    `states[k]` is the raw residual stream after block k, (B, N, D), k from 1 to L; `pooled` is (B, D); `logits` (B, C)
-    where the model has a classifier; `tokens` (B, N, D) after the final norm where they were kept.
-    """
-
-    pooled: Tensor
-    states: dict[int, Tensor] = field(default_factory=dict)
-    logits: Tensor | None = None
-    tokens: Tensor | None = None
-
-
-class Teacher(nn.Module):
+class Teacher(Backbone):
     """A frozen teacher in eval mode.
 
     Args:
@@ -68,6 +54,7 @@ class Teacher(nn.Module):
         UserError: for a module of another architecture or geometry, or with a table of labels that does not fit.
     """
 
+    interpretable = False
     unread: tuple[str, ...] = ()
     note: str = ""
 
@@ -108,6 +95,10 @@ class Teacher(nn.Module):
         self._warm = False
 
     @property
+    def title(self) -> str:  # type: ignore[override]
+        return self.name
+
+    @property
     def blocks(self) -> nn.ModuleList:
         """The transformer blocks, in order."""
         for path in self.family.blocks:
@@ -120,11 +111,11 @@ class Teacher(nn.Module):
         raise UserError(f"{self.name}: no list of blocks found in this {self.family.name} layout.")
 
     @property
-    def num_layers(self) -> int:
+    def num_layers(self) -> int:  # type: ignore[override]
         return int(self.config.num_hidden_layers)
 
     @property
-    def width(self) -> int:
+    def width(self) -> int:  # type: ignore[override]
         return int(self.config.hidden_size)
 
     @property
@@ -133,7 +124,7 @@ class Teacher(nn.Module):
         return self.image_size // self.patch_size
 
     @property
-    def use_cls_token(self) -> bool:
+    def use_cls_token(self) -> bool:  # type: ignore[override]
         return bool(self.family.student.get("use_cls_token", True))
 
     @property
@@ -144,7 +135,7 @@ class Teacher(nn.Module):
         return "mean" if pooling == "attention" and headless else pooling
 
     @property
-    def num_register_tokens(self) -> int:
+    def num_register_tokens(self) -> int:  # type: ignore[override]
         return int(getattr(self.config, "num_register_tokens", 0) or 0)
 
     def train(self, mode: bool = True) -> Teacher:
@@ -168,6 +159,14 @@ class Teacher(nn.Module):
                 hook.remove()
         found.states = captured
         return found
+
+    def read(self, images: Tensor, after_block: Iterable[int] = ()) -> Features:
+        rows, columns = self.grid(*images.shape[-2:])
+        return self(resize(images, self.input_size(rows)) if rows == columns else images, after_block)
+
+    def classify(self, pooled: Tensor) -> Tensor:
+        assert self.classifier is not None
+        return self.classifier(pooled)
 
     def features(self, pixels: Tensor) -> Features:
         """Normalised pixels (B, 3, H, W) to `Features` without states; differentiable in the pixels."""

@@ -214,15 +214,6 @@ def images_per_step(settings: TrainSettings, world_size: int) -> int:
     return settings.batch_size * settings.gradient_accumulation * world_size
 
 
-def check_resolution(resolution: int, patch_size: int) -> None:
-    """Raises UserError for a resolution that is not a whole number of patches."""
-    if resolution % patch_size or resolution < patch_size:
-        raise UserError(
-            f"Resolution {resolution} is not a whole number of {patch_size}-pixel patches; "
-            f"try {max(1, round(resolution / patch_size)) * patch_size}."
-        )
-
-
 def _places_in_class(labels: np.ndarray) -> np.ndarray:
     """(N,) each image's place within its class, from 0 to 1; the last of every class is behind all others, at 1."""
     sizes = np.bincount(labels)

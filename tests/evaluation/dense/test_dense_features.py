@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from aloe.core.errors import UserError
-from aloe.evaluation.dense.features import choose_blocks, dense_features, feature_side
+from aloe.evaluation.dense.features import choose_blocks, dense_features
 from aloe.models.convert import bcosify
 from conftest import build_teacher
 
@@ -62,9 +62,9 @@ def test_blocks_and_sides():
     ):
         with pytest.raises(UserError, match=words):
             choose_blocks(teacher, wrong)
-    assert feature_side(teacher) == 32
-    assert feature_side(bcosify(teacher), 64) == 64
+    assert teacher.side() == 32
+    assert bcosify(teacher).side(64) == 64
     with pytest.raises(UserError, match="Resolution 30 is not a whole number of 8-pixel patches; 32 is"):
-        feature_side(teacher, 30)
-    with pytest.raises(UserError, match="30 x 32 are not whole numbers of 8-pixel patches"):
+        teacher.side(30)
+    with pytest.raises(UserError, match="30x32 are not a whole number of 8-pixel patches"):
         dense_features(teacher, torch.rand(1, 3, 30, 32), (1,))

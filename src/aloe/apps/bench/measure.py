@@ -21,8 +21,9 @@ from transformers import Trainer, TrainerCallback
 
 from aloe.apps.bench.timing import count_flops, fits_in_memory, largest, matmul, median_seconds, seconds, synchronize
 from aloe.attribution.memory import peak_memory
+from aloe.models.backbone import Features
 from aloe.models.convert import bcosify
-from aloe.models.teachers import Features, Teacher
+from aloe.models.teachers import Teacher
 from aloe.train.align.points import check_pair, resolve_blocks
 from aloe.train.align.settings import AlignSettings
 from aloe.train.align.teaching import DTYPES

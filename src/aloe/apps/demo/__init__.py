@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 
 from aloe.apps.demo.localisation import Localisation, localise
 from aloe.apps.demo.page import write_page
@@ -29,6 +28,7 @@ from aloe.data.transforms import ResizeCenterCrop, to_tensor
 from aloe.evaluation.features import classify, extract
 from aloe.evaluation.knn import knn_predict
 from aloe.evaluation.tasks import score
+from aloe.models.backbone import Backbone
 from aloe.models.convert import bcosify
 from aloe.models.teachers import Teacher, load_teacher
 from aloe.train.align.compare import mean_cosines
@@ -115,7 +115,7 @@ def _recipe(student: Path) -> str:
 
 
 def _compare(
-    models: dict[str, nn.Module], teacher: Teacher, train: Path, test: Path, device: str
+    models: dict[str, Backbone], teacher: Teacher, train: Path, test: Path, device: str
 ) -> list[dict[str, Any]]:
     """One row per model: k-NN and class-head accuracy, cosine to the teacher per block."""
     source, queries = open_images(train), open_images(test)

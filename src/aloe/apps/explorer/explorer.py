@@ -17,17 +17,18 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from aloe.attribution.methods import METHODS, attribute, check_options, find_method, unsupported
 from aloe.core.errors import UserError
 from aloe.data.decode import FORMATS, decode_image
 from aloe.data.transforms import ResizeCenterCrop, to_tensor
-from aloe.evaluation.backbones import load_any, native_pixels
+from aloe.evaluation.backbones import load_any
 from aloe.evaluation.results import describe
+from aloe.models.backbone import Backbone
 from aloe.models.saving import load
 from aloe.models.stages import standing, title_of
-from aloe.models.teachers import Teacher, load_teacher
+from aloe.models.teachers import load_teacher
 from aloe.models.text import TextTower, load_text_tower, text_tower_for
 
 MAX_BYTES = 20 << 20  # of an uploaded file
@@ -85,7 +86,7 @@ class Explorer:
 
     def __init__(
         self,
-        models: Mapping[str, nn.Module],
+        models: Mapping[str, Backbone],
         *,
         towers: Mapping[str, TextTower] | None = None,
         options: Mapping[str, Mapping[str, Any]] | None = None,
@@ -96,15 +97,14 @@ class Explorer:
         self.options = {key: check_options(find_method(key), values) for key, values in (options or {}).items()}
         towers = towers or {}
         self.entries = {
-            title: Entry(title, model.to(device), native_pixels(model), towers.get(title))
-            for title, model in models.items()
+            title: Entry(title, model.to(device), model.side(), towers.get(title)) for title, model in models.items()
         }
         self.lock, self._decoding = threading.Lock(), threading.Lock()
 
     def standings(self) -> dict[str, str]:
         """What each model is, in one line, by title."""
         models = {title: entry.model for title, entry in self.entries.items()}
-        return {t: "teacher" if isinstance(m, Teacher) else standing(m.config.teacher) for t, m in models.items()}
+        return {t: standing(m.config.teacher) if m.interpretable else "teacher" for t, m in models.items()}
 
     @property
     def side(self) -> int:
@@ -142,7 +142,7 @@ class Explorer:
 
 def load_models(
     names: Sequence[str], text_tower: str | None = None
-) -> tuple[dict[str, nn.Module], dict[str, TextTower]]:
+) -> tuple[dict[str, Backbone], dict[str, TextTower]]:
     """Models by title, and the text towers that belong to them.
 
     Args:
@@ -165,16 +165,16 @@ def load_models(
     return models, {t: own[name] for t, m in models.items() if (name := _teacher_name(m)) in own}
 
 
-def default_models() -> dict[str, nn.Module]:
+def default_models() -> dict[str, Backbone]:
     """The zoo's teacher of rendered scenes, and its student: what `aloe demo` has left in `demo-out`, else the zoo's."""
     made = Path("demo-out") / "student"
     student = load(made if (made / "model.safetensors").is_file() else "zoo:scenes-aloe")
     return _titled({"scenes teacher": load_teacher("zoo:scenes-vit"), "scenes": student})
 
 
-def _titled(models: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+def _titled(models: Mapping[str, Backbone]) -> dict[str, Backbone]:
     """By name and stage; by the whole path where two would be the same."""
-    titled: dict[str, nn.Module] = {}
+    titled: dict[str, Backbone] = {}
     for name, model in models.items():
         stage = describe(name, model)["stage"]
         short = Path(name).name if Path(name).exists() else name
@@ -189,7 +189,7 @@ def _fastest(entry: Entry) -> str:
 
 def _own_tower(model: Any) -> TextTower | None:
     """The text tower that lies beside a SigLIP teacher's image tower, if it is there with its tokenizer."""
-    if not (isinstance(model, Teacher) and model.config.model_type.startswith("siglip")):
+    if model.interpretable or not model.config.model_type.startswith("siglip"):
         return None
     try:
         return text_tower_for(model)
@@ -198,7 +198,7 @@ def _own_tower(model: Any) -> TextTower | None:
 
 
 def _teacher_name(model: Any) -> str:
-    return str(model.name if isinstance(model, Teacher) else (model.config.teacher or {}).get("name", ""))
+    return str((model.config.teacher or {}).get("name", "") if model.interpretable else model.title)
 
 
 def _check_size(data: bytes, name: str) -> None:

@@ -28,6 +28,7 @@ from aloe.apps.export.int8 import Quantised, measure, quantise
 from aloe.apps.export.verify import SEED, Verified, random_inputs, verify
 from aloe.core.errors import UserError
 from aloe.core.progress import announce
+from aloe.models.geometry import check_side
 from aloe.models.unwrap import unwrapped
 
 KINDS = ("forward", "explanation")
@@ -219,10 +220,7 @@ def side_of(model: nn.Module, wanted: int | None) -> int:
         UserError: it is no whole number of patches.
     """
     config: Any = model.config
-    side, patch = config.resolution if wanted is None else wanted, config.patch_size
-    if side < patch or side % patch:
-        raise UserError(f"image_size {side} is not a whole number of {patch}-pixel patches.")
-    return side
+    return check_side(config.resolution if wanted is None else wanted, config.patch_size, "image_size")
 
 
 def _images(images: Tensor | None, size: int) -> Tensor | None:

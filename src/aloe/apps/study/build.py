@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from aloe.apps.study.pictures import image_png, map_png
 from aloe.apps.study.settings import RANDOM, StudySettings
@@ -24,7 +24,8 @@ from aloe.core.errors import UserError
 from aloe.data.decode import UnreadableImage
 from aloe.data.sources import left_out, open_images
 from aloe.data.transforms import ResizeCenterCrop, to_tensor
-from aloe.evaluation.backbones import model_fingerprint, native_pixels
+from aloe.evaluation.backbones import model_fingerprint
+from aloe.models.backbone import Backbone
 from aloe.models.teachers import resize
 
 INHERENT = "inherent"
@@ -41,8 +42,8 @@ class Built:
 def build_study(
     path: Path,
     images: str | Path | Sequence[str | Path],
-    student: nn.Module | None,
-    teacher: nn.Module | None,
+    student: Backbone | None,
+    teacher: Backbone | None,
     settings: StudySettings,
     *,
     options: Mapping[str, dict[str, Any]] | None = None,
@@ -67,7 +68,7 @@ def build_study(
         raise UserError(f"{path} is there already, perhaps with answers; give another --db, or move it away.")
     models = _models(student, teacher, settings, options or {})
     distinct = list({id(m): m.to(device) for m in models.values()}.values())
-    source, side = open_images(images), max(map(native_pixels, distinct))
+    source, side = open_images(images), max(model.side() for model in distinct)
     crop, built, differing = ResizeCenterCrop(side), Built([]), 0
     material: list[Material] = []
     unreadable: list[str] = []
@@ -103,10 +104,10 @@ def build_study(
 
 
 def _models(
-    student: nn.Module | None, teacher: nn.Module | None, settings: StudySettings, options: Mapping[str, dict[str, Any]]
-) -> dict[str, nn.Module]:
+    student: Backbone | None, teacher: Backbone | None, settings: StudySettings, options: Mapping[str, dict[str, Any]]
+) -> dict[str, Backbone]:
     """The model that each method explains, noise for the attention checks among them."""
-    found: dict[str, nn.Module] = {}
+    found: dict[str, Backbone] = {}
     for key in dict.fromkeys((*settings.methods, RANDOM)):
         method = find_method(key)
         check_options(method, options.get(key, {}))
@@ -134,7 +135,7 @@ def _models(
 def _predicted(model: Any, pixels: Tensor, device: str) -> tuple[str, int]:
     """The name of the predicted class, and which of the classes of that name it is (ImageNet has two cranes)."""
     with torch.no_grad():
-        logits = model(resize(pixels[None], native_pixels(model)).to(device)).logits
+        logits = model(resize(pixels[None], model.side()).to(device)).logits
     names, index = list(_names(model).values()), int(logits.argmax())
     return names[index], names[:index].count(names[index])
 
@@ -143,7 +144,7 @@ def _map(
     model: Any, pixels: Tensor, predicted: tuple[str, int], key: str, options: Mapping[str, Any], device: str
 ) -> Tensor:
     """(H, W): what a method shows for the class that was predicted, at the pixels of the picture."""
-    own = resize(pixels[None], native_pixels(model)).to(device)
+    own = resize(pixels[None], model.side()).to(device)
     index = [i for i, name in _names(model).items() if name == predicted[0]][predicted[1]]
     found = attribute(model, own, index, key, **options.get(key, {})).pixels()
     size = (pixels.shape[-2], pixels.shape[-1])

@@ -196,12 +196,7 @@ def _opened(images: Any, student: Any, resolution: int | None, limit: int | None
     source = open_images(images)
     if limit is not None:
         source = SubsetImages(source, np.arange(min(limit, len(source))))
-    side = resolution or student.config.resolution
-    if side % (patch := student.config.patch_size):
-        raise UserError(
-            f"--resolution {side} is not a whole number of {patch}-pixel patches; {max(side // patch, 1) * patch} is."
-        )
-    return source, side
+    return source, student.side(resolution)
 
 
 def _shelf(

@@ -20,15 +20,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from aloe.core.errors import UserError
 from aloe.data.frames.frame import Frame, FramePairs
 from aloe.data.frames.geometry import back_project, project, relative_pose, rotation_angle, transform
 from aloe.data.frames.pair_settings import CorrespondenceSettings
-from aloe.evaluation.dense.features import choose_blocks, dense_features, feature_side
+from aloe.evaluation.dense.features import choose_blocks, dense_features
 from aloe.evaluation.dense.matching import match, nearest_distances
-from aloe.models.teachers import Teacher
+from aloe.models.backbone import Backbone
 
 VIEWS = 64  # frames whose features are kept; most pairs share frames with their neighbours
 
@@ -132,7 +132,7 @@ class Correspondence:
 
 @torch.no_grad()
 def correspondence(
-    model: Teacher | nn.Module,
+    model: Backbone,
     pairs: FramePairs,
     settings: CorrespondenceSettings | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -169,7 +169,7 @@ def correspondence(
     return Correspondence(pairs.name, chosen, tuple(pairs.bins), tuple(found))
 
 
-def model_input(model: Teacher | nn.Module, image: Tensor, resolution: int | None = None) -> Tensor:
+def model_input(model: Backbone, image: Tensor, resolution: int | None = None) -> Tensor:
     """The image (3, H, W) at a whole number of patches, on the model's device: each side to the nearest, or with
     `resolution` the shorter side to that and the longer in proportion.
 
@@ -177,9 +177,8 @@ def model_input(model: Teacher | nn.Module, image: Tensor, resolution: int | Non
         UserError: a resolution that is not a whole number of patches.
     """
     height, width = image.shape[-2:]
-    teacher: Any = model
-    patch = teacher.patch_size if isinstance(model, Teacher) else int(teacher.config.patch_size)
-    zoom = 1.0 if resolution is None else feature_side(model, resolution) / min(height, width)
+    patch = model.patch_size
+    zoom = 1.0 if resolution is None else model.side(resolution) / min(height, width)
     size = [max(1, round(side * zoom / patch)) * patch for side in (height, width)]
     image = image.to(next(model.parameters()).device)
     if size == [height, width]:

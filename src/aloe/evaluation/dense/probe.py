@@ -22,7 +22,7 @@ from aloe.core.errors import UserError
 from aloe.core.progress import tracked
 from aloe.data.frames.frame import Frame, FrameSource, NoTruth
 from aloe.evaluation.dense.depth import DepthTask
-from aloe.evaluation.dense.features import choose_blocks, dense_features, feature_side
+from aloe.evaluation.dense.features import choose_blocks, dense_features
 from aloe.evaluation.dense.heads import DPTHead, LinearHead, Standardized
 from aloe.evaluation.dense.normals import NormalsTask
 from aloe.evaluation.dense.samples import FeaturesOf, Samples, View, viewed
@@ -87,7 +87,7 @@ def backbone_features(
     Raises:
         UserError: a block that the model lacks, `cls` of a model without it, or a resolution that its patches do not divide.
     """
-    blocks, side = choose_blocks(model, settings.blocks), feature_side(model, settings.resolution)
+    blocks, side = choose_blocks(model, settings.blocks), model.side(settings.resolution)
     model = model.to(device).eval()
     return lambda images: dense_features(model, images, blocks, cls=settings.cls), side
 

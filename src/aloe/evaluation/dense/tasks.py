@@ -27,13 +27,13 @@ from aloe.data.frames.pair_settings import CorrespondenceSettings, PairSettings
 from aloe.evaluation.backbones import load_any, model_fingerprint
 from aloe.evaluation.cache import PartFolder, read_part
 from aloe.evaluation.dense.correspondence import correspondence
-from aloe.evaluation.dense.features import choose_blocks, feature_side
+from aloe.evaluation.dense.features import choose_blocks
 from aloe.evaluation.dense.pictures import draw_matches, draw_predictions, keep_predictions, plain
 from aloe.evaluation.dense.probe import backbone_features, evaluate_probe, fit_probe
 from aloe.evaluation.dense.samples import FeaturesOf
 from aloe.evaluation.dense.settings import DenseSettings
 from aloe.evaluation.results import ResultLog, Row, describe, row_key, versions
-from aloe.models.teachers import Teacher
+from aloe.models.backbone import Backbone
 from aloe.models.unwrap import unwrapped
 
 PROBES, DENSE = ("depth", "normals"), ("depth", "normals", "correspondence")
@@ -78,7 +78,7 @@ class DenseSet:
 
 
 def evaluate_dense(
-    models: Sequence[str | Teacher | nn.Module],
+    models: Sequence[str | Backbone],
     tasks: Sequence[str],
     data: Sequence[str],
     output_dir: Path | None,
@@ -109,7 +109,7 @@ def evaluate_dense(
         model = _loaded(name)
         for chosen in read:
             choose_blocks(model, chosen.blocks)
-            feature_side(model, chosen.resolution)
+            model.side(chosen.resolution)
     rows: list[Row] = []
     for name in models:
         model = _loaded(name).to(device).eval()
@@ -329,4 +329,4 @@ def _loaded(model: Any) -> Any:
 def _name(name: Any, model: Any) -> str:
     if not isinstance(name, nn.Module):
         return str(name)
-    return model.name if isinstance(model, Teacher) else type(model).__name__
+    return type(model).__name__ if model.interpretable else model.title

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aloe.core.errors import UserError
+from aloe.models.backbone import Features
 from aloe.models.configuration import BcosViTConfig
-from aloe.models.teachers import Features, Teacher, resize
-from aloe.train.runs import check_resolution
+from aloe.models.geometry import check_side
+from aloe.models.teachers import Teacher, resize
 
 POOLED = "pooled"
 CENTRED = f"{POOLED}_centred"  # of the pooled outputs less the teacher's mean
@@ -114,7 +115,7 @@ def check_pair(config: BcosViTConfig, teacher: Teacher, resolution: int) -> None
     ):
         if ours != theirs:
             raise UserError(f"The student's {what} is {ours} and the teacher's {theirs}; convert it from this teacher.")
-    check_resolution(resolution, config.patch_size)
+    check_side(resolution, config.patch_size)
 
 
 def _without_registers(tokens: Tensor, cls: int, registers: int) -> Tensor:

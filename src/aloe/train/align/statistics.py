@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aloe.models.backbone import Features
 from aloe.models.configuration import BcosViTConfig
-from aloe.models.teachers import Features, Teacher
+from aloe.models.teachers import Teacher
 from aloe.train.align.points import POOLED, match_tokens, point_name, shared_prefix
 
 COUNT = 512  # images that they are measured on

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aloe.models.backbone import Features
 from aloe.models.configuration import BcosViTConfig
-from aloe.models.teachers import Features, Teacher
+from aloe.models.teachers import Teacher
 from aloe.train.align.points import teacher_features
 
 DTYPES = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}

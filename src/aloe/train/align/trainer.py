@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from aloe.models.backbone import Features
 from aloe.models.modeling import BcosViTModel
-from aloe.models.teachers import Features, Teacher, resize
+from aloe.models.teachers import Teacher, resize
 from aloe.train.align.gather import gathered
 from aloe.train.align.objectives import (
     CONTRASTIVE,

@@ -19,6 +19,7 @@ from aloe.data.draws import check_source
 from aloe.data.places import check_output, output_folder
 from aloe.models.convert import Student
 from aloe.models.fingerprint import fingerprint
+from aloe.models.geometry import check_side
 from aloe.models.modeling import BcosViTForImageClassification
 from aloe.models.saving import load
 from aloe.models.teachers import Teacher
@@ -29,7 +30,7 @@ from aloe.train.finetune.labels import Images, check_readable_classes, labels_fi
 from aloe.train.finetune.settings import FinetuneSettings
 from aloe.train.finetune.start import stage_after, starting_student, with_head
 from aloe.train.finetune.trainer import FinetuneTrainer, LabelledModel, finetuning_bar
-from aloe.train.runs import check_resolution, claim, hold_out, record, sample_images, starting_point
+from aloe.train.runs import claim, hold_out, record, sample_images, starting_point
 
 
 @in_plain_torch
@@ -75,7 +76,7 @@ def finetune(
         check_output(images, home)
     student, kept = with_head(start, classes, resolved)
     resolution = resolved.resolution or student.config.resolution
-    check_resolution(resolution, student.config.patch_size)
+    check_side(resolution, student.config.patch_size)
     if not all(bool(p.isfinite().all()) for p in student.parameters()):
         raise UserError(f"Some weights of {name} are not finite; there is nothing to start from.")
     student.config.teacher = {**student.config.teacher, "resolution": resolution}
