@@ -86,7 +86,7 @@ class _TeacherSubject(Subject):
         super().__init__(model)
         self.teacher, self.config, self.blocks = model, model.config, model.blocks
         self.pooling = model.pooling
-        self.prefix = int(model.use_cls_token) + model.num_register_tokens
+        self.prefix = model.num_prefix_tokens
         self.patch_size = model.patch_size
 
     def prepare(self, images: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ class _TeacherSubject(Subject):
 
     def read(self, tokens: Tensor, pool: str) -> Outputs:
         pooled = self.teacher.pool_raw(tokens, pool)
-        return Outputs(pooled, None if self.teacher.classifier is None else self.teacher.classifier(pooled))
+        return Outputs(pooled, self.teacher.classify(pooled))
 
 
 class _StudentSubject(Subject):
@@ -121,8 +121,7 @@ class _StudentSubject(Subject):
             pooled = self.base.pool(tokens)
         else:
             pooled = self.base.norm(tokens[:, 0] if pool == "cls" else tokens.mean(dim=1))
-        classify: Any = getattr(self.model, "classify", None)
-        return Outputs(pooled, None if classify is None else classify(pooled))
+        return Outputs(pooled, self.model.classify(pooled))
 
 
 @contextmanager

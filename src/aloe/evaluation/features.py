@@ -121,7 +121,8 @@ def classify(model: Backbone, features: Tensor) -> Tensor | None:
     if classifier is None:
         return None
     with torch.no_grad():
-        return model.classify(features.to(next(classifier.parameters()))).float().cpu()
+        found: Any = model.classify(features.to(next(classifier.parameters())))
+    return found.float().cpu()
 
 
 def _extract_part(

@@ -58,9 +58,9 @@ class Backbone(nn.Module):
         """
         raise NotImplementedError
 
-    def classify(self, pooled: Tensor) -> Tensor:
-        """Logits (B, C) of pooled outputs (B, D); of a model that has a classifier."""
-        raise NotImplementedError
+    def classify(self, pooled: Tensor) -> Tensor | None:
+        """Logits (B, C) of pooled outputs (B, D); None of a model without classifier."""
+        return None
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Token rows and columns of an image of that many pixels.

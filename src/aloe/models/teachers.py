@@ -164,16 +164,15 @@ class Teacher(Backbone):
         rows, columns = self.grid(*images.shape[-2:])
         return self(resize(images, self.input_size(rows)) if rows == columns else images, after_block)
 
-    def classify(self, pooled: Tensor) -> Tensor:
-        assert self.classifier is not None
-        return self.classifier(pooled)
+    def classify(self, pooled: Tensor) -> Tensor | None:
+        return None if self.classifier is None else self.classifier(pooled)
 
     def features(self, pixels: Tensor) -> Features:
         """Normalised pixels (B, 3, H, W) to `Features` without states; differentiable in the pixels."""
         tokens, pooled = self._run(pixels)
         if pooled is None:
             pooled = tokens[:, 0] if self.use_cls_token else tokens.mean(dim=1)
-        return Features(pooled, logits=None if self.classifier is None else self.classifier(pooled), tokens=tokens)
+        return Features(pooled, logits=self.classify(pooled), tokens=tokens)
 
     def pool_raw(self, tokens: Tensor, pool: str) -> Tensor:
         """Raw tokens (B, N, D) of any block to a pooled output (B, D): through an attention-pooling head as they are, else
