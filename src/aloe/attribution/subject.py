@@ -121,7 +121,8 @@ class _StudentSubject(Subject):
             pooled = self.base.pool(tokens)
         else:
             pooled = self.base.norm(tokens[:, 0] if pool == "cls" else tokens.mean(dim=1))
-        return Outputs(pooled, self.model.classify(pooled))
+        model: Any = self.model
+        return Outputs(pooled, model.classify(pooled))
 
 
 @contextmanager
