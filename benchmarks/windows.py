@@ -21,7 +21,7 @@ from torch import Tensor
 
 from aloe.attribution.methods import attribute, find_method, unsupported
 from aloe.data.transforms import ResizeCenterCrop, to_tensor
-from aloe.evaluation.backbones import load_any, native_pixels
+from aloe.evaluation.backbones import load_any
 from aloe.evaluation.evaluate import open_data
 from aloe.evaluation.tasks import class_of_logit
 from aloe.metrics.gridpg import cell_scores, grid_pointing
@@ -45,7 +45,7 @@ def main() -> None:
     print(json.dumps({"ceiling with each window scaled to sum 1": ceiling(grids.n)}))
     for name in given.models:
         model: Any = load_any(name).eval()
-        crop = ResizeCenterCrop(native_pixels(model))
+        crop = ResizeCenterCrop(model.side())
 
         def load(indices: Any, crop: ResizeCenterCrop = crop) -> Tensor:
             return torch.stack([to_tensor(crop(test.load(int(i)))) for i in indices])

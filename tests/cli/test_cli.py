@@ -59,7 +59,7 @@ MISTAKES = {
     "align {}/teacher {}/images -o out --set seed": "key=value",
     "align {}/teacher {}/images -o out --set seed=[": "key=value",
     "align {}/teacher {}/images -o out --device abacus": "no device 'abacus'",
-    "align {}/teacher {}/images -o out --resolution 33": "try 32",
+    "align {}/teacher {}/images -o out --resolution 33": "whole number of 8-pixel patches; 32 is",
     "align {}/teacher {}/images -o out --config none.yaml": "cannot be read",
     "align {}/teacher {}/images -o {}/foreign": "not empty",
     "align {}/teacher {}/images -o out --after-block 4": "blocks 1 to 3",

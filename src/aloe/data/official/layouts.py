@@ -104,7 +104,9 @@ def official_parts(name: str, path: Path, inner: str) -> Parts | None:
     Raises:
         UserError: a list is missing or damaged, or names images that are not there.
     """
-    layout = LAYOUTS[name]
+    layout = LAYOUTS.get(name)
+    if layout is None:
+        return None
     tree = Tree(path, inner)
     if not any(tree.find(mark) for mark in layout.marks):
         return None
