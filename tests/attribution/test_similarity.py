@@ -10,7 +10,7 @@ from test_left_as_found import state_of
 import aloe
 from aloe.attribution.alike.operator import Operator
 from aloe.attribution.alike.regions import centre_view, patch_cells, shares
-from aloe.attribution.alike.similarity import pooled
+from aloe.attribution.alike.similarity import pooled, recorded
 from aloe.attribution.inherent import explain
 from aloe.bcos.dynamic import explanation_mode
 from aloe.core.errors import UserError
@@ -229,6 +229,23 @@ def test_a_match_of_two_tokens_is_explained_in_both_images(student):
     for side in (match.a, match.b):
         assert (side.completeness_error() <= 1e-9).all()
         assert side.contributions.abs().sum() > 0
+    halves = match.regions([(0, 0, 20, 32), (20, 0, 28, 32)])
+    torch.testing.assert_close(halves.value.sum() + halves.residual, match.cosine[0])
+    torch.testing.assert_close(match.pairs().cosine, match.cosine[0])
+    with pytest.raises(UserError, match="Pairs of tokens are of images"):
+        match.pairs("tokens")
+
+
+def test_a_pair_that_is_recorded_is_the_same_and_swaps_with_its_operators(student):
+    a, b = rand(3, 32, 32), rand(3, 32, 48, seed=1)
+    found, again = aloe.similarity(student, a, b), recorded(student, a, b)
+    for side in ("a", "b"):
+        for name, value in vars(getattr(found, side)).items():
+            if name not in ("logits", "prediction"):
+                torch.testing.assert_close(getattr(getattr(again, side), name), value, rtol=1e-9, atol=1e-12)
+    there, back = again.swapped().regions([(0, 0, 9, 9)]), aloe.similarity(student, b, a).regions([(0, 0, 9, 9)])
+    torch.testing.assert_close(there.in_a.contributions, back.in_a.contributions)
+    assert again.swapped().operator("a") is again.operator("b")
 
 
 @pytest.mark.parametrize("training", [True, False])

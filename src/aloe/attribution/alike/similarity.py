@@ -8,8 +8,7 @@ round: the sum of a map over a and what a's constants contribute, and the sum of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -45,6 +44,8 @@ class Similarity:
     images_a: Tensor
     images_b: Tensor
     _student: Any
+    _reads: tuple[Read | None, Read | None] = (None, None)  # what the vectors are; default: pooled features
+    _kept: dict[tuple[str, int], Operator] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.cosine)
@@ -57,7 +58,8 @@ class Similarity:
     def swapped(self) -> Similarity:
         """The same with the two sides exchanged."""
         features, images = (self.features_b, self.features_a), (self.images_b, self.images_a)
-        return Similarity(self.cosine, self.b, self.a, *features, *images, self._student)
+        kept = {("b" if side == "a" else "a", i): operator for (side, i), operator in self._kept.items()}
+        return Similarity(self.cosine, self.b, self.a, *features, *images, self._student, self._reads[::-1], kept)
 
     def regions(self, boxes: Sequence[Any], index: int = 0) -> Regions:
         """What regions of b contribute to the cosine of pair `index`, and where in a: see `Regions`.
@@ -78,12 +80,10 @@ class Similarity:
     def masked(self, masks: Tensor, index: int = 0) -> Regions:
         """`regions` for shares of b's pixels, (R, H, W) in [0, 1]."""
         index = self._checked(index)
-        operator = self.operator("b", index)
-        features = operator.parts(masks)
-        scale = self._scale(index)
-        directions = features / scale
-        found = explain(self._student, self.images_a[index : index + 1].expand(len(masks), -1, -1, -1), directions)
-        return Regions(found.logit, found, features, masks, operator.residual / scale @ self.features_a[index])
+        features, scale = self.operator("b", index).parts(masks), self._scale(index)
+        found = _along(self.operator("a", index), features / scale)
+        residual = self.operator("b", index).residual / scale @ self.features_a[index]
+        return Regions(found.logit, found, features, masks, residual)
 
     def pairs(self, between: str = "patches", *, after_block: int | None = None, index: int = 0) -> Pairs:
         """What every patch of a contributes together with every patch of b to the cosine of pair `index`: see `Pairs`.
@@ -102,6 +102,8 @@ class Similarity:
             return patch_pairs(self.operator("a", index), self.operator("b", index), scale, self._student.config)
         if between != "tokens":
             raise UserError(f"Pairs are between patches or tokens, got {between!r}.")
+        if self._reads != (None, None):
+            raise UserError("Pairs of tokens are of images; of a match of two patches ask for pairs of patches.")
         block = checked_block(self._student.config, after_block)
         sides = [Operator(self._student, images[index], after_block=block) for images in (self.images_a, self.images_b)]
         sizes = [images.shape[-2:] for images in (self.images_a, self.images_b)]
@@ -117,29 +119,23 @@ class Similarity:
             UserError: no such patch or block.
         """
         index, config = self._checked(index), self._student.config
-        block = checked_block(config, after_block)
-        sides = []
+        block, reads = checked_block(config, after_block), []
         for images, patch in ((self.images_a, patch_a), (self.images_b, patch_b)):
             count = images.shape[-2] // config.patch_size * (images.shape[-1] // config.patch_size)
             if not isinstance(patch, int) or not 0 <= patch < count:
                 raise UserError(f"There is no patch {patch!r}; the image has {count}, 0 to {count - 1}.")
-            token = config.num_prefix_tokens + patch
-            sides.append(Operator(self._student, images[index], read=_token(block, token)))
-        return _of_operators(sides, self, index)
-
-    @cached_property
-    def _operators(self) -> dict[tuple[str, int], Operator]:
-        return {}
+            reads.append(_token(block, config.num_prefix_tokens + patch))
+        return recorded(self._student, self.images_a[index], self.images_b[index], (reads[0], reads[1]))
 
     def operator(self, side: str, index: int = 0) -> Operator:
         """W(a) or W(b) of pair `index`; side `a` or `b`. Kept, so that further questions cost one pass."""
         key = (side, self._checked(index))
-        if key not in self._operators:
-            images = self.images_a if side == "a" else self.images_b
-            if len(self._operators) > 1:  # a pair's own two at most: each holds a recorded pass
-                self._operators.clear()
-            self._operators[key] = Operator(self._student, images[key[1]])
-        return self._operators[key]
+        if key not in self._kept:
+            images, read = (self.images_a, self._reads[0]) if side == "a" else (self.images_b, self._reads[1])
+            for other in [k for k in self._kept if k[1] != index]:  # those of one pair at a time
+                del self._kept[other]
+            self._kept[key] = Operator(self._student, images[index], read=read)
+        return self._kept[key]
 
     def to_pil(self, smooth: int | None = None) -> list[Image]:
         """One picture per pair: both images, what in a looks like b and what in b looks like a, and the signed maps."""
@@ -226,19 +222,29 @@ def checked_block(config: Any, after_block: int | None) -> int:
     return after_block
 
 
-def _of_operators(sides: Sequence[Operator], of: Similarity, index: int) -> Similarity:
-    """The similarity of the vectors that two operators give."""
+@in_plain_torch
+def recorded(
+    student: Any, image_a: Tensor, image_b: Tensor, reads: tuple[Read | None, Read | None] = (None, None)
+) -> Similarity:
+    """`similarity` of one pair (3, H, W) from the operators of both sides, which further questions then find made.
+
+    Args:
+        student: checked. image_a, image_b: on its device and in its dtype. reads: of a side's outputs the vector (1, D)
+            that is compared; default: the pooled output.
+    """
+    sides = [Operator(student, image, read=read) for image, read in zip((image_a, image_b), reads, strict=True)]
     f_a, f_b = (side.value[None] for side in sides)
-    scale = (_length(f_a) * _length(f_b))[0]
-    cosine = f_a[0] @ f_b[0] / scale[0]
-    found = []
-    for mine, other in (sides, sides[::-1]):
-        direction = other.value / scale
-        weights = mine.transpose(direction[None])
-        contributions = (weights * mine.inputs).sum(1)
-        found.append(Explanation(cosine[None], contributions, weights, (mine.residual @ direction)[None]))
-    a, b = of.images_a[index : index + 1], of.images_b[index : index + 1]
-    return Similarity(cosine[None], found[0], found[1], f_a, f_b, a, b, of._student)
+    scale = _length(f_a) * _length(f_b)
+    in_a, in_b = _along(sides[0], f_b / scale), _along(sides[1], f_a / scale)
+    kept = {("a", 0): sides[0], ("b", 0): sides[1]}
+    return Similarity(in_a.logit, in_a, in_b, f_a, f_b, image_a[None], image_b[None], student, reads, kept)
+
+
+def _along(operator: Operator, directions: Tensor) -> Explanation:
+    """The products of an operator's vector with K directions (K, D), explained in its image."""
+    weights = operator.transpose(directions)
+    contributions = (weights * operator.inputs).sum(1)
+    return Explanation(directions @ operator.value, contributions, weights, directions @ operator.residual)
 
 
 def _token(block: int, number: int) -> Read:
