@@ -62,14 +62,19 @@ def main() -> None:
         methods = TEACHERS if isinstance(model, Teacher) else STUDENTS
         for method in methods:
             start = time.process_time()
-            values = TASKS[given.task](model, method, given.data, given.count, given.seed)
+            options = {"against": True} if given.against else {}
+            values, chance = TASKS[given.task](model, method, given.data, given.count, given.seed, **options)
             low, high = bootstrap_interval(values)
-            row = {"task": given.task, "data": given.data, "model": name, "method": method, "pairs": len(values)}
-            row |= {
-                "mean": round(float(values.nanmean()), 4),
-                "low": round(float(low), 4),
-                "high": round(float(high), 4),
+            row = {
+                "task": given.task,
+                "data": given.data,
+                **options,
+                "model": name,
+                "method": method,
+                "of": len(values),
             }
+            numbers = {"mean": values.nanmean(), "low": low, "high": high, "chance": chance}
+            row |= {key: round(float(value), 4) for key, value in numbers.items()}
             print(json.dumps({**row, "seconds": round(time.process_time() - start)}), flush=True)
 
 
@@ -190,7 +195,10 @@ def deletion(model: Any, method: str, data: str, count: int, seed: int) -> tuple
         return (1 + F.cosine_similarity(pooled, directions[pair], dim=1)) / 2
 
     block = model.patch_size if isinstance(model, Teacher) else model.config.patch_size
-    curves = deletion_curves(maps, images, torch.arange(count), prepare=prepare, probability=cosine, block=block)
+    steps = [k / 10 for k in range(11)]
+    curves = deletion_curves(
+        maps, images, torch.arange(count), prepare=prepare, probability=cosine, block=block, fractions=steps
+    )
     cosines = 2 * curves.most.double() - 1
     areas = torch.trapezoid(cosines, curves.fractions, dim=1) / (curves.fractions[-1] - curves.fractions[0])
     return areas, cosines[:, 0].mean()

@@ -13,7 +13,8 @@ import httpx
 import pytest
 from explorers import bomb, encoded, scene, scene_explorer
 
-from aloe.apps.explorer.page import _says, build_app
+from aloe.apps.explorer.page import build_app
+from aloe.apps.explorer.requests import says
 from aloe.apps.explorer.server import HEADERS, MAX_BODY, Guard, is_loopback, listen
 from aloe.core.errors import UserError
 from browser import serving
@@ -270,7 +271,7 @@ def test_a_name_is_sent_as_text_in_json_only(url):
 
 
 def test_a_mistake_is_escaped():
-    assert _says(UserError("<script>x</script> & y")) == '<p role="alert">&lt;script&gt;x&lt;/script&gt; &amp; y.</p>'
+    assert says(UserError("<script>x</script> & y")) == '<p role="alert">&lt;script&gt;x&lt;/script&gt; &amp; y.</p>'
 
 
 def test_nothing_is_shared_measured_or_asked_for_elsewhere(url, asked):
@@ -290,3 +291,14 @@ def test_an_address_in_use_is_a_sentence():
     with pytest.raises(UserError, match="Cannot listen"):
         listen("192.0.2.1", 7860)
     taken.close()
+
+
+@pytest.mark.parametrize(
+    "sent", [None, {}, [], {"index": -1}, {"index": 10**9}, {"index": "0"}, {"side": "c", "box": "x"}]
+)
+def test_questions_about_pairs_that_no_script_asks_are_answered_with_a_sentence_at_most(url, sent):
+    answer(url, "load", CHOSEN)
+    for event in ("second", "part", "swap", "near"):
+        pair, status = answer(url, event, [] if event == "part" else [["the teacher"]], sent)
+        assert "Traceback" not in str(status)
+        assert "picture" not in str(pair)

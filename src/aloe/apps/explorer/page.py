@@ -1,28 +1,27 @@
 """The page of `aloe app`: Gradio's controls around two HTML components of ours, the picker of images and the view.
 
-Every control leads to one of the methods of `_Page`, which ask the explorer and send what the scripts in `assets/` draw. A
+Every control leads to one of the methods of `Page`, which ask the explorer and send what the scripts in `assets/` draw. A
 person's images stay in the memory of this process, until there have been `SESSIONS` newer visitors.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import html
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
 
+from aloe.apps.explorer.alike import PairView
 from aloe.apps.explorer.explorer import MAX_BYTES, Entry, Explorer, Picture
+from aloe.apps.explorer.pair_controls import PairControls
 from aloe.apps.explorer.payload import change_payload, draw_sheet, panel_payload, thumbnail, view_payload
+from aloe.apps.explorer.requests import box_of, bytes_of, data_of, says, words_of
 from aloe.apps.explorer.server import Guard
 from aloe.apps.explorer.view import Aim, Panel, View
 from aloe.attribution.methods import METHODS
@@ -57,7 +56,7 @@ def build_app(
     Raises:
         UserError: there are no images.
     """
-    page = _Page(explorer, _offered(explorer, images, limit))
+    page = Page(explorer, _offered(explorer, images, limit))
     app, blocks = FastAPI(openapi_url=None), page.blocks()
     blocks.has_launched = (
         True  # gradio checks the paths of requests only then, and not at all in an app that is mounted
@@ -92,18 +91,19 @@ class _Run:
 
 
 @dataclass(eq=False)
-class _Session:
+class Session:
     """What one visitor looks at. `turn` and `drag` count the questions: only the newest is answered."""
 
     uploads: list[Picture] = field(default_factory=list)
     view: View | None = None
+    pair: PairView | None = None
     run: _Run | None = None
     turn: int = 0
     drag: int = 0
     dragging: Any = field(default_factory=threading.Lock)
 
 
-class _Page:
+class Page:
     """The controls and what they do; `offered` are the images that everybody may pick.
 
     Handlers get the values of their inputs, and by their annotations Gradio's event (what a script sent) and request (whose
@@ -113,8 +113,9 @@ class _Page:
     def __init__(self, explorer: Explorer, offered: Sequence[Picture]) -> None:
         self.explorer, self.offered = explorer, list(offered)
         self.thumbnails = [{"name": p.name, "picture": thumbnail(p)} for p in self.offered]
-        self.sessions: OrderedDict[str, _Session] = OrderedDict()
+        self.sessions: OrderedDict[str, Session] = OrderedDict()
         self.lock = threading.Lock()
+        self.pairs = PairControls(self)
 
     def blocks(self) -> gr.Blocks:
         """The layout and its wiring."""
@@ -129,6 +130,7 @@ class _Page:
                     status = gr.HTML("", elem_id="aloe-status", js_on_load=None)
                 with gr.Column(elem_id="aloe-explained"):
                     view = _html("view", change=None, fills=[[key, FILL_WORDS[key]] for key in FILLS])
+                    pair = _html("pair", near=None, answer=None, mistake=0)
                 with gr.Column(elem_id="aloe-settings"):
                     about = "; ".join(
                         f"{t}: {words}" for t, words in self.explorer.standings().items() if words != "teacher"
@@ -159,9 +161,11 @@ class _Page:
             plain: dict[str, Any] = {"queue": False, "trigger_mode": "multiple"}
             plain |= {"show_progress": "hidden", "api_visibility": "private"}
             chosen, shown = [models, methods], [view, status]
-            blocks.load(self.start, chosen, [*shown, picker], **plain)
-            picker.pick(self.pick, chosen, [*shown, picker], **plain)
-            picker.upload(self.upload, chosen, [*shown, picker], **plain)
+            looked = [*shown, picker, pair]
+            blocks.load(self.start, chosen, looked, **plain)
+            picker.pick(self.pick, chosen, looked, **plain)
+            picker.upload(self.upload, chosen, looked, **plain)
+            self.pairs.wire(pair, models, status, plain)
             view.more(self.more, None, shown, **plain)
             view.choose(self.choose, chosen, shown, **plain)
             view.region(self.region, models, shown, **plain)
@@ -173,26 +177,26 @@ class _Page:
 
     def start(self, titles: Any, keys: Any, request: gr.Request) -> Update:
         """The first image, when the page is opened."""
-        return self._look(self._session(request), 0, titles, keys)
+        return self._look(self.session(request), 0, titles, keys)
 
     def pick(self, titles: Any, keys: Any, event: gr.EventData, request: gr.Request) -> Update:
         """Look at one of the images."""
-        return self._look(self._session(request), _data(event).get("index"), titles, keys)
+        return self._look(self.session(request), data_of(event).get("index"), titles, keys)
 
     def upload(self, titles: Any, keys: Any, event: gr.EventData, request: gr.Request) -> Update:
         """Take an image of the visitor's and look at it; of more than `UPLOADS` the first goes."""
-        session, data = self._session(request), _data(event)
+        session, data = self.session(request), data_of(event)
         name = str(data.get("name") or "image")[:100]
         try:
-            picture = self.explorer.open(_bytes(data, name), name)
+            picture = self.explorer.open(bytes_of(data, name), name)
         except UserError as error:
-            return gr.skip(), _says(error), gr.skip()
+            return gr.skip(), says(error), gr.skip(), gr.skip()
         session.uploads = [*session.uploads, picture][-UPLOADS:]
         return self._look(session, len(self.offered) + len(session.uploads) - 1, titles, keys)
 
     def choose(self, titles: Any, keys: Any, event: gr.EventData, request: gr.Request) -> Update:
         """Explain the class or text of a prediction."""
-        label, index = _data(event).get("label"), _data(event).get("index")
+        label, index = data_of(event).get("label"), data_of(event).get("index")
         if not isinstance(label, str):
             return gr.skip(), gr.skip()
         return self._ask(request, Aim(label, index) if isinstance(index, int) else Aim(text=label), titles, keys)
@@ -212,14 +216,14 @@ class _Page:
 
     def more(self, event: gr.EventData, request: gr.Request) -> Update:
         """The next explanation of a question that is still the newest."""
-        run = self._session(request).run
-        if run is None or run.turn != _data(event).get("turn"):
+        run = self.session(request).run
+        if run is None or run.turn != data_of(event).get("turn"):
             return gr.skip(), gr.skip()
         return self._next(run), ""
 
     def region(self, titles: Any, event: gr.EventData, request: gr.Request) -> Update:
         """Delete or keep a rectangle; while it is dragged, only the last of those that wait."""
-        session, data = self._session(request), _data(event)
+        session, data = self.session(request), data_of(event)
         session.drag += 1
         drag, view = session.drag, session.view
         with session.dragging:
@@ -227,39 +231,45 @@ class _Page:
                 return gr.skip(), gr.skip()
             try:
                 found = view.region(
-                    _words(titles), _box(data.get("box")), keep=data.get("keep") is True, fill=str(data.get("fill"))
+                    words_of(titles), box_of(data.get("box")), keep=data.get("keep") is True, fill=str(data.get("fill"))
                 )
             except UserError as error:
-                return gr.skip(), _says(error)
+                return gr.skip(), says(error)
         return gr.update(change=[change_payload(c) for c in found]), ""
 
-    def _look(self, session: _Session, index: Any, titles: Any, keys: Any) -> Update:
-        pictures = [*self.offered, *session.uploads]
+    def _look(self, session: Session, index: Any, titles: Any, keys: Any) -> Update:
+        pictures = self.pictures(session)
         if not isinstance(index, int) or not 0 <= index < len(pictures):
-            return gr.skip(), _says(UserError("There is no such image.")), gr.skip()
-        session.view = View(self.explorer, pictures[index])
+            return gr.skip(), says(UserError("There is no such image.")), gr.skip(), gr.skip()
+        session.view, session.pair = View(self.explorer, pictures[index]), None
         own = [{"name": p.name, "picture": thumbnail(p)} for p in session.uploads]
-        return *self._begin(session, titles, keys), {"images": [*self.thumbnails, *own], "index": index}
+        images = {"images": [*self.thumbnails, *own], "index": index}
+        first = gr.update(value={"first": pictures[index].name}, near=None, answer=None)
+        return *self._begin(session, titles, keys), images, first
+
+    def pictures(self, session: Session) -> list[Picture]:
+        """All images that a visitor may pick."""
+        return [*self.offered, *session.uploads]
 
     def _ask(self, request: gr.Request, aim: Aim | None, titles: Any, keys: Any) -> Update:
-        session = self._session(request)
+        session = self.session(request)
         if session.view is None:
             return gr.skip(), gr.skip()
         session.view = session.view.aimed(session.view.aim if aim is None else aim)
         return self._begin(session, titles, keys)
 
-    def _begin(self, session: _Session, titles: Any, keys: Any) -> Update:
+    def _begin(self, session: Session, titles: Any, keys: Any) -> Update:
         """A new question and its first explanation."""
-        view, titles = session.view, _words(titles)
+        view, titles = session.view, words_of(titles)
         assert view is not None
         session.turn += 1
         session.run = run = _Run(
-            session.turn, view, titles, view.jobs(titles, [k for k in _words(keys) if k in METHODS])
+            session.turn, view, titles, view.jobs(titles, [k for k in words_of(keys) if k in METHODS])
         )
         try:
             return self._next(run), ""
         except UserError as error:
-            return gr.skip(), _says(error)
+            return gr.skip(), says(error)
 
     def _next(self, run: _Run) -> dict[str, Any]:
         """The next panel; the picture of all when there is none left. `busy` says what comes then, `at` which panel it is."""
@@ -275,9 +285,9 @@ class _Page:
                 payload["sheet"] = draw_sheet(run.view, run.panels)
         return payload if at else {**view_payload(run.view, run.titles), **payload}
 
-    def _session(self, request: gr.Request) -> _Session:
+    def session(self, request: gr.Request) -> Session:
         with self.lock:
-            session = self.sessions.setdefault(str(request.session_hash), _Session())
+            session = self.sessions.setdefault(str(request.session_hash), Session())
             self.sessions.move_to_end(str(request.session_hash))
             while len(self.sessions) > SESSIONS:
                 self.sessions.popitem(last=False)
@@ -296,45 +306,6 @@ def _offered(explorer: Explorer, images: str | Path | Sequence[str | Path] | Non
     if not pictures:
         raise UserError(f"None of the images could be read: {'; '.join(unreadable[:3])}.")
     return pictures
-
-
-def _bytes(data: dict[str, Any], name: str) -> bytes:
-    """An upload's bytes, which came in base64."""
-    content = data.get("data")
-    if not isinstance(content, str):
-        size = data.get("size")
-        if isinstance(size, int) and size > MAX_BYTES:
-            raise UserError(f"{name} has {size / 2**20:.1f} MiB; an image may have {MAX_BYTES >> 20} MiB.")
-        raise UserError(f"{name} could not be read.")
-    try:
-        return base64.b64decode(content, validate=True)
-    except binascii.Error:
-        raise UserError(f"{name} did not arrive whole; try again.") from None
-
-
-def _box(box: Any) -> tuple[float, float, float, float]:
-    if not (
-        isinstance(box, list | tuple) and len(box) == 4 and all(isinstance(x, int | float) and isfinite(x) for x in box)
-    ):
-        raise UserError("Drag a rectangle on the input.")
-    left, top, right, bottom = map(float, box)
-    return left, top, right, bottom
-
-
-def _data(event: gr.EventData) -> dict[str, Any]:
-    """What a script sent with its event; nothing is known of it but that it is JSON."""
-    data = event._data
-    return data if isinstance(data, dict) else {}
-
-
-def _words(value: Any) -> list[str]:
-    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
-
-
-def _says(error: UserError) -> str:
-    """A mistake as a sentence of the page."""
-    words = str(error)
-    return f'<p role="alert">{html.escape(words)}{"" if words.endswith(".") else "."}</p>'
 
 
 def _html(name: str, **options: Any) -> gr.HTML:
