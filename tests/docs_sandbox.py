@@ -67,8 +67,8 @@ def _photos(_: Furniture, path: Path, count: str = "10") -> None:
         picture(k, SIDE).save(path / f"{k:02}.png")
 
 
-def _photo(_: Furniture, path: Path) -> None:
-    picture(0, SIDE).save(path, "PNG")
+def _photo(_: Furniture, path: Path, number: str = "0") -> None:
+    picture(int(number), SIDE).save(path, "PNG")
 
 
 def _tar(furniture: Furniture, path: Path, kind: str) -> None:
@@ -271,6 +271,7 @@ SIGLIP2 = "student-of:google/siglip2-base-patch16-224:siglip"
 NAMES: dict[str, dict[str, str]] = {
     "": {
         "photo.jpg": "photo",
+        "other.jpg": "photo:3",
         **dict.fromkeys(("path/to/images", "photos", "PHOTOS", "IMAGES", "PHOTOGRAPHS", "TEN", "TWENTY"), "photos"),
         "HUNDRED": "photos",
         "imagenet-sample-images.tar": "tar:photos",
@@ -310,6 +311,7 @@ NAMES: dict[str, dict[str, str]] = {
         "siglip2-student": SIGLIP2,
         "student": "student-probe",
     },
+    "docs/alike.md": {"gallery": "photos"},
     "docs/app.md": {"dinov2-small": "dinov2", "student": "student:siglip"},
     "docs/grounding.md": {"student": "llava-student", "captioner/tower": "siglip", "pairs": "photos"},
     "docs/howto/explain.md": {"my-student": "student:vit:pets"},

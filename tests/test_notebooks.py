@@ -9,17 +9,18 @@ import pytest
 from places import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-NAMES = ["align_on_your_images", "compare_methods", "explain_an_image"]
+NAMES = ["align_on_your_images", "compare_methods", "explain_an_image", "why_alike"]
 
 # What a notebook must have shown in the end, besides running without an error.
 SHOWN = {
     "align_on_your_images": ["converted: ", "the zoo's: 0.9", "model.safetensors"],
     "compare_methods": ["on the object", "1 forward, 1 backward", "image/png"],
     "explain_an_image": ["predicted: ", "sum of all contributions: ", "image/png"],
+    "why_alike": ["nearest: ", "table (64, 64) sums to", "winner less second: ", "image/png"],
 }
 
 
-def test_the_notebooks_are_these_three():
+def test_the_notebooks_are_these():
     assert [path.stem for path in NOTEBOOKS] == NAMES
 
 
