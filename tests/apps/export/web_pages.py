@@ -48,7 +48,7 @@ def fake_runtime(folder: Path) -> Path:
 def shared(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
     """A folder that one process of the tests makes and all of them use."""
     root = factory.getbasetemp()
-    home = (root.parent if hasattr(pytest, "xdist") or root.name.startswith("popen") else root) / name
+    home = (root.parent if root.name.startswith("popen-") else root) / name
     with FileLock(f"{home}.lock"):
         if not home.exists():
             part = home.with_name(f"{name}.part")

@@ -79,6 +79,7 @@ def run_onnx(path: Path, threads: int | None = None) -> Runner:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.add_session_config_entry("session.disable_quant_qdq", "1")  # or weights in int8 would make products of int8
     if threads:
         options.intra_op_num_threads = options.inter_op_num_threads = threads
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

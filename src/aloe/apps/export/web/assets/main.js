@@ -9,6 +9,7 @@ import { View, make, share, signed, toRgba } from './view.js';
 const TOP = 5, CLOSE = 1e-3; // predictions shown; how near to the export's numbers WebGPU must be before it is used
 const find = selector => document.querySelector(selector);
 const tell = words => { find('#status').textContent = words; };
+let loads = 0; // only the newest tells how far it is
 const seconds = s => `${s.toPrecision(2)} s`;
 
 let manifest = null, model = null, view = null;
@@ -29,11 +30,11 @@ async function start() {
 
 // Loads the model where it runs best here: a graphics processor that gives the export's numbers, else WebAssembly.
 async function use(graph) {
-  const before = model, begun = performance.now();
+  const before = model, begun = performance.now(), own = ++loads;
   model = null;
   before?.close();
   const load = provider => Model.load(manifest, graph, provider,
-    (so, all) => tell(`Loading the model: ${megabytes(so)} of ${megabytes(Math.max(so, all))}`));
+    (so, all) => { if (own === loads) tell(`Loading the model: ${megabytes(so)} of ${megabytes(Math.max(so, all))}`); });
   let why = '';
   if (manifest.runtime.webgpu) {
     try {
@@ -254,5 +255,5 @@ function listen() {
   });
 }
 
-const lost = error => tell(`The model could not be loaded: ${error.message}`);
+const lost = error => { loads += 1; tell(`The model could not be loaded: ${error.message}`); };
 start().catch(lost);
