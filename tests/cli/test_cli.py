@@ -39,6 +39,7 @@ def home(tmp_path_factory) -> Path:
     write_pictures(home / "images")
     for name in ("one", "two"):
         write_pictures(home / "train" / name, 3)
+        write_pictures(home / "test" / name, 3)
     (home / "empty").mkdir()
     (home / "broken.png").write_bytes((home / "images" / "00.png").read_bytes()[:50])
     (home / "foreign").mkdir()
@@ -92,10 +93,10 @@ MISTAKES = {
     "evaluate cosine {}/student --test {}/train": "--reference",
     "evaluate magic {}/student --test {}/train": "tasks: knn, linear",
     "evaluate knn {}/student --train {}/images --test {}/train": "no labels",
-    "evaluate knn {}/student --train {}/train --test {}/train": "k is 20 but there are 6",
-    "evaluate knn {}/student --train {}/train --test {}/train --k five": "such as 1,5,20",
-    "evaluate knn {}/student --train {}/train --test {}/train --k ²": "such as 1,5,20",
-    "evaluate knn,,linear {}/student --train {}/train --test {}/train": "TASKS takes one or several words",
+    "evaluate knn {}/student --train {}/train --test {}/test": "k is 20 but there are 6",
+    "evaluate knn {}/student --train {}/train --test {}/test --k five": "such as 1,5,20",
+    "evaluate knn {}/student --train {}/train --test {}/test --k ²": "such as 1,5,20",
+    "evaluate knn,,linear {}/student --train {}/train --test {}/test": "TASKS takes one or several words",
     "evaluate gridpg {}/student --test {}/train --methods a,,b": "--methods takes one or several words",
     "align {}/teacher {}/images -o out --after-block 1-2": "such as default, all or 4,8,12",
     "align {}/teacher {}/images -o out --after-block 1,,2": "such as default, all or 4,8,12",
@@ -110,7 +111,7 @@ MISTAKES = {
     "report {}/images --tables b1,": "--tables takes one or several words",
     "study simulate -o out.csv --scores a=1,b=nan": "--scores takes name=number",
     "study power --difference 0.5 --trials 25,²": "--trials takes a whole number",
-    "evaluate knn {}/student --train {}/train --test {}/train --set neighbours=3": "neighbours",
+    "evaluate knn {}/student --train {}/train --test {}/test --set neighbours=3": "neighbours",
     "demo -o {}/foreign --device cpu": "something else",
 }
 
@@ -373,7 +374,7 @@ def test_a_linked_image_is_never_overwritten(aloe, home):
 
 
 def test_evaluate(aloe, home):
-    options = ("--test", home / "train", "--device", "cpu", "--cache", "cache")
+    options = ("--test", home / "test", "--device", "cpu", "--cache", "cache")
     models = (home / "teacher", home / "student")
     code, out, _ = aloe("evaluate", "knn,linear", *models, "--train", home / "train", "--k", "1,3", *options, "--json")
     assert code == 0
