@@ -383,6 +383,7 @@ YAMLS = [
         "{? [a]: 1}",
         "!!python/name:os.system",
     ),
+    *("a: !!set {1, 2}", "a: !!omap [b: 1]", "a: !!binary aGk="),
     *("a: 2024-13-45", "a: " + "9" * 5000, "\x00"),
 ]
 

@@ -444,3 +444,29 @@ def test_a_task_that_cannot_be_is_named_before_another_runs(aloe, home):
     assert err.startswith("aloe: gridpg: the classifier of")
     assert "leave gridpg out" in err
     assert not Path("results/results.jsonl").exists()
+
+
+def test_what_is_blamed_is_what_was_typed(aloe, home):
+    """A teacher that nobody typed, a folder that is sound, a class that nobody named."""
+    for name in ("one", "two"):
+        write_pictures(Path("test") / name, 2)
+    data = ("--test", "test", "--no-cache", "--device", "cpu")
+    err = aloe("evaluate", "zeroshot", "zoo:cifar10-aloe", *data)[2]
+    assert err.startswith("aloe: The teacher of zoo:cifar10-aloe, zoo:cifar10-vit, is not here")
+    assert "--text-tower" in err
+    err = aloe("evaluate", "knn", home / "student", "--train", home / "train", *data, "--k", 100_000)[2]
+    assert "k is 100000 but there are 6" in err
+    assert "test" not in err
+    models = ("-m", "zoo:cifar10-aloe", "-m", home / "student")
+    err = aloe("attribute", home / "images", *models, "--methods", "inherent", "-o", "out")[2]
+    assert "The models do not know the same classes" in err
+    assert "Give --target" in err
+
+
+@pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "WORLD_SIZE"])
+@pytest.mark.parametrize("value", ["", "x", "-1", "1_0", "1.5"])
+def test_numbers_of_processes_that_are_none(aloe, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    code, _, err = aloe("teachers")
+    assert code == 2
+    assert err.startswith(f"aloe: The environment's {name} is {value!r}")

@@ -33,7 +33,7 @@ def numbers(model):
 def wrong_values(model, name):
     """Below, above, not finite, empty, of a wrong type, and of twenty digits."""
     field = model.model_fields[name]
-    yield from (float("nan"), float("inf"), float("-inf"), "", "x", [], {}, -(10**20))
+    yield from (float("nan"), float("inf"), float("-inf"), "", "x", [], {}, -(10**20), True, "1_0", "\u0663")
     if field.annotation in (int, int | None):
         yield from (10**20, 0.5)
     for bound in field.metadata:
@@ -117,6 +117,7 @@ def test_devices_that_are_not_here(device):
 
 def test_names():
     assert nearest("zoo:cifar10-alo", ["zoo:cifar10-vit", "zoo:cifar10-aloe"]) == "zoo:cifar10-aloe"
+    assert nearest("lr", AlignSettings.model_fields) == "learning_rate"
     assert chosen(" CAT ", ["cat", "dog"]) == "cat"
     assert chosen("CAT", ["cat", "Cat"]) is None
     assert meant("x", ["abc"], "tasks") == "; tasks: abc."

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from safetensors.torch import load_file
 
 from aloe.core.errors import UserError
 from aloe.train.align.run import align
+from aloe.train.checkpoints import checkpoints
+from aloe.train.finetune.run import finetune
+from aloe.train.finetune.trainer import LabelledModel
 from aloe.train.stopping import Diverged
 from conftest import build_teacher
 from pictures import write_pictures
@@ -35,3 +39,39 @@ def test_what_is_said_before_a_run(tmp_path):
         with pytest.raises(UserError, match=words):
             call(**settings)
     assert not (tmp_path / "run").exists()
+
+
+def labelled(folder):
+    for label in "ab":
+        write_pictures(folder / label, 8)
+    return folder
+
+
+@pytest.mark.parametrize("holdout", [0, 4])
+def test_a_finetune_that_diverges_fails_and_keeps_its_last_good_checkpoint(tmp_path, monkeypatch, holdout):
+    """The loss becomes NaN at the third step of four."""
+    step = LabelledModel.forward
+    calls = iter(range(100))
+
+    def forward(self, *args, **kwargs):
+        found = step(self, *args, **kwargs)
+        if self.training and next(calls) >= 2:
+            found["loss"] = found["loss"] * float("nan")
+        return found
+
+    monkeypatch.setattr(LabelledModel, "forward", forward)
+    settings = {"steps": 4, "holdout": holdout, "save_every": 1, "evaluate_every": 100, "log_every": 100}
+    with pytest.raises(Diverged, match=r"step \d.*learning_rate"):
+        finetune(build_teacher("vit"), labelled(tmp_path / "images"), tmp_path / "run", **TINY, **settings)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    kept = checkpoints(tmp_path / "run")
+    assert kept
+    for path in kept:
+        assert all(value.isfinite().all() for value in load_file(path / "model.safetensors").values())
+
+
+def test_a_rate_of_finetune_that_is_far_too_high_fails(tmp_path):
+    settings = {"learning_rate": 1e30, "steps": 4, "holdout": 0, "save_every": 100, "log_every": 1}
+    with pytest.raises(Diverged, match=r"step \d.*learning_rate"):
+        finetune(build_teacher("vit"), labelled(tmp_path / "images"), tmp_path / "run", **TINY, **settings)
+    assert not (tmp_path / "run" / "model.safetensors").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from contextlib import suppress
 from itertools import pairwise
@@ -37,6 +38,7 @@ from aloe.cli.verb import Verb
 from aloe.core.errors import UserError
 from aloe.core.files import expanded
 from aloe.core.printable import shown_line
+from aloe.core.typed import whole_number
 
 app = typer.Typer(
     name="aloe",
@@ -97,6 +99,7 @@ def main() -> None:
         with suppress(AttributeError, ValueError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
+        _check_processes()
         app()
     except UserError as error:
         _fail(str(error))
@@ -111,6 +114,15 @@ def main() -> None:
         if stop.code == 130:  # how typer reports Ctrl-C
             typer.echo(f"Interrupted; {_going_on()}.", err=True)
         raise
+
+
+def _check_processes() -> None:
+    """Raises UserError for numbers of processes that are none; torchrun sets them, and libraries trust them."""
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        value = os.environ.get(name, "0")
+        number = whole_number(value)
+        if number is None or number < 0:
+            raise UserError(f"The environment's {name} is {value!r}, which is no count; unset it, or use torchrun.")
 
 
 def _going_on() -> str:

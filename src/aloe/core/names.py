@@ -7,10 +7,12 @@ from collections.abc import Iterable
 
 
 def nearest(name: object, known: Iterable[str]) -> str | None:
-    """The known name that was most likely meant, upper and lower case alike; None where none is near."""
+    """The known name that was most likely meant, upper and lower case alike, or by its initials (lr); None where none is."""
     by_lower = {k.strip().lower(): k for k in known}
-    found = difflib.get_close_matches(str(name).strip().lower(), by_lower, n=1)
-    return by_lower[found[0]] if found else None
+    given = str(name).strip().lower()
+    found = difflib.get_close_matches(given, by_lower, n=1)
+    initials = [k for k in by_lower if "".join(word[:1] for word in k.split("_")) == given and len(given) > 1]
+    return by_lower[found[0]] if found else by_lower[initials[0]] if len(initials) == 1 else None
 
 
 def meant(name: object, known: Iterable[str], kind: str) -> str:

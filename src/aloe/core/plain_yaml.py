@@ -41,8 +41,14 @@ def _plain(loader: Any, node: Any, made: Any) -> Any:
     return made(text)
 
 
+def _refused(_loader: Any, node: Any) -> Any:
+    raise yaml.YAMLError(f"no setting is of the kind {str(node.tag).rpartition(':')[2]}")
+
+
 PlainLoader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: _plain(loader, node, int))
 PlainLoader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: _plain(loader, node, float))
+for kind in ("set", "omap", "pairs", "binary"):  # which no setting is
+    PlainLoader.add_constructor(f"tag:yaml.org,2002:{kind}", _refused)
 
 
 def load(text: str) -> Any:

@@ -28,6 +28,9 @@ Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 
 
+_NUMBERS = (int, float, int | None, float | None)
+
+
 class Checked(BaseModel):
     """Frozen fields; unknown ones, infinities and NaN are mistakes."""
 
@@ -40,6 +43,8 @@ class Checked(BaseModel):
         for name, value in values.items() if isinstance(values, dict) else ():
             field = cls.model_fields.get(name)
             words = field is None or field.annotation in (str, str | None, Path, Path | None)
+            if isinstance(value, bool) and field is not None and field.annotation in _NUMBERS:
+                raise ValueError(f"{name}: must be a number, not {str(value).lower()}")
             if isinstance(value, str) and odd_number(value) and not words:
                 raise ValueError(f"{name}: {value} is no number in decimal digits")
         return values
