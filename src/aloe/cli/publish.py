@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -35,12 +35,28 @@ def publish(
     allow_unaligned: Annotated[
         bool, typer.Option("--allow-unaligned", help="Publish a student that was only converted.")
     ] = False,
+    space: Annotated[
+        bool, typer.Option("--space", help="Also the student's page, as a static Space beside the card.")
+    ] = False,
+    space_images: Annotated[
+        str | None, typer.Option(help="Photos; the Space offers int8 weights where they are faithful on these.")
+    ] = None,
+    texts: Annotated[Path | None, typer.Option(help="File of texts that a SigLIP student's Space asks about.")] = None,
+    text_tower: Annotated[str | None, typer.Option(help="Their SigLIP checkpoint; default: the teacher.")] = None,
+    runtime: Annotated[
+        Path | None, typer.Option(help="Folder of the npm package onnxruntime-web; default: through npm.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Write STUDENT with its model card to a folder and push that to the hub: weights, configuration, card, nothing else."""
     quiet_libraries()
     from aloe.apps.publish.folder import publish as publish_student
+    from aloe.apps.publish.space import SpaceSettings
+    from aloe.core.errors import UserError
 
+    of_space = {"--space-images": space_images, "--texts": texts, "--text-tower": text_tower, "--runtime": runtime}
+    if not space and (lone := next((name for name, given in of_space.items() if given), None)):
+        raise UserError(f"{lone} belongs to --space; give it as well.")
     done = publish_student(
         student,
         repo_id,
@@ -54,11 +70,24 @@ def publish(
         data_licence=data_licence,
         examples=example or [],
         allow_unaligned=allow_unaligned,
+        space=SpaceSettings(runtime, texts, text_tower, space_images) if space else None,
     )
-    found = {"repo_id": repo_id, "folder": str(done.folder), "files": done.files, "url": done.url, "notes": done.notes}
+    found: dict[str, Any] = {
+        "repo_id": repo_id,
+        "folder": str(done.folder),
+        "files": done.files,
+        "url": done.url,
+        "notes": done.notes,
+    }
+    beside = []
+    if done.space is not None:
+        found |= {"space": done.space.row(), "space_url": done.space_url}
+        size = sum(done.space.files.values()) / 1e6
+        beside = [f"Space, {len(done.space.files)} files of {size:.1f} MB, in {done.space.folder}"]
+        beside += [f"Published: {done.space_url}"] if done.space_url else []
     where = (
         f"Published: {done.url}"
         if done.url
         else f"Not pushed. Read {done.folder / 'README.md'}, then run without --dry-run."
     )
-    say(found, "\n".join([*done.notes, f"{', '.join(done.files)} in {done.folder}", where]), json)
+    say(found, "\n".join([*done.notes, f"{', '.join(done.files)} in {done.folder}", *beside, where]), json)

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aloe.apps.export.web.build import Page
 from aloe.apps.publish.card import Origin, write_card
 from aloe.apps.publish.licences import choose_licence, licence_of, named
 from aloe.apps.publish.names import check_repo_id
 from aloe.apps.publish.numbers import collect_numbers
 from aloe.apps.publish.push import push_folder
+from aloe.apps.publish.space import SpaceSettings, check_space, write_space
 from aloe.apps.publish.student import TRAINED, Published, read_student
 from aloe.core.errors import UserError
 from aloe.core.files import replace_folder
@@ -27,13 +29,16 @@ _EXAMPLE, _MARK = "example-{}.png", re.compile(r"<!-- aloe publish (\S+) ([0-9a-
 
 @dataclass(frozen=True)
 class Publication:
-    """`files` of `folder` are all there is; `url` is None after a dry run; `notes` say what readers will miss."""
+    """`files` of `folder` are all there is; `url` is None after a dry run; `notes` say what readers will miss. `space` is the
+    page that was written beside it, if one was, and `space_url` its address."""
 
     repo_id: str
     folder: Path
     files: list[str]
     url: str | None
     notes: list[str]
+    space: Page | None = None
+    space_url: str | None = None
 
 
 def publish(
@@ -50,6 +55,7 @@ def publish(
     data_licence: str | None = None,
     examples: Sequence[str | Path] = (),
     allow_unaligned: bool = False,
+    space: SpaceSettings | None = None,
     api: Any = None,
 ) -> Publication:
     """Write a student's folder for the hub and push it.
@@ -65,6 +71,7 @@ def publish(
         data_name, data_licence: of the images that it learned from.
         examples: images whose explanations the card shows.
         allow_unaligned: publish even what was only converted.
+        space: write the student's page too, as a static Space of the same name, in a folder beside (`NAME-space`).
         api: in place of `huggingface_hub.HfApi()`.
 
     Raises:
@@ -73,6 +80,8 @@ def publish(
     check_repo_id(repo_id)
     source, home = Path(student), _home(output_dir, repo_id)
     _check_home(home, source, repo_id)
+    if space is not None:
+        check_space(home, space)
     rows, notes = read_results([Path(path) for path in results]) if results else ([], [])
     found = read_student(source, base_model)
     if found.stage not in TRAINED and not allow_unaligned:
@@ -98,8 +107,19 @@ def publish(
         raise UserError(f"{home} cannot be written: {error.strerror or error}.") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    url = None if dry_run else push_folder(home, files, repo_id, private=private, api=api)
-    return Publication(repo_id, home, files, url, notes + _missing(found, origin, bool(numbers.tables)))
+    notes += _missing(found, origin, bool(numbers.tables))
+    page = None
+    if space is not None:
+        card = (home / CARD_NAME).read_text(encoding="utf-8")
+        page = write_space(found.model, repo_id, home, card, origin.licence.front_matter, space)
+        notes += page.notes
+    if dry_run:
+        return Publication(repo_id, home, files, None, notes, page)
+    url = push_folder(home, files, repo_id, private=private, api=api)
+    space_url = None
+    if page is not None:
+        space_url = push_folder(page.folder, list(page.files), repo_id, kind="space", private=private, api=api)
+    return Publication(repo_id, home, files, url, notes, page, space_url)
 
 
 def _home(output_dir: str | Path | None, repo_id: str) -> Path:

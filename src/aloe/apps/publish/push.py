@@ -10,9 +10,12 @@ from typing import Any
 from aloe.core.errors import UserError
 
 
-def push_folder(folder: Path, files: Sequence[str], repo_id: str, *, private: bool = False, api: Any = None) -> str:
+def push_folder(
+    folder: Path, files: Sequence[str], repo_id: str, *, kind: str = "model", private: bool = False, api: Any = None
+) -> str:
     """Create the repository where it is not there, and upload exactly these files in one commit; returns its address.
 
+    `kind` is `model`, or `space` for a static Space.
     `api` has the methods of `huggingface_hub.HfApi` that are used: `create_repo`, `repo_info`, `upload_folder`.
 
     Raises:
@@ -23,15 +26,16 @@ def push_folder(folder: Path, files: Sequence[str], repo_id: str, *, private: bo
 
     api = HfApi() if api is None else api
     with _explained(repo_id, folder):
-        url = api.create_repo(repo_id, repo_type="model", private=private or None, exist_ok=True)
-        if private and not api.repo_info(repo_id, repo_type="model").private:
+        sdk = {"space_sdk": "static"} if kind == "space" else {}
+        url = api.create_repo(repo_id, repo_type=kind, private=private or None, exist_ok=True, **sdk)
+        if private and not api.repo_info(repo_id, repo_type=kind).private:
             raise UserError(
                 f"{repo_id} is already there and public: make it private in its settings, or leave out --private; nothing"
                 " was uploaded."
             )
         api.upload_folder(
             repo_id=repo_id,
-            repo_type="model",
+            repo_type=kind,
             folder_path=folder,
             allow_patterns=list(files),
             commit_message="Publish with aloe",

@@ -83,6 +83,7 @@ def build_page(
     webgpu: bool = False,
     cdn: bool = False,
     image_size: int | None = None,
+    more: Mapping[str, str] | None = None,
     tolerance: float = 1e-4,
     overwrite: bool = False,
 ) -> Page:
@@ -98,6 +99,7 @@ def build_page(
         only_int8: and leave the float32 weights out then.
         webgpu: add the runtime for graphics processors. cdn: let the page fetch the WebAssembly from jsDelivr.
         image_size: pixels on a side; default: the model's own resolution.
+        more: further files of text by their names.
         tolerance: largest difference of an output from PyTorch, relative to its largest value.
 
     Returns:
@@ -133,14 +135,14 @@ def build_page(
                 (made / left_out).unlink()
         name = title or Path(str(getattr(model, "name_or_path", "") or "student")).name
         manifest = _manifest(reference, name, size, texts, made, differences, measured, said_runtime)
-        _write_page(made, manifest, card or _card(reference, name, size), cdn)
+        _write_page(made, manifest, {CARD: card or _card(reference, name, size), **(more or {})}, cdn)
         files = {p.relative_to(made).as_posix(): p.stat().st_size for p in sorted(made.rglob("*")) if p.is_file()}
         replace_folder(home, made)
     except OSError as error:
         raise UserError(f"{home} could not be written: {error.strerror or error}.") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    own = sum(n for name, n in files.items() if "/" not in name and not name.endswith(".onnx") and name != CARD)
+    own = sum(n for name, n in files.items() if "/" not in name and not name.endswith((".onnx", ".md")))
     loads = {g["name"]: g["bytes"] + said_runtime["wasm"]["bytes"] + own for g in manifest["graphs"]}
     notes = []
     if measured and not measured.faithful:
@@ -237,8 +239,8 @@ def _manifest(
     }
 
 
-def _write_page(folder: Path, manifest: Mapping[str, Any], card: str, cdn: bool) -> None:
-    """The page's own files, with the words that must stand in the HTML itself."""
+def _write_page(folder: Path, manifest: Mapping[str, Any], texts: Mapping[str, str], cdn: bool) -> None:
+    """The page's own files, with the words that must stand in the HTML itself, and further ones by their names."""
     policy = POLICY | ({"connect-src": f"'self' {CDN}"} if cdn else {})
     words: dict[str, str] = {
         "policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
@@ -253,7 +255,8 @@ def _write_page(folder: Path, manifest: Mapping[str, Any], card: str, cdn: bool)
             for name, value in words.items():
                 text = text.replace(f"{{{name}}}", html.escape(str(value)))
         (folder / asset.name).write_text(text, encoding="utf-8")
-    (folder / CARD).write_text(card, encoding="utf-8")
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
 

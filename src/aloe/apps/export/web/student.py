@@ -60,7 +60,7 @@ def export_page(
         texts=texts_of(model, names, text_tower) if names else None,
         int8=int8,
         images=read_images(images, side, limit) if images else None,
-        image_source=_public(images or ""),
+        image_source=public_source(images or ""),
         image_size=side,
         **options,
     )
@@ -80,7 +80,7 @@ def texts_of(model: nn.Module, names: list[str], text_tower: str | None = None) 
     return Texts(tuple(names), class_embeddings(tower, names, ["{}"]).float().cpu(), tower.scale, tower.bias)
 
 
-def _public(images: str) -> str:
+def public_source(images: str) -> str:
     """A source of images as the page may name it: what is inside an archive, or the last part of a path."""
     _, inside, inner = images.rstrip("/").rpartition("::")
     return inner if inside else Path(inner).name
