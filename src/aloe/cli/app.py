@@ -9,6 +9,7 @@ import typer
 
 from aloe.cli.common import Device, choose_device, method_options, quiet_libraries
 from aloe.core.bounds import MAX_COUNT
+from aloe.core.printable import shown_line
 
 
 def app(
@@ -52,7 +53,7 @@ def app(
     explorer.warm_up()
     local = is_loopback(host)
     page = build_app(explorer, images[0] if images and len(images) == 1 else images, limit=limit, local=local)
-    typer.echo("\n".join(f"{title}: {words}" for title, words in explorer.standings().items()))
+    typer.echo("\n".join(shown_line(f"{title}: {words}") for title, words in explorer.standings().items()))
     if not local:
         typer.echo(f"Anybody who reaches {host} can use this page; it has no password.", err=True)
     serve(page, listening, ready=lambda url: typer.echo(f"Open {url} (Ctrl-C ends it)"))

@@ -15,6 +15,7 @@ from aloe.apps.sweep.folder import RUNS, claim
 from aloe.apps.sweep.plan import FRACTION, Point, SweepPlan
 from aloe.apps.sweep.subset import nested, thinned
 from aloe.core.errors import UserError
+from aloe.core.progress import say
 from aloe.data.places import check_output
 from aloe.data.shards import ShardSource
 from aloe.data.sources import open_source
@@ -220,10 +221,8 @@ class _Clock:
             left = f", about {_duration(mean * (self.todo - self.begun))} left"
         self.begun += 1
         if self.shows:
-            from rich.console import Console
-
             number = self.runs - self.todo + self.begun
-            Console(stderr=True).print(f"Run {number} of {self.runs}{left}: {run.point.words}", highlight=False)
+            say(f"Run {number} of {self.runs}{left}: {run.point.words}")
 
 
 def _duration(seconds: float) -> str:
