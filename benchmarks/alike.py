@@ -118,6 +118,8 @@ def regions(model: Any, method: str, data: str, count: int, seed: int) -> tuple[
 def region_direction(model: Any, method: str, image: Tensor, mask: Tensor) -> Tensor:
     """The part of the feature (1, D) that a method attributes to a region (H, W) of an image (1, 3, H, W)."""
     pooled, tokens = features(model, image)
+    if method == "random":  # its map depends on nothing
+        return pooled
     if method == "tokens":
         rows = int(tokens.shape[1] ** 0.5)
         weights = F.adaptive_avg_pool2d(mask[None, None], (rows, rows)).flatten()
