@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aloe.attribution.subject import opened
 from aloe.attribution.taps import AttentionTap
 from aloe.bcos.dynamic import explanation_mode
-from aloe.core.torch_state import in_plain_torch, uncompiled
+from aloe.core.torch_state import in_plain_torch
 
 MEMORY = 1 << 28  # bytes that the passes of one batch may take
 _ALIVE = 6  # tensors of the largest size that a backward pass holds at a time
@@ -45,17 +46,11 @@ class Operator:
             after_block: take the tokens after this block as the input; 0: the embedded ones. Default: pixels.
         """
         base = model.base_model
-        training = [m for m in base.modules() if m.training]
-        base.eval()
-        try:
-            with uncompiled(base), explanation_mode(plain=True), AttentionTap():
-                x = base.encode(image.detach()[None].clone()).requires_grad_()
-                frozen = {name: p.detach() for name, p in base.named_parameters()}
-                options = {"output_hidden_states": True, "return_dict": True}
-                outputs = torch.func.functional_call(base, frozen, (x,), options)
-        finally:
-            for module in training:
-                module.training = True
+        with opened(model), explanation_mode(plain=True), AttentionTap():
+            x = base.encode(image.detach()[None].clone()).requires_grad_()
+            frozen = {name: p.detach() for name, p in base.named_parameters()}
+            options = {"output_hidden_states": True, "return_dict": True}
+            outputs = torch.func.functional_call(base, frozen, (x,), options)
         self._output = outputs.pooler_output if read is None else read(outputs)
         self._input = x if after_block is None else outputs.hidden_states[after_block]
         self._cotangent = torch.zeros_like(self._output, requires_grad=True)

@@ -19,6 +19,7 @@ from aloe.attribution.alike.pairs import Pairs, patch_pairs, token_pairs
 from aloe.attribution.alike.regions import check_region, shares
 from aloe.attribution.inherent import Explanation, check_student, explain
 from aloe.attribution.inputs import as_batch
+from aloe.attribution.subject import opened
 from aloe.bcos.functional import NORM_FLOOR
 from aloe.core.bounds import counted
 from aloe.core.errors import UserError
@@ -196,16 +197,10 @@ def similarity(student: nn.Module, a: Any, b: Any, *, batch_size: int = 32) -> S
     return Similarity((f_a * f_b).sum(1) / scale[:, 0], in_a, in_b, f_a, f_b, first, second, model)
 
 
-@torch.no_grad()
 def pooled(model: Any, images: Tensor, batch_size: int = 32) -> Tensor:
     """Pooled features (B, D) of images (B, 3, H, W), in eval mode; the model is left as it was."""
-    training = [m for m in model.modules() if m.training]
-    model.eval()
-    try:
+    with opened(model), torch.no_grad():
         return torch.cat([model.base_model(part, return_dict=True).pooler_output for part in images.split(batch_size)])
-    finally:
-        for module in training:
-            module.training = True
 
 
 def checked_block(config: Any, after_block: int | None) -> int:
