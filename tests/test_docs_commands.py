@@ -61,6 +61,7 @@ LESS = {  # within words: how many scenes are drawn, shares of 120 images, how o
 # Commands of `aloe` that are parsed and not run, and why; Python of these pages is compiled.
 NOT_RUN = {
     r": aloe export ": "each graph takes a minute to trace, translate and check; tests/export does so",
+    r": aloe publish .* --space": "the same graph; tests/apps/publish does so",
     r"^docs/index.md: aloe demo": "the tutorial's first command",
     r"^docs/results.md: aloe evaluate .*(rgbd=|rendered:400,40@|scene-aligned-2500)": "docs/dense.md has the same tasks",
     r"^docs/results.md: aloe attribute ": "docs/attribution.md has the same methods",

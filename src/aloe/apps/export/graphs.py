@@ -123,8 +123,12 @@ def _trace(module: nn.Module, inputs: dict[str, Tensor]) -> nn.Module:
     for value in inputs.values():
         sizes = [DimDynamic.DYNAMIC] + [DimDynamic.STATIC] * (value.ndim - 1)
         images.append(mode.from_tensor(value, symbolic_context=StatelessSymbolicContext(dynamic_sizes=sizes)))
+    plain: dict[Any, Any] = {
+        torch.ops.aten.convolution_backward.default: _convolution_backward,
+        torch.ops.aten.native_layer_norm.default: _layer_norm,
+    }
     with mode:
-        return make_fx(run, {torch.ops.aten.convolution_backward.default: _convolution_backward})(tensors, *images)
+        return make_fx(run, plain)(tensors, *images)
 
 
 def _convolution_backward(
@@ -143,6 +147,18 @@ def _convolution_backward(
     ]
     dx = torch.ops.aten.convolution(grad, weight, None, stride, padding, dilation, True, left_over, 1)
     return dx, None, None
+
+
+def _layer_norm(
+    x: Tensor, shape: list[int], weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The norm with the mean and the deviation that explanations read, which WebGPU's own operator does not give."""
+    axes = list(range(x.ndim - len(shape), x.ndim))
+    mean = x.mean(axes, keepdim=True)
+    scale = torch.rsqrt((x - mean).square().mean(axes, keepdim=True) + eps)
+    out = (x - mean) * scale
+    out = out if weight is None else out * weight
+    return out if bias is None else out + bias, mean, scale
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
