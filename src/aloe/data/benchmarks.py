@@ -12,19 +12,16 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from aloe.core.errors import UserError
 from aloe.core.printable import shown
-from aloe.data.decode import UnreadableImage
 from aloe.data.hub import is_dataset_folder
 from aloe.data.official.layouts import official_parts, recognised
+from aloe.data.official.sizes import reduced, sizes_that_differ, uneven
 from aloe.data.sources import ImageSource, split_inner
 from aloe.data.splits import (
     Metric,
@@ -41,7 +38,6 @@ from aloe.data.splits import (
 
 TWO = {"train": ("train",), "test": ("test",)}
 THREE = {"train": ("train",), "validation": ("validation",), "test": ("test",)}
-SAMPLED = 16  # images that are looked at for their size
 ANY = {"train": ("train",), "test": ("test", "validation")}  # of data that are not registered
 
 
@@ -256,9 +252,9 @@ def open_benchmark(spec: str) -> Splits:
             f"{name} has {benchmark.classes} classes and {where} has {found}; give the whole data set, or leave out {name}="
             " to take it for data of its own."
         )
-    differences = _differences(benchmark.sizes, {part: len(source) for part, source in opened.items()})
-    differences = differences or _uneven(benchmark.per_class, opened)
-    differences += _reduced(benchmark.short_side, opened["test"])
+    differences = sizes_that_differ(benchmark.sizes, {part: len(source) for part, source in opened.items()})
+    differences = differences or uneven(benchmark.per_class, opened)
+    differences += reduced(benchmark.short_side, opened["test"])
     notes = (*notes, *differences)
     return _agreeing(name, benchmark.title, opened, metric=benchmark.metric, official=not differences, notes=notes)
 
@@ -374,39 +370,3 @@ def _agreeing(name: str, title: str, opened: Mapping[str, ImageSource], **facts:
     if validation is not None:
         validation = in_order_of(train, validation)
     return Splits(name, title, train, in_order_of(train, test), validation, **facts)
-
-
-def _uneven(per_class: Mapping[str, int], opened: Mapping[str, ImageSource]) -> list[str]:
-    """The parts whose classes have not as many images each as the official ones."""
-    found = []
-    for part, count in per_class.items():
-        if part not in opened:
-            continue
-        if part == "train" and "validation" not in opened:  # they may be among the training images
-            count += per_class.get("validation", 0)
-        labels: Any = opened[part].labels
-        images = np.bincount(labels)
-        if (images != count).any():
-            found.append(f"{images.min()} to {images.max()} {part} images of a class instead of {count}")
-    return found
-
-
-def _reduced(short_side: int | None, source: ImageSource) -> list[str]:
-    """Says so where images are all of one size on their short side and the official ones are not of that size."""
-    sides = set()
-    for i in np.linspace(0, len(source) - 1, min(SAMPLED, len(source))).astype(int).tolist():
-        with suppress(UnreadableImage):
-            sides.add(min(source.load(i).size))
-    if len(sides) != 1 or sides == {short_side}:
-        return []
-    return [f"images of {sides.pop()} pixels on the short side, which the official ones do not have: a reduced copy"]
-
-
-def _differences(official: Mapping[str, int], sizes: Mapping[str, int]) -> list[str]:
-    """How the sizes differ from the official ones; training images may include those for validation."""
-    together = official["train"] + official.get("validation", 0)
-    if "validation" not in sizes and sizes["train"] == together:
-        official = {"train": together, "test": official["test"]}
-    return [
-        f"{sizes.get(part, 0)} {part} images instead of {n}" for part, n in official.items() if sizes.get(part) != n
-    ]

@@ -163,3 +163,17 @@ def _numbers(value: Any) -> Iterator[Any]:
 
 def _finite(value: float) -> bool:
     return math.isfinite(value)
+
+
+def vision_of(values: dict[str, Any]) -> dict[str, Any]:
+    """The fields of the vision tower, of a config.json of one or two towers."""
+    inner = values.get("vision_config")
+    return inner if isinstance(inner, dict) else values
+
+
+def check_activation(values: dict[str, Any], where: str) -> None:
+    from transformers.activations import ACT2FN
+
+    name = values.get("hidden_act", "gelu")
+    if not isinstance(name, str) or name not in ACT2FN:
+        raise UserError(f"{where}: hidden_act of config.json is {name!r}, which is no activation; ViTs have 'gelu'.")

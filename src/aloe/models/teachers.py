@@ -27,7 +27,7 @@ from aloe.models.headers import check_finite, classifier_rows, shapes_of
 from aloe.models.labels import STATED as LABELS
 from aloe.models.labels import label_table, set_labels
 from aloe.models.processor import normalisation, pixels_of_use, read_processor, three
-from aloe.models.stated import hold_against, mismatch, stated
+from aloe.models.stated import check_activation, hold_against, mismatch, stated, vision_of
 from aloe.models.unwrap import common_prefix, extends, renaming, unwrapped
 from aloe.models.zoo_models import locate
 
@@ -249,8 +249,8 @@ def load_teacher(
         with_head = family.classifier_class in wanted
         if with_head and (rows := classifier_rows(shapes)) is not None:
             names = label_table(values, rows, str(source)) or {i: f"LABEL_{i}" for i in range(rows)}
-        hold_against(_vision_of(values), shapes, str(source))
-        _check_activation(_vision_of(values), str(source))
+        hold_against(vision_of(values), shapes, str(source))
+        check_activation(vision_of(values), str(source))
         plain = {key: value for key, value in values.items() if key not in LABELS}
         config = CONFIG_MAPPING[str(values["model_type"])].from_dict({**plain, "_name_or_path": name})
         if rows is not None:
@@ -402,20 +402,6 @@ def _naflex(pixels: Tensor, patch: int) -> dict[str, Tensor]:
     shapes = torch.tensor([[rows, columns]], device=pixels.device).expand(batch, -1)
     mask = torch.ones(batch, rows * columns, dtype=torch.long, device=pixels.device)
     return {"pixel_values": flat, "pixel_attention_mask": mask, "spatial_shapes": shapes}
-
-
-def _vision_of(values: dict[str, Any]) -> dict[str, Any]:
-    """The fields of the vision tower, of a config.json of one or two towers."""
-    inner = values.get("vision_config")
-    return inner if isinstance(inner, dict) else values
-
-
-def _check_activation(values: dict[str, Any], where: str) -> None:
-    from transformers.activations import ACT2FN
-
-    name = values.get("hidden_act", "gelu")
-    if not isinstance(name, str) or name not in ACT2FN:
-        raise UserError(f"{where}: hidden_act of config.json is {name!r}, which is no activation; ViTs have 'gelu'.")
 
 
 def _resolution(processor: dict[str, Any], config: Any, where: str) -> int | None:
