@@ -50,8 +50,10 @@ def url(home):
 
 @pytest.fixture(scope="module")
 def browser():
-    fake_camera = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
-    with open_browser(*fake_camera) as browser:
+    """With a camera, and a graphics processor, that are Chromium's own: both in software."""
+    camera = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+    adapter = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan")
+    with open_browser(*camera, *adapter, "--use-vulkan=swiftshader") as browser:
         yield browser
 
 
@@ -456,32 +458,53 @@ def test_texts_of_a_student_without_classes(desktop, url):
     check(page)
 
 
-def test_features_of_a_student_without_anything_else(desktop, url):
+def test_features_of_a_student_without_anything_else(browser, url):
     """Its own direction, and how near to it a part of the image is. There is no WebGPU here, which is told."""
-    page = desktop
-    show(page, f"{url}features/")
-    give(page, encoded(picture(seed=14)))
-    assert "WebAssembly" in page.inner_text("#status") or "WebGPU" in page.inner_text("#status")
-    model = STUDENTS["features"]()
-    image = as_batch([picture(seed=14)], model)
-    expected = explain(model, image)
-    page.evaluate("globalThis.loaded = undefined")
-    contributions, _, pooled, value, _ = page.evaluate(MAPS, -1)
-    close(contributions, expected.contributions)
-    close(pooled, expected.pooled)
-    assert value == pytest.approx(float(expected.logit[0]), rel=1e-4)
-    assert not page.locator("#answers").is_visible()
-    page.focus("#input")
-    for key in ("ArrowRight", "ArrowRight", "ArrowDown", "ArrowDown"):
-        page.keyboard.press(f"Shift+{key}")
-    keep = torch.ones(1, 1, SIZE, SIZE)
-    keep[..., 16:18, 16:18] = 0
-    with torch.no_grad():
-        left = model(torch.cat([image, 1 - image], 1) * keep).pooler_output
-    similar = float(torch.nn.functional.cosine_similarity(left, expected.pooled)[0])
-    page.wait_for_function("v => Math.abs(document.querySelector('#change p')?.dataset.to - v) < 1e-4", arg=similar)
-    assert numbers(page, "#change p")["from"] == pytest.approx(1, abs=1e-5)
-    check(page)
+    with open_page(browser) as page:
+        page.said = []
+        page.add_init_script("Object.defineProperty(navigator, 'gpu', { value: undefined })")
+        show(page, f"{url}features/")
+        give(page, encoded(picture(seed=14)))
+        assert "WebAssembly with SIMD, 1 thread" in page.inner_text("#status")
+        assert "(there is no WebGPU here)" in page.inner_text("#status")
+        model = STUDENTS["features"]()
+        image = as_batch([picture(seed=14)], model)
+        expected = explain(model, image)
+        contributions, _, pooled, value, _ = page.evaluate(MAPS, -1)
+        close(contributions, expected.contributions)
+        close(pooled, expected.pooled)
+        assert value == pytest.approx(float(expected.logit[0]), rel=1e-4)
+        assert not page.locator("#answers").is_visible()
+        page.focus("#input")
+        for key in ("ArrowRight", "ArrowRight", "ArrowDown", "ArrowDown"):
+            page.keyboard.press(f"Shift+{key}")
+        keep = torch.ones(1, 1, SIZE, SIZE)
+        keep[..., 16:18, 16:18] = 0
+        with torch.no_grad():
+            left = model(torch.cat([image, 1 - image], 1) * keep).pooler_output
+        similar = float(torch.nn.functional.cosine_similarity(left, expected.pooled)[0])
+        page.wait_for_function("v => Math.abs(document.querySelector('#change p')?.dataset.to - v) < 1e-4", arg=similar)
+        assert numbers(page, "#change p")["from"] == pytest.approx(1, abs=1e-5)
+        check(page)
+
+
+def test_webgpu_where_it_is_present(browser, url):
+    with open_page(browser) as page:
+        page.goto(f"{url}features/")
+        if not page.evaluate("async () => Boolean(await navigator.gpu?.requestAdapter())"):
+            pytest.skip("this Chromium has no WebGPU")
+        page.wait_for_selector("#status[data-ready]")
+        assert page.get_attribute("#status", "data-provider") == "webgpu"
+        assert "WebGPU" in page.inner_text("#status")
+        give(page, encoded(picture(seed=16)))
+        model = STUDENTS["features"]()
+        expected = explain(model, as_batch([picture(seed=16)], model))
+        said = numbers(page)
+        assert said["value"] == pytest.approx(float(expected.logit[0]), rel=1e-4)
+        assert abs(said["value"] - said["sum"] - said["residual"]) <= 1e-5 * (abs(said["sum"]) + abs(said["residual"]))
+        close(page.evaluate(MAPS.replace("'wasm'", "'webgpu'"), -1)[0], expected.contributions)
+        assert page.asked == {"127.0.0.1"}
+        assert page.errors == []
 
 
 def test_threads_where_the_server_allows_them(browser, home):

@@ -65,6 +65,8 @@ def made_page(factory: pytest.TempPathFactory, kind: str) -> Path:
         options: dict[str, Any] = {"texts": TEXTS} if kind == "texts" else {}
         if kind == "classes":
             options = {"int8": True, "images": PHOTOGRAPHS, "image_source": "noise"}
+        if kind == "features":
+            options = {"webgpu": True}
         source = fake_runtime(folder.with_name(f"{folder.name}.fake"))
         build_page(STUDENTS[kind](), folder, title=f"A {kind} <student>", runtime=source, **options)
 

@@ -95,21 +95,25 @@ class _Explaining(nn.Module):
 class _Traced(nn.Module):
     """A module whose forward, autograd included, has become a graph of its tensors and inputs."""
 
-    def __init__(self, module: nn.Module, inputs: dict[str, Tensor]) -> None:
+    def __init__(self, module: nn.Module, inputs: dict[str, Tensor], plain_norms: bool) -> None:
         super().__init__()
         self.model = module.model
-        self.traced = _trace(module, inputs)  # not `graph`, a name that torch.export keeps for itself
+        self.traced = _trace(module, inputs, plain_norms)  # not `graph`, a name that torch.export keeps for itself
 
     def forward(self, image: Tensor, given: Tensor | None = None, more: Tensor | None = None) -> dict[str, Tensor]:
         return self.traced(_tensors(self), *(value for value in (image, given, more) if value is not None))
 
 
-def traced(module: nn.Module, inputs: dict[str, Tensor]) -> nn.Module:
-    """A module with `model` inside, of inputs by name, whose forward and the autograd in it are plain operations."""
-    return _Traced(module, inputs)
+def traced(module: nn.Module, inputs: dict[str, Tensor], plain_norms: bool = False) -> nn.Module:
+    """A module with `model` inside, of inputs by name, whose forward and the autograd in it are plain operations.
+
+    `plain_norms` writes the norms out too: onnxruntime's WebGPU gives no mean and deviation of its own operator, which the
+    backward pass reads.
+    """
+    return _Traced(module, inputs, plain_norms)
 
 
-def _trace(module: nn.Module, inputs: dict[str, Tensor]) -> nn.Module:
+def _trace(module: nn.Module, inputs: dict[str, Tensor], plain_norms: bool) -> nn.Module:
     from torch._subclasses import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
     from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
@@ -123,10 +127,9 @@ def _trace(module: nn.Module, inputs: dict[str, Tensor]) -> nn.Module:
     for value in inputs.values():
         sizes = [DimDynamic.DYNAMIC] + [DimDynamic.STATIC] * (value.ndim - 1)
         images.append(mode.from_tensor(value, symbolic_context=StatelessSymbolicContext(dynamic_sizes=sizes)))
-    plain: dict[Any, Any] = {
-        torch.ops.aten.convolution_backward.default: _convolution_backward,
-        torch.ops.aten.native_layer_norm.default: _layer_norm,
-    }
+    plain: dict[Any, Any] = {torch.ops.aten.convolution_backward.default: _convolution_backward}
+    if plain_norms:
+        plain[torch.ops.aten.native_layer_norm.default] = _layer_norm
     with mode:
         return make_fx(run, plain)(tensors, *images)
 
@@ -152,7 +155,7 @@ def _convolution_backward(
 def _layer_norm(
     x: Tensor, shape: list[int], weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The norm with the mean and the deviation that explanations read, which WebGPU's own operator does not give."""
+    """The norm, its mean and the reciprocal of its deviation, as the operator gives them."""
     axes = list(range(x.ndim - len(shape), x.ndim))
     mean = x.mean(axes, keepdim=True)
     scale = torch.rsqrt((x - mean).square().mean(axes, keepdim=True) + eps)

@@ -122,7 +122,7 @@ def build_page(
         made = aside / "page"
         made.mkdir()
         said_runtime = copy_runtime(source, made / RUNTIME, webgpu=webgpu, cdn=cdn)
-        differences, completeness = _write_graph(reference, made / "float32.onnx", size, texts, tolerance)
+        differences, completeness = _write_graph(reference, made / "float32.onnx", size, texts, tolerance, webgpu)
         measured = None
         if int8:
             assert images is not None
@@ -185,13 +185,13 @@ def _is_page(folder: Path) -> bool:
 
 
 def _write_graph(
-    model: nn.Module, path: Path, size: int, texts: Texts | None, tolerance: float
+    model: nn.Module, path: Path, size: int, texts: Texts | None, tolerance: float, webgpu: bool
 ) -> tuple[dict[str, float], float]:
     """Trace, write and check the float32 graph; its differences from PyTorch and its completeness error."""
     kind = kind_of(model, texts)
     announce(f"Tracing the explanation of {size} x {size} pixels ...")
     with formats.told("The model cannot be traced"):
-        program = page_program(model, size, texts)
+        program = page_program(model, size, texts, webgpu)
     announce("Translating the graph to ONNX; this takes about a minute ...")
     said = {"aloe.version": aloe.__version__, "aloe.what": "page", "aloe.image": IMAGE}
     with formats.told("The model cannot be written as ONNX"):

@@ -111,7 +111,7 @@ def outputs_of(kind: str) -> list[str]:
     return [*MAPS, "pooler_output" if kind == "features" else "logits"]
 
 
-def page_program(model: nn.Module, size: int, texts: Texts | None) -> ExportedProgram:
+def page_program(model: nn.Module, size: int, texts: Texts | None, webgpu: bool = False) -> ExportedProgram:
     """The graph of a student, in float32 on the CPU, for images of `size` pixels; the caller's model is left as it was."""
     kind = kind_of(model, texts)
     student: Any = frozen_copy(model, "eager")
@@ -119,7 +119,7 @@ def page_program(model: nn.Module, size: int, texts: Texts | None) -> ExportedPr
     given = example_inputs(model, size, "direction" if kind == "features" else "class")
     image = given.pop("image")
     inputs = {"image": image, "keep": torch.ones_like(image[:, :1]), **given}
-    return program_of(traced(page, inputs), inputs)
+    return program_of(traced(page, inputs, plain_norms=webgpu), inputs)
 
 
 def verify_page(

@@ -8,7 +8,8 @@ const jobs = {
     ort.env.logLevel = 'error';
     // Weights in int8 are spread out once, when the graph is loaded; all arithmetic is in float32.
     const extra = { session: { disable_quant_qdq: '1' } };
-    session = await ort.InferenceSession.create(new Uint8Array(graph), { executionProviders: [provider], extra });
+    const options = { executionProviders: [provider], logSeverityLevel: 3, extra };
+    session = await ort.InferenceSession.create(new Uint8Array(graph), options);
   },
   async run({ inputs }) {
     const feeds = {};
