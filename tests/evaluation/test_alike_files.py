@@ -142,6 +142,25 @@ def test_an_image_is_no_neighbour_of_itself(home, aloe, cached):
     assert "there are 8 images besides the query" in err
 
 
+def test_pictures_that_showed_something_else_are_named(home, aloe, cached):
+    image, classes = home / "images" / "00.png", home / "classes"
+    for first, second in (
+        (("explain", "--like", home / "images" / "01.png"), ("explain", "--like", home / "wide.png")),
+        (("neighbours", classes, "--k", "2"), ("neighbours", classes, "--k", "1")),
+    ):
+        told = []
+        for verb, *words in (first, first, second):
+            places = (words[0], image, *words[1:]) if verb == "neighbours" else (image, *words)
+            code, out, err = aloe(verb, home / "student", *places, "-o", first[0], "--json")
+            assert code == 0, err
+            told.append(json.loads(out)["replaced"])
+        kind = "alike" if first[0] == "explain" else "neighbours"
+        assert told == [[], [], [f"00_{kind}.png"]]
+    code, _, err = aloe("explain", home / "student", image, "--like", image, "-o", "more", "--batch-size", "1000")
+    assert code == 2
+    assert "batch_size is 1000, but there are only 1 images" in err
+
+
 def test_toward_some_images_and_against_others(home, aloe, cached):
     for against in ((), ("--against", home / "classes" / "dog")):
         words = ("--toward", home / "classes" / "cat", *against, "-o", f"out{len(against)}", "--json")

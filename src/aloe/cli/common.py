@@ -99,6 +99,12 @@ def say(result: dict[str, Any], words: str, as_json: bool) -> None:
         typer.echo(json.dumps(result) if as_json else shown_text(words))
 
 
+def replaced_words(names: list[str]) -> list[str]:
+    """One line on pictures that stood in the folder and showed something else; none where there are none."""
+    some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return [f"{len(names)} pictures of other images, or for another target, were replaced: {some}"] * bool(names)
+
+
 def table(rows: list[tuple[Any, ...]], header: tuple[str, ...]) -> str:
     """Plain columns; numbers to the right."""
     text = [tuple(f"{c:.4f}" if isinstance(c, float) else shown_line(str(c)) for c in row) for row in rows]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from aloe.cli.choices import one_of
-from aloe.cli.common import Device, Json, OutputDir, choose_device, quiet_libraries, say
+from aloe.cli.common import Device, Json, OutputDir, choose_device, quiet_libraries, replaced_words, say
 from aloe.core.bounds import MAX_BATCH, MAX_COUNT, MAX_SIDE
 
 
@@ -92,9 +92,12 @@ def explain(
         done.unreadable
     )
     words += [f"left out: {line}" for line in done.left_out]
-    gone = getattr(done, "replaced", [])
-    some = ", ".join(gone[:3]) + (", ..." if len(gone) > 3 else "")
-    words += [f"{len(gone)} pictures of other images, or for another target, were replaced: {some}"] * bool(gone)
-    found = {"explanations": done.rows, "replaced": gone, "unreadable": done.unreadable, "left_out": done.left_out}
+    words += replaced_words(done.replaced)
+    found = {
+        "explanations": done.rows,
+        "replaced": done.replaced,
+        "unreadable": done.unreadable,
+        "left_out": done.left_out,
+    }
     found["student"] = standing(student.config.teacher)
     say(found, "\n".join(words), json)

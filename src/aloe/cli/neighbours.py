@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from aloe.cli.choices import one_of
-from aloe.cli.common import Device, Json, OutputDir, choose_device, quiet_libraries, say, table
+from aloe.cli.common import Device, Json, OutputDir, choose_device, quiet_libraries, replaced_words, say, table
 from aloe.core.bounds import MAX_BATCH, MAX_COUNT, MAX_SIDE
 
 
@@ -56,8 +56,13 @@ def neighbours(
         if vote := row.get("vote"):
             second = f" less {vote['second']}" if vote["second"] else ""
             words.append(f"{row['file']}: votes {vote['class']}{second}, {vote['value']:.4f}")
-    words += [f"{len(done.rows)} pictures in {output_dir}"]
+    words += [f"{len(done.rows)} pictures in {output_dir}", *replaced_words(done.replaced)]
     words += [f"left out: {line}" for line in [*done.unreadable, *done.left_out]]
-    found = {"neighbours": done.rows, "unreadable": done.unreadable, "left_out": done.left_out}
+    found = {
+        "neighbours": done.rows,
+        "replaced": done.replaced,
+        "unreadable": done.unreadable,
+        "left_out": done.left_out,
+    }
     found["student"] = standing(student.config.teacher)
     say(found, "\n".join(words), json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from aloe.attribution.alike.similarity import pooled, similarity
 from aloe.attribution.alike.votes import along, concept
 from aloe.attribution.files import check_owner, free_name, names_of_images, with_earlier
 from aloe.attribution.inherent import check_student
+from aloe.core.bounds import check_batch
 from aloe.core.errors import UserError
 from aloe.core.files import write_json
 from aloe.core.printable import shown
@@ -36,11 +38,12 @@ Row = dict[str, Any]
 
 @dataclass
 class Written:
-    """One row per image that was explained, what could not be read, and what of the sources was left out."""
+    """One row per image that was explained, what could not be read or was left out, and what was written over."""
 
     rows: list[Row] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -77,11 +80,15 @@ class Folder:
         return str(path)
 
     def record(self, done: Written) -> None:
-        """Write the numbers, pictures by their names in the folder."""
+        """Write the numbers, pictures by their names in the folder; tells which pictures showed something else before."""
         kinds = ("regions_picture", "pairs_picture")
         rows = [{**row, **{k: Path(row[k]).name for k in kinds if k in row}} for row in done.rows]
         lost = {"unreadable": done.unreadable, "left_out": done.left_out}
-        write_json(self.path, {**self.about, "alike": with_earlier(rows, self.earlier), **lost})
+        kept = with_earlier(rows, self.earlier)
+        before = {row.get("picture"): row for row in self.earlier}
+        new = json.loads(json.dumps(kept[len(kept) - len(rows) :]))
+        done.replaced = [row["picture"] for row in new if before.get(row["picture"], row) != row]
+        write_json(self.path, {**self.about, "alike": kept, **lost})
 
 
 def explain_like(
@@ -113,7 +120,7 @@ def explain_like(
     """
     student = check_student(student).to(device)
     boxes = [parsed_region(text) for text in regions]
-    source, side = _opened(images, student, resolution, limit)
+    source, side = _opened(images, student, resolution, limit, batch_size)
     folder = Folder.of(output_dir, student, name or type(student).__name__, source, RECORD_NAME, images, like)
     shelf = _shelf(student, like, side, batch_size, device, cache, progress)
     view = None
@@ -175,7 +182,7 @@ def explain_toward(
         UserError: no student, no images, two sets of one mean, or a folder that cannot be written to.
     """
     student = check_student(student).to(device)
-    source, side = _opened(images, student, resolution, limit)
+    source, side = _opened(images, student, resolution, limit, batch_size)
     sets = [spec for spec in (toward, against) if spec is not None]
     folder = Folder.of(output_dir, student, name or type(student).__name__, source, RECORD_NAME, images, *sets)
     shelves = [_shelf(student, spec, side, batch_size, device, cache, progress) for spec in sets]
@@ -192,10 +199,13 @@ def explain_toward(
     return _written(source, side, batch_size, device, explained, folder, done, progress)
 
 
-def _opened(images: Any, student: Any, resolution: int | None, limit: int | None) -> tuple[ImageSource, int]:
+def _opened(
+    images: Any, student: Any, resolution: int | None, limit: int | None, batch_size: int
+) -> tuple[ImageSource, int]:
     source = open_images(images)
     if limit is not None:
         source = SubsetImages(source, np.arange(min(limit, len(source))))
+    check_batch(batch_size, len(source))
     return source, student.side(resolution)
 
 

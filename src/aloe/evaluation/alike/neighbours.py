@@ -12,7 +12,7 @@ from torch import Tensor
 from aloe.attribution.alike.similarity import pooled, similarity
 from aloe.attribution.alike.votes import along, vote
 from aloe.attribution.inherent import check_student
-from aloe.core.bounds import counted
+from aloe.core.bounds import check_batch, counted
 from aloe.core.errors import UserError
 from aloe.core.progress import tracked
 from aloe.data.draws import ImageDataset, collate_images
@@ -58,6 +58,7 @@ def find_neighbours(
     source = open_images(images)
     if limit is not None:
         source = SubsetImages(source, np.arange(min(limit, len(source))))
+    check_batch(batch_size, len(source))
     folder = Folder.of(output_dir, student, name or type(student).__name__, source, RECORD_NAME, images, shelf)
     settings: dict[str, Any] = {"batch_size": batch_size, "device": device, "cache": cache}
     known = shelve(student, shelf, resolution=resolution, progress="features" if progress else None, **settings)
