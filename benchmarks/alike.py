@@ -35,7 +35,7 @@ from aloe.data.frames.geometry import SAME_DEPTH, back_project, project, relativ
 from aloe.data.frames.named import open_pairs
 from aloe.data.sources import open_images
 from aloe.data.transforms import ResizeCenterCrop, to_tensor
-from aloe.evaluation.backbones import load_any, native_pixels
+from aloe.evaluation.backbones import load_any
 from aloe.metrics.bootstrap import bootstrap_interval
 from aloe.metrics.deletion import deletion_curves
 from aloe.metrics.gridpg import cell_scores
@@ -102,7 +102,7 @@ def maps_of(model: Any, method: str, images: Tensor, directions: Tensor) -> Tens
 
 def regions(model: Any, method: str, data: str, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """For each pair of views the share on the counterpart, and the counterparts' mean area."""
-    side, found, areas = native_pixels(model), [], []
+    side, found, areas = model.side(), [], []
     for image_a, image_b, box, counterpart in views(data, side, count, seed):
         mask = shares([box], side, side)
         if method == "inherent":
@@ -165,7 +165,7 @@ def gridpg(model: Any, method: str, data: str, count: int, seed: int, against: b
     labels = torch.as_tensor(source.labels)
     every = torch.ones_like(labels, dtype=torch.bool)
     grids, classes = choose_grids(every, labels, count=count, seed=seed, classes=source.classes)
-    generator, side, scores = np.random.default_rng(seed + 1), native_pixels(model), []
+    generator, side, scores = np.random.default_rng(seed + 1), model.side(), []
     for indices, kinds in zip(grids, classes, strict=True):
         queries = [another(labels, int(c), int(i), generator) for i, c in zip(indices, kinds, strict=True)]
         directions = F.normalize(features(model, load(source, queries, side))[0], dim=1)
@@ -183,7 +183,7 @@ def by_index(model: Any, method: str, directions: Tensor, images: Tensor, which:
 def deletion(model: Any, method: str, data: str, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """The area under the cosine with another image of the class, while blocks are deleted; and the mean cosine before."""
     source: Any = open_images(data)
-    labels, generator, side = torch.as_tensor(source.labels), np.random.default_rng(seed), native_pixels(model)
+    labels, generator, side = torch.as_tensor(source.labels), np.random.default_rng(seed), model.side()
     chosen = generator.choice(len(source), count, replace=False)
     others = [another(labels, int(labels[i]), int(i), generator) for i in chosen]
     images, directions = load(source, chosen, side), F.normalize(features(model, load(source, others, side))[0], dim=1)
