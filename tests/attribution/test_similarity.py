@@ -6,6 +6,7 @@ import pytest
 import torch
 from test_inherent import Tape, build_student, rand, six, twin_tokens
 from test_left_as_found import state_of
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import aloe
 from aloe.attribution.alike.operator import Operator
@@ -118,7 +119,8 @@ def test_everything_adds_up_for_every_family(family):
         assert abs(pairs.cosine - found.cosine[0]) <= 1e-5 * (size + pairs.constants.abs())
     pairs = found.pairs()
     rows = pairs.table.sum(1) + pairs.with_constants_b
-    by_patch = torch.einsum("nhw,hw->n", patch_cells(*pairs.grids[0], 8), found.a.contributions[0])
+    masks = patch_cells(*pairs.grids[0], 8) == torch.arange(len(rows))[:, None, None]
+    by_patch = torch.einsum("nhw,hw->n", masks.float(), found.a.contributions[0])
     torch.testing.assert_close(rows, by_patch, rtol=1e-3, atol=1e-5 * float(by_patch.abs().max()))
 
 
@@ -153,12 +155,41 @@ def test_the_operator_is_the_backward_pass_of_explain_and_its_transpose(family, 
 
 def test_passes_in_parts_are_the_same_passes(student, monkeypatch):
     operator = Operator(student, rand(3, 32, 32))
-    cells = patch_cells(4, 4, 8)
+    cells = (patch_cells(4, 4, 8) == torch.arange(16)[:, None, None]).double()
     whole = operator.parts(cells), operator.parts(shares([(i % 30, i % 29, 2, 3) for i in range(60)], 32, 32))
     operator._step = 7
     assert len(cells) < 48 < 60, "both ways round"
     torch.testing.assert_close(operator.parts(cells), whole[0])
     torch.testing.assert_close(operator.parts(shares([(i % 30, i % 29, 2, 3) for i in range(60)], 32, 32)), whole[1])
+
+
+class Largest(TorchDispatchMode):
+    """Keeps the number of elements of the largest tensor that is made."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        sizes = [x.numel() for x in (made if isinstance(made, tuple | list) else [made]) if isinstance(x, torch.Tensor)]
+        self.numel = max(self.numel, *sizes, 0)
+        return made
+
+
+@pytest.mark.parametrize("side", [48, 64])
+def test_patches_are_masked_within_the_memory_of_a_batch(student, side):
+    """36 patches go forward and 64 backward; no tensor is as large as all masks, and both equal the masks written out."""
+    operator = Operator(student, rand(3, side, side))
+    operator._step = 2
+    cells = patch_cells(side // 8, side // 8, 8)
+    masks = (cells == torch.arange(int(cells.max()) + 1)[:, None, None]).double()
+    assert (len(masks) <= len(operator.value)) == (side == 48)
+    with Largest() as largest:
+        found = operator.parts(cells)
+    # A batch of two inputs, or of two images' largest tensors inside.
+    assert 0 < largest.numel <= 2 * 6 * side**2 < masks.numel()
+    expected = operator.forward(masks[:, None] * operator.inputs)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(operator.parts(masks), expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("between", ["patches", "tokens"])

@@ -81,20 +81,29 @@ class Operator:
         """What every part of the input contributes to f(x), by whichever of the two takes fewer passes.
 
         Args:
-            cells: (N, H, W) of pixels or (N, prefix + N) of tokens, the share of each that belongs to the part.
+            cells: the number of the part that every place belongs to, 0 to N - 1, int64: (H, W) of pixels or (prefix + N,)
+                of tokens; masks are then made a batch at a time. Or shares, floats with N in front: (N, H, W) of pixels or
+                (N, prefix + N) of tokens, how much of each place belongs to the part.
 
         Returns:
             (N, D): W(x) applied to x with all but the part masked. Parts whose shares add up to 1 add up to f(x) - r(x).
         """
-        pixels = self.inputs.ndim == 3
-        if len(cells) <= len(self.value):
-            masks = (c[:, None] if pixels else c[:, :, None] for c in cells.to(self.inputs).split(self._step))
-            return torch.cat([self.forward(mask * self.inputs) for mask in masks])
-        flat = cells.to(self.inputs).flatten(1).T
+        features = -3 if self.inputs.ndim == 3 else -1  # the dimension of the numbers of a place
+        numbered = not cells.is_floating_point()
+        cells = cells.to(self.inputs.device) if numbered else cells.to(self.inputs)
+        count = int(cells.max()) + 1 if numbered else len(cells)
         found = []
+        if count <= len(self.value):
+            for which in torch.arange(count, device=cells.device).split(self._step):
+                masks = cells == which.view(-1, *[1] * cells.ndim) if numbered else cells[which]
+                found.append(self.forward(masks.unsqueeze(features) * self.inputs))
+            return torch.cat(found)
         for directions in torch.eye(len(self.value)).to(self.inputs).split(self._step):
-            at = (self.transpose(directions) * self.inputs).sum(1 if pixels else -1)
-            found.append(at.flatten(1) @ flat)
+            at = (self.transpose(directions) * self.inputs).sum(features).flatten(1)
+            if numbered:
+                found.append(at.new_zeros(len(at), count).index_add_(1, cells.flatten(), at))
+            else:
+                found.append(at @ cells.flatten(1).T)
         return torch.cat(found).T
 
     def _many(self, output: Tensor, source: Tensor, cotangents: Tensor) -> Tensor:

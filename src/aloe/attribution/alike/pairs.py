@@ -55,10 +55,7 @@ class Pairs:
 def patch_pairs(a: Operator, b: Operator, scale: Tensor, config: Any) -> Pairs:
     """Pairs of patches of pixels, from the operators of two images; `scale` is |f(a)| |f(b)|."""
     grids = [_grid(side.inputs.shape[-2:], config.patch_size) for side in (a, b)]
-    parts = [
-        side.parts(patch_cells(*grid, config.patch_size).to(side.inputs))
-        for side, grid in zip((a, b), grids, strict=True)
-    ]
+    parts = [side.parts(patch_cells(*grid, config.patch_size)) for side, grid in zip((a, b), grids, strict=True)]
     return _table(parts[0], a.residual, parts[1], b.residual, scale, grids)
 
 
@@ -66,7 +63,7 @@ def token_pairs(a: Operator, b: Operator, scale: Tensor, config: Any, sizes: Seq
     """Pairs of patch tokens after a block, from operators that begin there; `sizes` are the images' heights and widths."""
     grids = [_grid(size, config.patch_size) for size in sizes]
     prefix = config.num_prefix_tokens
-    parts = [side.parts(torch.eye(len(side.inputs)).to(side.inputs)) for side in (a, b)]
+    parts = [side.parts(torch.arange(len(side.inputs))) for side in (a, b)]
     constants = [part[:prefix].sum(0) for part in parts]
     return _table(parts[0][prefix:], constants[0], parts[1][prefix:], constants[1], scale, grids)
 

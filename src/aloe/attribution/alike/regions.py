@@ -65,10 +65,9 @@ def shares(regions: Sequence[Box], height: int, width: int, view: Box | None = N
 
 
 def patch_cells(rows: int, columns: int, patch: int) -> Tensor:
-    """The pixels of every patch, (rows * columns, H, W)."""
+    """The number of the patch of every pixel, row by row, (H, W)."""
     which = torch.arange(rows * columns).view(rows, columns)
-    which = which.repeat_interleave(patch, 0).repeat_interleave(patch, 1)
-    return (which == torch.arange(rows * columns)[:, None, None]).float()
+    return which.repeat_interleave(patch, 0).repeat_interleave(patch, 1)
 
 
 def centre_view(size: tuple[int, int], side: int) -> Box:
