@@ -8,7 +8,11 @@ import pytest
 
 from aloe.attribution.files import explain_files
 from aloe.core.errors import UserError
+from aloe.core.files import write_json
+from aloe.evaluation.alike.files import explain_like
+from aloe.evaluation.alike.neighbours import find_neighbours
 from aloe.models.convert import bcosify
+from aloe.models.fingerprint import fingerprint
 from aloe.models.saving import save_student
 from conftest import build_teacher
 from pictures import write_pictures
@@ -78,3 +82,22 @@ def test_comparisons_too(tmp_path, student, aloe):
     assert code == 2
     assert "holds pictures of another model" in " ".join(err.split())
     assert contents(tmp_path / "here" / "out") == before
+
+
+@pytest.mark.parametrize("rows", [5, None, "abc", {"a": 1}, [1], [{}], [{"picture": [1]}]])
+@pytest.mark.parametrize("name", ["explanations", "alike", "neighbours"])
+def test_a_damaged_record_is_refused_before_any_work(tmp_path, student, name, rows):
+    images = write_pictures(tmp_path / "images", 1)
+    about = {"model": "me", "model_fingerprint": fingerprint(student)}
+    (tmp_path / "out").mkdir()
+    key = name if name == "explanations" else "alike"
+    write_json(tmp_path / "out" / f"{name}.json", {**about, key: rows})
+    before, here = contents(tmp_path / "out"), {"progress": False, "name": "me"}
+    run = {
+        "explanations": lambda: explain_files(student, images, tmp_path / "out", **here),
+        "alike": lambda: explain_like(student, images, images, tmp_path / "out", **here),
+        "neighbours": lambda: find_neighbours(student, images, images, tmp_path / "out", **here),
+    }[name]
+    with pytest.raises(UserError, match=rf"{name}\.json is damaged: .* give another --output-dir"):
+        run()
+    assert contents(tmp_path / "out") == before

@@ -146,16 +146,17 @@ def test_pictures_that_showed_something_else_are_named(home, aloe, cached):
     image, classes = home / "images" / "00.png", home / "classes"
     for first, second in (
         (("explain", "--like", home / "images" / "01.png"), ("explain", "--like", home / "wide.png")),
+        (("explain", "--toward", classes / "cat"), ("explain", "--toward", classes / "dog")),
         (("neighbours", classes, "--k", "2"), ("neighbours", classes, "--k", "1")),
     ):
-        told = []
-        for verb, *words in (first, first, second):
+        told, kind = [], {"--like": "alike", "--toward": "toward"}.get(first[1], "neighbours")
+        more = [(*first, "--pairs", "2"), (*first, "--region", "0,0,9,9")] if kind == "alike" else []
+        for verb, *words in (first, first, *more, second):  # more pictures of the same replace none
             places = (words[0], image, *words[1:]) if verb == "neighbours" else (image, *words)
-            code, out, err = aloe(verb, home / "student", *places, "-o", first[0], "--json")
+            code, out, err = aloe(verb, home / "student", *places, "-o", kind, "--json")
             assert code == 0, err
             told.append(json.loads(out)["replaced"])
-        kind = "alike" if first[0] == "explain" else "neighbours"
-        assert told == [[], [], [f"00_{kind}.png"]]
+        assert told == [*[[]] * (2 + len(more)), [f"00_{kind}.png"]]
     code, _, err = aloe("explain", home / "student", image, "--like", image, "-o", "more", "--batch-size", "1000")
     assert code == 2
     assert "batch_size is 1000, but there are only 1 images" in err

@@ -11,19 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aloe.attribution.files import check_owner, free_name, names_of_images, with_earlier
 from aloe.attribution.inherent import explain
 from aloe.attribution.methods import Method, attribute, check_options, find_method, find_methods, unsupported
 from aloe.attribution.presets import preset_options
+from aloe.attribution.records import check_owner, free_name, image_bytes, names_of_images, with_earlier
 from aloe.attribution.targets import class_index
 from aloe.core.errors import UserError
 from aloe.core.files import whole, write_json
 from aloe.core.printable import shown as printable
-from aloe.data.draws import ImageDataset, collate_images
+from aloe.data.batches import image_batches
 from aloe.data.places import check_output
 from aloe.data.sources import left_out, open_images
 from aloe.data.subset import SubsetImages
-from aloe.data.transforms import ResizeCenterCrop
 from aloe.draw.attributions import Column, comparison_gallery, comparison_row, save_gallery
 from aloe.draw.figures import load_matplotlib
 from aloe.draw.gallery import save_png
@@ -102,39 +101,30 @@ def attribute_files(
     load_matplotlib()  # said before any work, where it is missing
     source = open_images(images)
     taken = names_of_images(source, output_dir)
-    own = frozenset(taken)
     check_output(images, output_dir)
     about = {"models": {printable(name): fingerprint(model) for name, model in models.items()}}
-    earlier: list[dict[str, Any]] = []
+    earlier = check_owner(output_dir, RECORD_NAME, "attributions", about, taken)
     if limit is not None:
         source = SubsetImages(source, np.arange(min(limit, len(source))))
     done = Compared()
     entries = _entries(models, chosen, done)
     largest = max(model.side(resolution) for model in models.values())
-    loader = torch.utils.data.DataLoader(
-        ImageDataset(source, ResizeCenterCrop(largest)), batch_size=16, collate_fn=collate_images
-    )
     shown: list[np.ndarray] = []
     titles: list[str] = []
     unreadable: list[str] = []
-    for batch in loader:
-        unreadable += batch["unreadable"]
-        pixels = batch["pixel_values"]
-        if not len(pixels):
-            continue
-        names = [source.name(int(i)) for i in batch["index"]]
+    for pixels, numbers in image_batches(source, largest, 16, unreadable):
+        names = [source.name(i) for i in numbers]
         classes = _classes(models, pixels, target, resolution, device)
         maps = [
             _explained(e, pixels, classes, resolution, device, options.get(e.method.key, {}), memory) for e in entries
         ]
         if progress is not None:
             progress("images", len(done.rows) + len(names), len(source))
-        pictures = (pixels * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        pictures = image_bytes(pixels)
         for i, name in enumerate(names):
             columns = [Column(e.method.title, [e.pictures[len(e.pictures) - len(names) + i]], e.group) for e in entries]
             path = output_dir / free_name(name, taken, "attributions")
             if not done.rows:  # from here on the folder is of these models
-                earlier = check_owner(output_dir, RECORD_NAME, about, own).get("attributions", [])
                 output_dir.mkdir(parents=True, exist_ok=True)
                 write_json(output_dir / RECORD_NAME, {**about, "attributions": earlier})
             save_png(comparison_row(pictures[i], columns), path)
@@ -147,8 +137,6 @@ def attribute_files(
                 _save_maps(output_dir / "maps" / f"{path.stem}.safetensors", entries, [m[i] for m in maps])
         for e in entries:
             del e.pictures[GALLERY_ROWS:]
-    if not done.rows:
-        raise UserError(f"None of the {len(source)} images could be read: {'; '.join(unreadable[:3])}.")
     if unreadable:
         done.notes.append(f"{len(unreadable)} images could not be read: {'; '.join(unreadable[:3])}")
     done.notes += left_out(source)

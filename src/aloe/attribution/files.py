@@ -3,8 +3,7 @@ input and for each text its logit, colour explanation and signed map (zero-shot 
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,23 @@ import torch
 from torch import Tensor
 
 from aloe.attribution.inherent import Explanation, explain
+from aloe.attribution.records import (
+    check_owner,
+    free_name,
+    image_bytes,
+    image_hashes,
+    names_of_images,
+    replaced,
+    with_earlier,
+)
 from aloe.attribution.targets import TextTarget
 from aloe.core.bounds import check_batch
-from aloe.core.errors import UserError
-from aloe.core.files import read_object, write_json
-from aloe.core.printable import file_name, shown
-from aloe.core.progress import tracked
-from aloe.data.draws import ImageDataset, collate_images
+from aloe.core.files import write_json
+from aloe.core.printable import shown
+from aloe.data.batches import image_batches
 from aloe.data.places import check_output
-from aloe.data.sources import FolderStore, left_out, open_images
+from aloe.data.sources import left_out, open_images
 from aloe.data.subset import SubsetImages
-from aloe.data.transforms import ResizeCenterCrop
 from aloe.draw.explanations import over_white, signed_map
 from aloe.draw.gallery import row, save_png, stack
 from aloe.models.fingerprint import fingerprint
@@ -88,17 +93,12 @@ def explain_files(
     known = name or (Path(model).name if isinstance(model, str | Path) else type(student).__name__)
     title = shown(known)
     about = {"model": title, "model_fingerprint": fingerprint(student)}
-    earlier = check_owner(output_dir, RECORD_NAME, about, taken).get("explanations", [])
-    dataset = ImageDataset(source, ResizeCenterCrop(side))
-    loader = torch.utils.data.DataLoader(dataset, batch_size=batch_size, collate_fn=collate_images)
+    earlier = check_owner(output_dir, RECORD_NAME, "explanations", about, taken)
     done = Explained(left_out=left_out(source))
     shown_of: dict[str, str] = {}
-    for batch in tracked(loader, "explaining" if progress else None):
-        done.unreadable += batch["unreadable"]
-        if not len(batch["pixel_values"]):
-            continue
-        pixels = batch["pixel_values"].to(device)
-        names = [source.name(int(i)) for i in batch["index"]]
+    bar = "explaining" if progress else None
+    for loaded, numbers_of in image_batches(source, side, batch_size, done.unreadable, bar):
+        pixels, names = loaded.to(device), [source.name(i) for i in numbers_of]
         if texts:
             by_text = {text: explain(student, pixels, goal, batch_size=batch_size) for text, goal in texts.items()}
             numbers, sheets = text_rows(by_text), text_pictures(pixels, by_text, title)
@@ -107,8 +107,7 @@ def explain_files(
             numbers = rows(explanation, student.config)
             words = [f"{target or n.get('prediction', 'feature')}: {n['logit']:.2f}" for n in numbers]
             sheets = pictures(pixels, explanation, words, title)
-        hashes = [hashlib.sha256(one.tobytes()).hexdigest()[:16] for one in _pixels(pixels)]
-        for file, picture, values, shown_pixels in zip(names, sheets, numbers, hashes, strict=True):
+        for file, picture, values, image in zip(names, sheets, numbers, image_hashes(pixels), strict=True):
             path = output_dir / free_name(file, taken)
             if not done.rows:  # from here on the folder is this model's, also if the command is stopped
                 output_dir.mkdir(parents=True, exist_ok=True)
@@ -116,9 +115,7 @@ def explain_files(
             save_png(picture, path)
             asked = {} if target is None else {"target": target}  # what logit and residual are of
             done.rows.append({"file": file, "picture": str(path), **asked, **values})
-            shown_of[path.name] = shown_pixels
-    if not done.rows:
-        raise UserError(f"None of the {len(source)} images could be read: {'; '.join(done.unreadable[:3])}.")
+            shown_of[path.name] = image
     lost = {"unreadable": done.unreadable, "left_out": done.left_out}
     recorded = [{**row, "image": shown_of[Path(row["picture"]).name]} for row in done.rows]
     done.replaced = replaced(recorded, earlier)
@@ -131,7 +128,7 @@ def pictures(images: Tensor, explanation: Explanation, titles: Sequence[str], mo
     signed contributions."""
     colours = over_white(explanation.to_rgba()).cpu().numpy()
     signed = signed_map(explanation.contributions).cpu().numpy()
-    for image, colour, sign, title in zip(_pixels(images), colours, signed, titles, strict=True):
+    for image, colour, sign, title in zip(image_bytes(images), colours, signed, titles, strict=True):
         yield row(
             [image, colour, sign],
             [title, f"W(x) of {model}" if model else "W(x), colour explanation", "contributions, red adds"],
@@ -147,7 +144,7 @@ def text_pictures(images: Tensor, by_text: Mapping[str, Explanation], model: str
     colours = [over_white(explanation.to_rgba()).cpu().numpy() for explanation in by_text.values()]
     beside = torch.cat([explanation.contributions for explanation in by_text.values()], dim=1)
     signed = signed_map(beside).unflatten(1, (len(by_text), -1)).cpu().numpy()
-    for i, (image, numbers) in enumerate(zip(_pixels(images), text_rows(by_text), strict=True)):
+    for i, (image, numbers) in enumerate(zip(image_bytes(images), text_rows(by_text), strict=True)):
         best = numbers["prediction"]
         logits = [f"logit {n['logit']:.1f}" + " (highest)" * (text == best) for text, n in numbers["texts"].items()]
         page = np.full_like(image, 255)
@@ -187,73 +184,3 @@ def text_rows(by_text: Mapping[str, Explanation]) -> list[dict[str, Any]]:
         best = max(texts, key=lambda text: texts[text]["logit"])
         found.append({"prediction": best, **texts[best], "texts": texts})
     return found
-
-
-def _pixels(images: Tensor) -> np.ndarray:
-    return (images * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-
-
-def check_owner(output_dir: Path, record: str, about: Mapping[str, Any], own: Collection[str] = ()) -> dict[str, Any]:
-    """What the record of a folder of pictures says, nothing for a new folder: it belongs to its models, as a run's folder
-    belongs to one run. `own` are files of the images themselves, which are never overwritten.
-
-    Raises:
-        UserError: it holds something else, and what.
-    """
-    try:
-        held = sorted(
-            path.name for path in output_dir.iterdir() if not path.name.startswith(".") and path.name not in own
-        )
-    except OSError:  # not there, or said when it is written
-        return {}
-    if not held:
-        return {}
-    if record not in held:
-        raise UserError(f"{output_dir} is not empty and holds no {record} of aloe; give another --output-dir.")
-    known = read_object(output_dir / record, "give another --output-dir")
-    differs = next((key for key in about if known.get(key) != about[key]), None)
-    if differs:
-        raise UserError(
-            f"{output_dir} holds pictures of another model ({differs} was {known.get(differs)!r}, now {about[differs]!r});"
-            " give another --output-dir."
-        )
-    return known
-
-
-def with_earlier(rows: Sequence[Mapping[str, Any]], earlier: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of a record, pictures by their names in the folder, after those of earlier pictures that are still there."""
-    new = [{**row, "picture": Path(row["picture"]).name} for row in rows]
-    written = {row["picture"] for row in new}
-    return [*(dict(row) for row in earlier if row.get("picture") not in written), *new]
-
-
-def replaced(rows: Sequence[Mapping[str, Any]], earlier: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The pictures among `rows` that an earlier run wrote of another image, or for another target or other texts."""
-    before = {one.get("picture"): one for one in earlier}
-    found = []
-    for new in rows:
-        old = before.get(Path(new["picture"]).name, new)
-        same = all(old.get(k, new.get(k)) == new.get(k) for k in ("file", "image"))
-        asked = old.get("target") == new.get("target") and set(old.get("texts", ())) == set(new.get("texts", ()))
-        found += [] if same and asked else [Path(new["picture"]).name]
-    return found
-
-
-def names_of_images(source: Any, folder: Path) -> set[str]:
-    """The source's own files in a folder, also where they were reached through a link."""
-    store = getattr(source, "_store", None)
-    if not (isinstance(store, FolderStore) and folder.is_dir()):
-        return set()
-    files = ((store.root / name).resolve() for name in store.names())
-    return {file.name for file in files if file.parent == folder.resolve()}
-
-
-def free_name(name: str, taken: set[str], kind: str = "explained") -> str:
-    """What the picture of an image is called; `a.jpg` beside `a.png` keeps its extension, so that neither is lost."""
-    flat = file_name(name.replace("/", "_"))
-    free, copy = f"{Path(flat).stem}_{kind}.png", 1
-    while free in taken:
-        free = f"{flat}_{kind}.png" if copy == 1 else f"{flat}.{copy}_{kind}.png"
-        copy += 1
-    taken.add(free)
-    return free

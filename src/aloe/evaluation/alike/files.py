@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from aloe.attribution.alike.regions import Box, centre_view, check_region, parsed_region, shares
 from aloe.attribution.alike.similarity import pooled, similarity
 from aloe.attribution.alike.votes import along, concept
-from aloe.attribution.files import check_owner, free_name, names_of_images, with_earlier
 from aloe.attribution.inherent import check_student
+from aloe.attribution.records import Row, check_owner, free_name, image_hashes, names_of_images, replaced, with_earlier
 from aloe.core.bounds import check_batch
 from aloe.core.errors import UserError
 from aloe.core.files import write_json
 from aloe.core.printable import shown
-from aloe.core.progress import tracked
-from aloe.data.draws import ImageDataset, collate_images
+from aloe.data.batches import image_batches
 from aloe.data.places import check_output
 from aloe.data.sources import ImageSource, left_out, open_images
 from aloe.data.subset import SubsetImages
-from aloe.data.transforms import ResizeCenterCrop
 from aloe.draw.alike import line_pictures, pair_pictures, pairs_picture, region_picture
 from aloe.draw.gallery import save_png
 from aloe.evaluation.alike.shelf import Shelf, shelve
 from aloe.models.fingerprint import fingerprint
 
 RECORD_NAME = "alike.json"
-Row = dict[str, Any]
 
 
 @dataclass
@@ -67,7 +62,7 @@ class Folder:
             check_output(images, path)
         about = {"model": shown(name), "model_fingerprint": fingerprint(student)}
         taken = names_of_images(source, path)
-        return cls(path / record, about, taken, check_owner(path, record, about, taken).get("alike", []))
+        return cls(path / record, about, taken, check_owner(path, record, "alike", about, taken))
 
     def save(self, picture: Any, image: str, kind: str) -> str:
         """Write a picture of an image; returns its path."""
@@ -84,11 +79,8 @@ class Folder:
         kinds = ("regions_picture", "pairs_picture")
         rows = [{**row, **{k: Path(row[k]).name for k in kinds if k in row}} for row in done.rows]
         lost = {"unreadable": done.unreadable, "left_out": done.left_out}
-        kept = with_earlier(rows, self.earlier)
-        before = {row.get("picture"): row for row in self.earlier}
-        new = json.loads(json.dumps(kept[len(kept) - len(rows) :]))
-        done.replaced = [row["picture"] for row in new if before.get(row["picture"], row) != row]
-        write_json(self.path, {**self.about, "alike": kept, **lost})
+        done.replaced = replaced(rows, self.earlier)
+        write_json(self.path, {**self.about, "alike": with_earlier(rows, self.earlier), **lost})
 
 
 def explain_like(
@@ -135,8 +127,10 @@ def explain_like(
         others = shelf.pixels(list(nearest)).to(pixels)
         found = similarity(student, pixels, others, batch_size=batch_size)
         titles = [(image, shelf.name(int(i))) for image, i in zip(names, nearest, strict=True)]
+        hashes = list(zip(image_hashes(pixels), image_hashes(others), strict=True))
         for i, picture in enumerate(pair_pictures(pixels, others, found.a, found.b, titles)):
             row: Row = {"file": names[i], "picture": folder.save(picture, names[i], "alike"), "like": titles[i][1]}
+            row["image"], row["like_image"] = hashes[i]
             row |= {"cosine": float(found.cosine[i]), "residual": float(found.a.residual[i])}
             row["residual_like"] = float(found.b.residual[i])
             if view is not None:
@@ -189,11 +183,18 @@ def explain_toward(
     direction = concept(*(shelf.vectors for shelf in shelves))
     done = Written(left_out=[*left_out(source), *(line for shelf in shelves for line in shelf.left_out)])
     words = f"toward {_named(toward)}" + (f" against {_named(against)}" if against is not None else "")
+    asked = {key: _spec(images) for key, images in (("toward", toward), ("against", against)) if images is not None}
 
     def explained(pixels: Tensor, names: list[str]) -> Iterator[Row]:
         found = along(student, pixels, direction, batch_size=batch_size)
+        hashes = image_hashes(pixels)
         for i, picture in enumerate(line_pictures(pixels, found, names, words)):
-            numbers = {"value": float(found.logit[i]), "residual": float(found.residual[i])}
+            numbers = {
+                **asked,
+                "image": hashes[i],
+                "value": float(found.logit[i]),
+                "residual": float(found.residual[i]),
+            }
             yield {"file": names[i], "picture": folder.save(picture, names[i], "toward"), **numbers}
 
     return _written(source, side, batch_size, device, explained, folder, done, progress)
@@ -228,15 +229,9 @@ def _written(
     progress: bool,
 ) -> Written:
     """Every batch of the source explained, then the record."""
-    dataset = ImageDataset(source, ResizeCenterCrop(side))
-    loader: Any = torch.utils.data.DataLoader(dataset, batch_size=batch_size, collate_fn=collate_images)
-    for batch in tracked(loader, "explaining" if progress else None):
-        done.unreadable += batch["unreadable"]
-        if len(batch["pixel_values"]):
-            names = [source.name(int(i)) for i in batch["index"]]
-            done.rows += explained(batch["pixel_values"].to(device), names)
-    if not done.rows:
-        raise UserError(f"None of the {len(source)} images could be read: {'; '.join(done.unreadable[:3])}.")
+    bar = "explaining" if progress else None
+    for pixels, numbers in image_batches(source, side, batch_size, done.unreadable, bar):
+        done.rows += explained(pixels.to(device), [source.name(i) for i in numbers])
     folder.record(done)
     return done
 
@@ -270,6 +265,11 @@ def seen(boxes: Sequence[Box], view: Box, side: int) -> list[Box]:
         x0, y0, x1, y1 = (min(max(c, 0.0), float(side)) for c in (*corners, (y + h - top) * side / high))
         found.append((x0, y0, x1 - x0, y1 - y0))
     return found
+
+
+def _spec(images: Any) -> str | list[str]:
+    """What names a set of images, as it was given."""
+    return shown(str(images)) if isinstance(images, str | Path) else [shown(str(one)) for one in images]
 
 
 def _named(images: Any) -> str:

@@ -6,22 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from aloe.attribution.alike.similarity import pooled, similarity
 from aloe.attribution.alike.votes import along, vote
 from aloe.attribution.inherent import check_student
+from aloe.attribution.records import Row, image_hashes
 from aloe.core.bounds import check_batch, counted
 from aloe.core.errors import UserError
-from aloe.core.progress import tracked
-from aloe.data.draws import ImageDataset, collate_images
+from aloe.data.batches import image_batches
 from aloe.data.sources import left_out, open_images
 from aloe.data.subset import SubsetImages
-from aloe.data.transforms import ResizeCenterCrop
 from aloe.draw.alike import line_pictures, neighbour_lines
 from aloe.draw.gallery import stack
-from aloe.evaluation.alike.files import Folder, Row, Written
+from aloe.evaluation.alike.files import Folder, Written
 from aloe.evaluation.alike.shelf import Shelf, file_of, shelve
 
 RECORD_NAME = "neighbours.json"
@@ -65,16 +63,12 @@ def find_neighbours(
     if k > len(known):
         raise UserError(f"{k} neighbours were asked for, but there are {len(known)} images to choose from.")
     done = Written(left_out=[*left_out(source), *known.left_out])
-    dataset = ImageDataset(source, ResizeCenterCrop(known.side))
-    loader: Any = torch.utils.data.DataLoader(dataset, batch_size=batch_size, collate_fn=collate_images)
-    for batch in tracked(loader, "neighbours" if progress else None):
-        done.unreadable += batch["unreadable"]
-        for image, index in zip(batch["pixel_values"], batch["index"].tolist(), strict=True):
+    bar = "neighbours" if progress else None
+    for batch, numbers in image_batches(source, known.side, batch_size, done.unreadable, bar):
+        for image, index in zip(batch, numbers, strict=True):
             query = source.name(index)
             row, picture = _explained(student, known, image[None].to(device), query, file_of(source, index), k)
             done.rows.append({"file": query, "picture": folder.save(picture, query, "neighbours"), **row})
-    if not done.rows:
-        raise UserError(f"None of the {len(source)} images could be read: {'; '.join(done.unreadable[:3])}.")
     folder.record(done)
     return done
 
@@ -87,10 +81,12 @@ def _explained(student: Any, shelf: Shelf, image: Tensor, name: str, file: Path 
     titles = [shelf.name(i) for i in numbers]
     lines = list(neighbour_lines(found.images_a, pixels, found.a, found.b, name, titles))
     near: list[Row] = [
-        {"file": title, "cosine": float(c), "residual": float(a), "residual_neighbour": float(b)}
-        for title, c, a, b in zip(titles, found.cosine, found.a.residual, found.b.residual, strict=True)
+        {"file": title, "image": seen, "cosine": float(c), "residual": float(a), "residual_neighbour": float(b)}
+        for title, seen, c, a, b in zip(
+            titles, image_hashes(pixels), found.cosine, found.a.residual, found.b.residual, strict=True
+        )
     ]
-    row: Row = {"neighbours": near}
+    row: Row = {"image": image_hashes(image)[0], "neighbours": near}
     if shelf.classes is not None:
         labels = shelf.features.labels[numbers]
         for one, label in zip(near, labels.tolist(), strict=True):
