@@ -33,7 +33,9 @@ def export(
     images: Annotated[
         str | None, typer.Option(help="Photos that --int8 is measured on: folder, glob or archive; default: noise.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="At most this many of them.")] = 64,
+    limit: Annotated[
+        int | None, typer.Option(min=1, max=MAX_COUNT, help="At most this many of them; default: 64.")
+    ] = None,
     opset: Annotated[
         int | None, typer.Option(min=1, max=MAX_COUNT, help="ONNX opset, 18 to 23; default: torch's.")
     ] = None,
@@ -81,7 +83,7 @@ def export(
             overwrite=overwrite,
         )
         return
-    from aloe.apps.export.int8 import read_images
+    from aloe.apps.export.int8 import check_limit, read_images
     from aloe.apps.export.run import check_destination, check_request, export_student
     from aloe.models.saving import load
     from aloe.models.stages import standing
@@ -90,6 +92,7 @@ def export(
     check_destination(output, overwrite)
     if images and not int8:
         raise UserError("--images belongs to --int8; give it as well.")
+    check_limit(images, limit)
     student = load(model)
     side = resolution or student.config.resolution
     done = export_student(

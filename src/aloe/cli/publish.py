@@ -84,6 +84,7 @@ def publish(
         found |= {"space": done.space.row(), "space_url": done.space_url}
         size = sum(done.space.files.values()) / 1e6
         beside = [f"Space, {len(done.space.files)} files of {size:.1f} MB, in {done.space.folder}"]
+        beside += done.space.notes
         beside += [f"Published: {done.space_url}"] if done.space_url else []
     where = (
         f"Published: {done.url}"

@@ -114,18 +114,19 @@ def read_text(path: Path, limit: int = TEXT_LIMIT) -> str:
     return decoded(read_bytes(path, limit))
 
 
-def read_words(path: Path) -> str:
+def read_words(path: Path, limit: int = TEXT_LIMIT) -> str:
     """The text of a user's file, as `read_text` reads it.
 
     Raises:
-        UserError: it cannot be read, or is no text in UTF-8.
+        UserError: it cannot be read, is no text in UTF-8, or is larger than `limit` bytes.
     """
     try:
-        return read_text(path)
+        return read_text(path, limit)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{_not_utf8(path)} (Excel: CSV UTF-8).") from error
+        hint = "" if path.suffix == ".md" else " (Excel: CSV UTF-8)"
+        raise UserError(f"{_not_utf8(path)}{hint}.") from error
 
 
 def _not_utf8(path: Path) -> str:

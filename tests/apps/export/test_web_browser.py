@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from aloe.apps.export import formats
-from aloe.apps.export.web.runtime import copy_runtime
+from aloe.apps.export.web import build
+from aloe.apps.export.web.runtime import CDN, copy_runtime
 from aloe.attribution.inherent import explain
 from aloe.attribution.inputs import as_batch
 from aloe.draw.explanations import colour_explanation, over_white, signed_map
@@ -505,6 +506,36 @@ def test_webgpu_where_it_is_present(browser, url):
         close(page.evaluate(MAPS.replace("'wasm'", "'webgpu'"), -1)[0], expected.contributions)
         assert page.asked == {"127.0.0.1"}
         assert page.errors == []
+
+
+def test_what_a_worker_asks_for_is_seen_and_refused(browser, url):
+    """Its own loads are among the requests that are watched, and so would be one that leaves the machine."""
+    with open_page(browser) as page:
+        requests = []
+        page.on("request", lambda request: requests.append(request.url.removeprefix(f"{url}classes/")))
+        page.goto(f"{url}classes/")
+        page.wait_for_selector("#status[data-ready]")
+        assert "runtime/ort.wasm.bundle.min.mjs" in requests  # which the worker alone imports
+        assert page.asked == {"127.0.0.1"}
+        ask = "fetch('http://elsewhere.test/x').then(() => 'sent', error => error.name)"
+        assert page.workers[0].evaluate(ask) == "TypeError"
+        assert page.asked == {"127.0.0.1", "elsewhere.test"}
+
+
+def test_a_page_that_fetches_reaches_that_package_alone(browser, home, tmp_path):
+    """jsDelivr as such is not allowed: only the package of that version, which answers here in its place."""
+    shutil.copytree(home / "some" / "where" / "classes", tmp_path / "page")
+    said = json.loads((tmp_path / "page" / "manifest.json").read_text())
+    build._write_page(tmp_path / "page", said, {}, cdn=True)
+    with static(tmp_path) as url, open_page(browser) as page:
+        page.context.route(
+            f"{CDN}**", lambda route: route.fulfill(body="x", headers={"access-control-allow-origin": "*"})
+        )
+        page.goto(f"{url}page/")
+        ask = "url => fetch(url).then(answer => answer.text(), error => error.name)"
+        assert page.evaluate(ask, f"{CDN}dist/x.wasm") == "x"
+        assert page.evaluate(ask, f"{CDN.replace('1.30.0', '1.29.0')}dist/x.wasm") == "TypeError"
+        assert page.evaluate(ask, "https://cdn.jsdelivr.net/npm/other@1.0.0/x.js") == "TypeError"
 
 
 def test_threads_where_the_server_allows_them(browser, home):

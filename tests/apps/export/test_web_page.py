@@ -6,7 +6,6 @@ import gzip
 import json
 import re
 import shutil
-import tarfile
 
 import numpy as np
 import pytest
@@ -16,11 +15,10 @@ from torch import nn
 import aloe as package
 from aloe.apps.export import formats
 from aloe.apps.export.web import build as module
-from aloe.apps.export.web import runtime
 from aloe.apps.export.web.build import build_page
 from aloe.apps.export.web.graph import inputs_of, outputs_of, run_one
 from aloe.apps.export.web.reference import check_image
-from aloe.apps.export.web.student import texts_of
+from aloe.apps.export.web.student import export_page, texts_of
 from aloe.apps.export.web.weights import Measured, rounded
 from aloe.attribution.inherent import explain
 from aloe.attribution.targets import TextTarget
@@ -78,6 +76,14 @@ def test_the_policy_allows_webassembly_and_this_origin_alone(folder):
     assert "unsafe-inline" not in policy
     assert "<title>A classes &lt;student&gt;: a model that explains itself</title>" in text
     assert not re.search(r"\son\w+=|<script(?![^>]*src=)|style=\"|{\w+}", text), "inline code, or a word left out"
+
+
+def test_the_policy_of_a_page_that_fetches_allows_that_package_alone(tmp_path):
+    module._write_page(tmp_path, {"title": "x", "about": ""}, {}, True)
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', (tmp_path / "index.html").read_text())[1]
+    rules = dict(rule.split(" ", 1) for rule in policy.replace("&#x27;", "'").split("; "))
+    assert rules["connect-src"] == "'self' https://cdn.jsdelivr.net/npm/onnxruntime-web@1.30.0/"
+    assert [name for name, value in rules.items() if "jsdelivr" in value] == ["connect-src"]
 
 
 def test_no_address_of_the_page_leaves_its_folder():
@@ -296,78 +302,6 @@ def test_a_model_too_large_for_a_browser_says_so(tmp_path, monkeypatch):
         build_page(build(classifier=True), tmp_path / "page", runtime=fake_runtime(tmp_path / "runtime"))
 
 
-def test_the_runtime_is_found_in_every_form_of_the_package(tmp_path):
-    for place in ("a", "b/dist", "c/package/dist", "d/node_modules/onnxruntime-web/dist"):
-        fake_runtime(tmp_path / place)
-        assert runtime.find_runtime(tmp_path / place.split("/")[0], webgpu=True) == tmp_path / place
-    (tmp_path / "a" / "ort.wasm.bundle.min.mjs").write_bytes(b"// something else")
-    with pytest.raises(UserError, match="does not say which version"):
-        runtime.copy_runtime(tmp_path / "a", tmp_path / "to")
-
-
-def npm(tmp_path, monkeypatch, script):
-    """A command `npm` in front of every other."""
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "npm").write_text(f"#!/bin/sh\n{script}\n")
-    (tmp_path / "bin" / "npm").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
-    monkeypatch.setenv("ALOE_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.mark.parametrize(
-    ("script", "words"),
-    [
-        (
-            "echo 'npm error code ENOTFOUND' >&2; exit 1",
-            r"npm could not fetch onnxruntime-web 1.30.0 \(npm error code ENOTFOUND",
-        ),
-        ("exit 0", r"npm could not fetch onnxruntime-web 1.30.0 \(no package came\)"),
-        (
-            'cp "$PACKAGE" "$5/x.tgz"',
-            "ort.wasm.bundle.min.mjs of onnxruntime-web 1.30.0 is not the file that was released",
-        ),
-    ],
-)
-def test_an_npm_that_fails_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, script, words):
-    """Also one that brings other files than were released."""
-    fake_runtime(tmp_path / "package" / "dist")
-    with tarfile.open(tmp_path / "package.tgz", "w:gz") as archive:
-        archive.add(tmp_path / "package", "package")
-    monkeypatch.setenv("PACKAGE", str(tmp_path / "package.tgz"))
-    npm(tmp_path, monkeypatch, script)
-    with pytest.raises(UserError, match=words):
-        runtime.find_runtime(None)
-    assert list((tmp_path / "cache").iterdir()) == []
-
-
-def test_without_npm_the_folder_of_the_package_is_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setenv("ALOE_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(UserError, match="npm is not here to fetch them: elsewhere `npm pack"):
-        runtime.find_runtime(None)
-
-
-def test_what_npm_brings_is_kept(tmp_path, monkeypatch):
-    fake_runtime(tmp_path / "package" / "dist")
-    with tarfile.open(tmp_path / "package.tgz", "w:gz") as archive:
-        archive.add(tmp_path / "package", "package")
-    digest = runtime.file_digest(tmp_path / "package" / "dist" / "ort.wasm.bundle.min.mjs")
-    files = {name: dict.fromkeys(known, digest) for name, known in runtime.FILES.items()}
-    monkeypatch.setattr(runtime, "FILES", files)
-    monkeypatch.setenv("PACKAGE", str(tmp_path / "package.tgz"))
-    npm(tmp_path, monkeypatch, 'cp "$PACKAGE" "$5/x.tgz"')
-    found = runtime.find_runtime(None, webgpu=True)
-    assert found == tmp_path / "cache" / "onnxruntime-web-1.30.0"
-    assert {p.name for p in found.iterdir()} == {name for known in files.values() for name in known}
-    (tmp_path / "bin" / "npm").unlink()
-    assert runtime.find_runtime(None) == found
-    said = runtime.copy_runtime(found, tmp_path / "runtime", cdn=True)
-    wasm = said["wasm"]["wasm"]
-    assert wasm["file"] == "https://cdn.jsdelivr.net/npm/onnxruntime-web@1.30.0/dist/ort-wasm-simd-threaded.wasm"
-    assert re.fullmatch(r"sha384-[\w+/]{64}", wasm["integrity"])
-    assert sorted(p.name for p in (tmp_path / "runtime").iterdir()) == ["LICENSE.txt", "ort.wasm.bundle.min.mjs"]
-
-
 @pytest.fixture(scope="module")
 def student(tmp_path_factory):
     home = tmp_path_factory.mktemp("student")
@@ -398,6 +332,9 @@ def test_the_command(aloe, student, tmp_path, traced_before):
         (["--to", "web", "--opset", 20], "--opset is not for --to web"),
         (["--webgpu"], "--webgpu is for --to web"),
         (["--to", "web", "--images", "x"], "--images belongs to --int8"),
+        (["--to", "web", "--limit", 5], "--limit belongs to --images"),
+        (["--int8", "--limit", 5], "--limit belongs to --images"),
+        (["--to", "web", "--only-int8"], "--only-int8 belongs to --int8"),
         (["--to", "web", "--text-tower", "x"], "--text-tower belongs to --texts"),
         (["--to", "web", "--texts", "none.txt"], "none.txt cannot be read"),
         (["--to", "web", "--texts", "empty.txt"], "empty.txt holds no texts"),
@@ -411,8 +348,25 @@ def test_mistakes_at_the_command(aloe, student, tmp_path, monkeypatch, nothing_t
     (tmp_path / "empty.txt").write_text("\n")
     (tmp_path / "texts.txt").write_text("a cat\na dog\n")
     runtime_words = ["--runtime", str(fake_runtime(tmp_path / "runtime"))] if "--to" in words and "web" in words else []
-    code, _, err = aloe("export", student, "-o", "page", *words, *runtime_words)
+    output = "page" if "--to" in words else "page.onnx"
+    code, _, err = aloe("export", student, "-o", output, *words, *runtime_words)
     assert code == 2
     assert sentence in err
     assert err.count("\n") == 1
+    assert not (tmp_path / "page").exists()
+
+
+@pytest.mark.parametrize(
+    ("card", "sentence"),
+    [
+        ("Käfer".encode("latin-1"), "README.md is not a text file in UTF-8; save it as UTF-8."),
+        (b"x" * (1 << 21), "2 MB"),
+    ],
+    ids=["latin-1", "huge"],
+)
+def test_a_card_that_cannot_be_shown_is_one_sentence(student, tmp_path, nothing_traced, card, sentence):
+    shutil.copytree(student, tmp_path / "student")
+    (tmp_path / "student" / "README.md").write_bytes(card)
+    with pytest.raises(UserError, match=sentence):
+        export_page(str(tmp_path / "student"), tmp_path / "page", runtime=fake_runtime(tmp_path / "runtime"))
     assert not (tmp_path / "page").exists()

@@ -24,6 +24,8 @@ from aloe.data.subset import SubsetImages
 from aloe.data.transforms import ResizeCenterCrop
 
 CHUNK = 8
+LIMIT = 64
+"""Images that are measured on, where nobody says how many."""
 ROUNDS = 5
 
 
@@ -89,14 +91,20 @@ def measure(original: Path, quantised: Path, images: np.ndarray, image_source: s
     )
 
 
-def read_images(source: str, size: int, limit: int) -> Tensor:
-    """Up to `limit` images spread over a folder, glob or archive, as (B, 3, size, size) in [0, 1].
+def check_limit(images: str | None, limit: int | None) -> None:
+    """Raises: UserError: a limit of images without any."""
+    if limit is not None and not images:
+        raise UserError("--limit belongs to --images; give it as well.")
+
+
+def read_images(source: str, size: int, limit: int | None = None) -> Tensor:
+    """Up to `limit` images (default: `LIMIT`) spread over a folder, glob or archive, as (B, 3, size, size) in [0, 1].
 
     Raises:
         UserError: no images there, or none that can be read.
     """
     store = open_images(source)
-    places = np.linspace(0, len(store) - 1, min(limit, len(store))).round().astype(int)
+    places = np.linspace(0, len(store) - 1, min(limit or LIMIT, len(store))).round().astype(int)
     dataset = ImageDataset(SubsetImages(store, places), ResizeCenterCrop(size))
     loader = torch.utils.data.DataLoader(dataset, batch_size=CHUNK, collate_fn=collate_images)
     found = torch.cat([batch["pixel_values"] for batch in loader])

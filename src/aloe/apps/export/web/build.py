@@ -22,7 +22,7 @@ from aloe.apps.export.graphs import IMAGE
 from aloe.apps.export.run import check_student, side_of
 from aloe.apps.export.web.graph import Texts, inputs_of, kind_of, outputs_of, page_program, verify_page
 from aloe.apps.export.web.reference import expected, expected_of
-from aloe.apps.export.web.runtime import CDN, copy_runtime, find_runtime
+from aloe.apps.export.web.runtime import CDN, copy_runtime, find_runtime, words_of
 from aloe.apps.export.web.weights import Measured, measure_weights, round_weights
 from aloe.core.errors import UserError
 from aloe.core.files import read_json, replace_folder
@@ -147,6 +147,7 @@ def build_page(
     notes = []
     if measured and not measured.faithful:
         notes.append(f"int8 weights are left out, because they change the explanations: {measured.words()}.")
+    notes += words_of(said_runtime)
     return Page(home, kind, size, files, loads, said_runtime["version"], differences, completeness, measured, notes)
 
 

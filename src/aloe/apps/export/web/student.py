@@ -7,16 +7,20 @@ from typing import Any
 
 from torch import nn
 
-from aloe.apps.export.int8 import read_images
+from aloe.apps.export.int8 import check_limit, read_images
 from aloe.apps.export.run import side_of
 from aloe.apps.export.web.build import Page, build_page, check_page
 from aloe.apps.export.web.graph import Texts, check_texts
 from aloe.core.errors import UserError
+from aloe.core.files import read_words
 from aloe.evaluation.templates import read_strings
 from aloe.evaluation.zeroshot import class_embeddings
 from aloe.models.saving import load
 from aloe.models.text import text_tower_for
 from aloe.models.zoo_models import PREFIX, locate
+
+CARD_LIMIT = 1 << 20
+"""Bytes of the largest README.md that a page carries."""
 
 
 def export_page(
@@ -28,14 +32,14 @@ def export_page(
     text_tower: str | None = None,
     int8: bool = False,
     images: str | None = None,
-    limit: int = 64,
+    limit: int | None = None,
     **options: Any,
 ) -> Page:
     """The page of a student by its folder, hub id or name of the zoo; `options` are those of `build_page`.
 
     Args:
         texts: a file with one text per line (or a JSON list). text_tower: checkpoint of them; default: the teacher's.
-        images: photographs that int8 is measured on, at most `limit` of them.
+        images: photographs that int8 is measured on, at most `limit` of them (default 64).
 
     Raises:
         UserError: as `build_page`, or texts, images or a text tower that cannot be read.
@@ -46,13 +50,14 @@ def export_page(
         raise UserError("--text-tower belongs to --texts; give it as well.")
     if images and not int8:
         raise UserError("--images belongs to --int8; give it as well.")
+    check_limit(images, limit)
     names = read_strings(texts) if texts else []
     model = load(student)
     if texts and not names:
         raise UserError(f"{texts} holds no texts; write one per line.")
     side = side_of(model, resolution)
     card = Path(locate(student)) / "README.md"
-    options.setdefault("card", card.read_text(encoding="utf-8") if card.is_file() else None)
+    options.setdefault("card", read_words(card, CARD_LIMIT) if card.is_file() else None)
     return build_page(
         model,
         output,
