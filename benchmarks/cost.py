@@ -18,7 +18,8 @@ from aloe.apps.bench.sizes import Size, vit_teacher
 from aloe.apps.bench.timing import median_seconds
 from aloe.attribution.inherent import explain
 from aloe.attribution.memory import peak_memory
-from aloe.draw.figures import STYLE, drawn, load_matplotlib, write_whole
+from aloe.core.files import write_whole
+from aloe.draw.figures import STYLE, drawn, load_matplotlib
 from aloe.models.convert import bcosify
 from aloe.train.align.points import default_blocks
 from aloe.train.align.teaching import Teaching

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import pickle
 import tarfile
 import zipfile
@@ -267,6 +268,55 @@ def test_a_bad_list_is_one_line(name: str, file: str, tmp_path: Path) -> None:
     assert "not there" in words or not file.endswith(".jpg")
 
 
+def batch(**changed: Any) -> bytes:
+    return pickle.dumps({"data": np.zeros((2, 3072), np.uint8), "labels": [0, 1], "fine_labels": [0, 1], **changed}, 2)
+
+
+def matlab(**fields: Any) -> bytes:
+    file = io.BytesIO()
+    savemat(file, fields)
+    return file.getvalue()
+
+
+def annotations(name: str, kind: Any) -> bytes:
+    rows = np.zeros(1, dtype=[("class", object), ("fname", object)])
+    rows[0] = (kind, name)
+    return matlab(annotations=rows)
+
+
+HOSTILE = [
+    ("dtd", "dtd/labels/train1.txt", b"../../../x.jpg\n", "no file below its folder"),
+    ("dtd", "dtd/labels/train1.txt", b"a/.hidden.jpg\n", "no file below its folder"),
+    ("dtd", "dtd/labels/train1.txt", b"a/" + b"x" * 5000 + b".jpg\n", "no file below its folder"),
+    ("dtd", "dtd/labels/train1.txt", b"a/x\0y.jpg\n", "no file below its folder"),
+    ("aircraft", "fgvc-aircraft-2013b/data/images_variant_train.txt", b"/etc/abs 707\n", "no file below its folder"),
+    ("aircraft", "fgvc-aircraft-2013b/data/images_variant_train.txt", b"../../abs 707\n", "no file below its folder"),
+    ("cars", "devkit/cars_train_annos.mat", annotations("../../x.jpg", 1), "no file below its folder"),
+    ("cars", "devkit/cars_train_annos.mat", annotations("00001.jpg", [1, 2]), "no list of whole numbers"),
+    ("cars", "devkit/cars_train_annos.mat", annotations("00001.jpg", "one"), "no list of whole numbers"),
+    ("flowers102", "setid.mat", matlab(trnid=[], valid=[[1]], tstid=[[2]]), "lists no train images"),
+    ("flowers102", "imagelabels.mat", matlab(labels=[[np.inf] * 8]), "no list of whole numbers"),
+    ("flowers102", "imagelabels.mat", matlab(labels=[[-3] * 8]), "no classes from 1"),
+    ("cifar10", "cifar-10-batches-py/test_batch", batch(labels=[[0], [1, 2]]), "no list of whole numbers"),
+    ("cifar10", "cifar-10-batches-py/test_batch", batch(filenames=5), "no list of names"),
+    ("cifar10", "cifar-10-batches-py/test_batch", batch(labels=[0, 7]), "labels that do not fit"),
+    ("cifar100", "cifar-100-python/test", batch(data=np.zeros((0, 3072), np.uint8), fine_labels=[]), "test in"),
+    ("cifar10", "cifar-10-batches-py/batches.meta", pickle.dumps({"label_names": 5}, 2), "no list of names"),
+    ("imagenet", "LOC_val_solution.csv", b"a,b\n" + b"x" * 200_000 + b",n1\n", "is not the official list"),
+]
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(("name", "file", "data", "told"), HOSTILE)
+def test_a_hostile_list_is_one_line(name: str, file: str, data: bytes, told: str, tmp_path: Path) -> None:
+    COPIES[name](tmp_path)
+    (tmp_path / file).write_bytes(data)
+    words = refused(f"{name}={tmp_path}")
+    assert told in words
+    assert len(words) < 400
+    assert "\n" not in words
+
+
 def test_a_layout_without_its_name_is_named(tmp_path: Path) -> None:
     dtd(tmp_path / "x")
     assert f"give dtd={tmp_path / 'x'}" in refused(str(tmp_path / "x"))
@@ -286,6 +336,6 @@ def test_a_reduced_copy_is_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_hidden_size_of_a_list_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aloe.data.official.tree.LIST_BYTES", 10)
+    monkeypatch.setattr("aloe.data.official.tree.TEXT_BYTES", 10)
     dtd(tmp_path)
     assert "which no list has" in refused(f"dtd={tmp_path}")

@@ -17,6 +17,8 @@ from aloe.data.listed import ArrayImages, Entry, ListedImages
 from aloe.data.official.tree import Tree
 from aloe.data.sources import ImageSource, StoredImages
 
+NAME_BYTES, MOST_FOLDERS = 255, 8  # of a file's name, and folders that it lies in
+
 Parts = dict[str, ImageSource]
 Reader = Callable[[Tree, str], Parts]
 """(tree, title of the data set) -> its parts."""
@@ -45,10 +47,12 @@ def listed(tree: Tree, entries: Sequence[Entry], images: str, name: str) -> Imag
     """The images of the list `name`, whose files lie below a folder `images`.
 
     Raises:
-        UserError: the list is empty, or a file of it is not there.
+        UserError: the list is empty, names a file outside the folder, or one that is not there.
     """
     if not entries:
         raise UserError(f"{tree.where(name)} lists no images.")
+    if outside := next((file for file, _ in entries if not _is_below(file)), None):
+        raise UserError(f"{tree.where(name)} names {outside[:60]!r}, which is no file below its folder of images.")
     folder = f"{images}/" if images else ""
     first = tree.find(folder + entries[0][0])
     base = "" if first is None else first[: len(first) - len(entries[0][0])]
@@ -58,6 +62,13 @@ def listed(tree: Tree, entries: Sequence[Entry], images: str, name: str) -> Imag
         count = len(absent) if first is not None else len(entries)
         raise UserError(f"{tree.where(name)} lists {count} images that are not there, first {absent[0]}.")
     return ListedImages(tree.store, files, tree.where(name))
+
+
+def _is_below(file: str) -> bool:
+    """Whether a name is that of a plain file below a folder."""
+    parts = file.split("/")
+    named = all(part and len(part.encode()) <= NAME_BYTES and not part.startswith(".") for part in parts)
+    return named and len(parts) <= MOST_FOLDERS and "\0" not in file
 
 
 def class_above(line: str) -> Entry | None:
@@ -83,11 +94,15 @@ def flowers(tree: Tree, title: str) -> Parts:
     """`imagelabels.mat`, a class from 1 for each image, and `setid.mat`, the numbers of the images of each part."""
     name, splits = tree.needed("imagelabels.mat", title), tree.needed("setid.mat", title)
     labels = _numbers(tree.matlab(name, "labels")[0], tree, name)
+    if not labels.size or labels.min() < 1:
+        raise UserError(f"{tree.where(name)} has no classes from 1; it is not the official list.")
     parts: Parts = {}
     fields = {"train": "trnid", "validation": "valid", "test": "tstid"}
     for (part, _), ids in zip(fields.items(), tree.matlab(splits, *fields.values()), strict=True):
         numbers = _numbers(ids, tree, splits)
-        if numbers.size == 0 or numbers.min() < 1 or numbers.max() > len(labels):
+        if not numbers.size:
+            raise UserError(f"{tree.where(splits)} lists no {part} images.")
+        if numbers.min() < 1 or numbers.max() > len(labels):
             raise UserError(f"{tree.where(splits)} names images beyond the {len(labels)} of imagelabels.mat.")
         entries = [(f"image_{i:05d}.jpg", f"{labels[i - 1]:03d}") for i in numbers.tolist()]
         parts[part] = listed(tree, entries, "jpg", splits)
@@ -104,7 +119,7 @@ def cars(tree: Tree, title: str) -> Parts:
         rows = np.atleast_1d(tree.matlab(name, "annotations")[0])
         if not {"fname", "class"} <= set(rows.dtype.names or ()):
             raise UserError(f"{tree.where(name)} has no fname and class; it is not the official list.")
-        kinds = _numbers(np.array([row["class"] for row in rows]), tree, name)
+        kinds = _numbers([row["class"] for row in rows], tree, name)
         if kinds.size and (kinds.min() < 1 or kinds.max() > len(names)):
             raise UserError(f"{tree.where(name)} has a class beyond the {len(names)} of cars_meta.mat.")
         entries = [(str(row["fname"]), names[kind - 1]) for row, kind in zip(rows, kinds.tolist(), strict=True)]
@@ -116,13 +131,13 @@ def pickles(batches: Mapping[str, Sequence[str]], meta: str, labels: str, names:
     """CIFAR's batches: rows of 3072 bytes, a colour after the other."""
 
     def read(tree: Tree, title: str) -> Parts:
-        classes = _field(tree, tree.needed(meta, title), names)
+        classes = _words(_field(tree, tree.needed(meta, title), names), tree, meta)
         parts: Parts = {}
         for part, ends in batches.items():
             found = [_batch(tree, tree.needed(end, title), labels, len(classes)) for end in ends]
             pixels, kinds, files = zip(*found, strict=True)
             whole = [name for batch in files for name in batch]
-            parts[part] = ArrayImages(np.concatenate(pixels), np.concatenate(kinds), whole, list(map(str, classes)))
+            parts[part] = ArrayImages(np.concatenate(pixels), np.concatenate(kinds), whole, classes)
         return parts
 
     return read
@@ -154,10 +169,10 @@ _IMAGENET_NAME = "ILSVRC2012_val_"
 
 def _solution(tree: Tree, name: str) -> dict[int, str]:
     """`ILSVRC2012_val_00048981,n03995372 85 1 499 272`, with a heading."""
-    rows = list(csv.reader(line for _, line in tree.lines(name)))[1:]
     try:
+        rows = list(csv.reader(line for _, line in tree.lines(name)))[1:]
         return {int(row[0].rpartition("_")[2]): row[1].split()[0] for row in rows}
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, csv.Error) as error:
         raise UserError(f"{tree.where(name)} is not the official list: a line without image and synset.") from error
 
 
@@ -185,10 +200,21 @@ _IMAGENET_LISTS = {
 
 def _numbers(values: Any, tree: Tree, name: str) -> np.ndarray:
     """A vector of whole numbers; raises UserError."""
-    found = np.atleast_1d(values)
-    if found.ndim != 1 or found.dtype.kind not in "iuf" or (found != np.round(found)).any():
+    try:
+        found = np.atleast_1d(np.asarray(values))
+    except ValueError:  # lists of different lengths
+        found = np.empty(0, dtype=object)
+    numeric = found.ndim == 1 and found.dtype.kind in "iuf" and bool(np.isfinite(found).all())
+    if not numeric or (found != np.round(found)).any() or (np.abs(found) > 1 << 31).any():
         raise UserError(f"{tree.where(name)} holds no list of whole numbers; it is not the official list.")
     return found.astype(np.int64)
+
+
+def _words(values: Any, tree: Tree, name: str) -> list[str]:
+    """A list of names; raises UserError."""
+    if not isinstance(values, list) or not values or not all(isinstance(word, str) for word in values):
+        raise UserError(f"{tree.where(name)} holds no list of names; it is not an official batch.")
+    return values
 
 
 def _field(tree: Tree, name: str, key: str) -> Any:
@@ -204,7 +230,7 @@ def _batch(tree: Tree, name: str, labels: str, classes: int) -> tuple[np.ndarray
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (3072,):
         raise UserError(f"{tree.where(name)} has no rows of 3072 bytes; it is not an official batch.")
     kinds = _numbers(found.get(labels, []), tree, name)
-    files = list(found.get("filenames") or map(str, range(len(pixels))))
-    if not len(kinds) == len(pixels) == len(files) or kinds.min() < 0 or kinds.max() >= classes:
+    files = _words(found.get("filenames") or [str(i) for i in range(len(pixels))], tree, name)
+    if not len(kinds) == len(pixels) == len(files) > 0 or kinds.min() < 0 or kinds.max() >= classes:
         raise UserError(f"{tree.where(name)} has {len(pixels)} images and labels that do not fit them.")
     return pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), kinds, files

@@ -17,7 +17,8 @@ from aloe.data.sources import FolderStore, folders_in, open_store
 
 DEPTH = 3  # folders above what is looked for
 MANY = 500  # folders on one level, beyond which none of them is looked into
-LIST_BYTES = 1 << 28  # of one list, pickle or archive within an archive
+LIST_BYTES = 1 << 28  # of one pickle, MATLAB file or archive within an archive
+TEXT_BYTES = 1 << 24  # of one list of lines; ImageNet's is the longest, with 50 000
 
 
 class Tree:
@@ -46,15 +47,15 @@ class Tree:
             raise UserError(f"{shown(str(self.path))} holds {title} without its list {end}; put it beside the images.")
         return found
 
-    def bytes(self, name: str) -> bytes:
-        if self.store.size(name) > LIST_BYTES:
-            raise UserError(f"{shown(name)} in {self.path} has more than {LIST_BYTES >> 20} MiB, which no list has.")
+    def bytes(self, name: str, most: int = LIST_BYTES) -> bytes:
+        if self.store.size(name) > most:
+            raise UserError(f"{self.where(name)} has more than {most >> 20} MiB, which no list has.")
         return self.store.read(name)
 
     def lines(self, name: str) -> list[tuple[int, str]]:
         """The lines of a text file that say something, with their numbers."""
         try:
-            text = self.bytes(name).decode()
+            text = self.bytes(name, TEXT_BYTES).decode()
         except UnicodeDecodeError as error:
             raise UserError(f"{self.where(name)} is not a text file in UTF-8.") from error
         return [(i, line.strip()) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
@@ -88,7 +89,9 @@ class Tree:
         if not isinstance(self.store, FolderStore):
             starts = {name[: name.find(f"/{end}") + 1] for name in self._names if f"/{end}" in name}
             yield self._start
-            yield from sorted((s for s in starts if s.startswith(self._start)), key=lambda s: (s.count("/"), s))
+            deepest = self._start.count("/") + DEPTH
+            near = (s for s in starts if s.startswith(self._start) and s.count("/") <= deepest)
+            yield from sorted(near, key=lambda s: (s.count("/"), s))
             return
         level = [self._start]
         for depth in range(DEPTH + 1):
