@@ -27,6 +27,7 @@ from aloe.core.printable import file_name, for_spreadsheets, from_spreadsheets, 
 from aloe.data import archives
 from aloe.data.archives import open_archive
 from aloe.data.decode import UnreadableImage, decode_image
+from aloe.data.official.layouts import LAYOUTS
 from aloe.data.places import output_folder
 from aloe.data.sources import open_source
 from aloe.models.convert import bcosify
@@ -237,6 +238,13 @@ def test_every_verb_that_opens_files(tmp_path):
     lying_zip(tmp_path / "lies.zip")
     (tmp_path / "thin").mkdir()
     (tmp_path / "thin" / "a.png").write_bytes(png(80_000_000, 1))
+    for mark in (mark for layout in LAYOUTS.values() for mark in layout.marks):  # each as a list of lines full of NUL
+        file = tmp_path / "lists" / (mark.rstrip("/") or "x")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if mark.endswith("/"):
+            file.mkdir(exist_ok=True)
+        elif not file.exists():
+            file.write_bytes(b"\0" * 2000)
     out, t = tmp_path / "out", tmp_path
     images = [t / "pipe.png", t / "pipe.tar", t / "zero.png", t / "sparse.tar", t / "lies.zip", t / "thin"]
     table = [
@@ -245,6 +253,18 @@ def test_every_verb_that_opens_files(tmp_path):
         *(["align", teacher, i, "-o", out, "--set", "holdout=0", "--steps", 1, "--device", "cpu"] for i in images),
         *(["bcosify", teacher, "-o", out, "--calibrate", i] for i in images[:4]),
         *(["evaluate", "knn", student, "--test", i, "--train", photos, "-o", out] for i in images[:4]),
+        *(["explain", student, photos, "--like", i, "-o", out] for i in images),
+        *(["explain", student, photos, "--toward", i, "-o", out] for i in images[:4]),
+        *(["neighbours", student, i, photos / "a" / "00.png", "-o", out] for i in images),
+        *(["neighbours", student, photos, i, "-o", out] for i in images[:4]),
+        *(["evaluate", "knn", student, "--data", f"{name}={t / 'lists'}", "-o", out] for name in LAYOUTS),
+        ["neighbours", student, photos, photos / "a" / "00.png", "-o", out, "--cache", t / "c", "--no-cache"],
+        ["neighbours", t / "deep", photos, photos / "a" / "00.png", "-o", out],
+        ["explain", student, photos, "--like", photos, "--region", "0,0,1e400,1", "-o", out],
+        ["export", student, "--to", "web", "-o", out, "--texts", t / "pipe.png"],
+        ["export", t / "deep", "--to", "web", "-o", out],
+        ["export", student, "--to", "web", "-o", out, "--runtime", t / "lies.zip"],
+        ["publish", t / "deep", "me/it", "--space", "--dry-run", "-o", out],
         ["explain", t / "deep", photos, "-o", out],
         ["bcosify", t / "deep", "-o", out],
         ["attribute", photos, "-m", t / "deep", "-o", out],

@@ -99,6 +99,20 @@ def say(result: dict[str, Any], words: str, as_json: bool) -> None:
         typer.echo(json.dumps(result) if as_json else shown_text(words))
 
 
+def cache_folder(cache: Path | None, no_cache: bool) -> Path | None:
+    """Where features are kept; None for nowhere.
+
+    Raises:
+        UserError: a folder and none are asked for at once.
+    """
+    from aloe.core.errors import UserError
+    from aloe.evaluation.cache import default_cache
+
+    if cache is not None and no_cache:
+        raise UserError("Give --cache FOLDER or --no-cache, not both.")
+    return None if no_cache else cache or default_cache()
+
+
 def replaced_words(names: list[str]) -> list[str]:
     """One line on pictures that stood in the folder and showed something else; none where there are none."""
     some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from aloe.cli.choices import one_of, some_of
-from aloe.cli.common import Device, Json, choose_device, parse_settings, quiet_libraries, say, table
+from aloe.cli.common import Device, Json, cache_folder, choose_device, parse_settings, quiet_libraries, say, table
 from aloe.core.bounds import MAX_COUNT, MAX_SIDE
 
 
@@ -96,7 +96,6 @@ def evaluate(
     from aloe.core.settings import merged
     from aloe.core.typed import whole_numbers
     from aloe.core.typed import words as words_of
-    from aloe.evaluation.cache import default_cache
     from aloe.evaluation.evaluate import Data, evaluate_all
     from aloe.evaluation.reads import KNOWN
 
@@ -133,7 +132,7 @@ def evaluate(
         sets,
         output_dir,
         device=choose_device(device),
-        cache=None if no_cache else cache or default_cache(),
+        cache=cache_folder(cache, no_cache),
         progress=not json,
         **flags,
     )

@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 from aloe.cli.choices import one_of
-from aloe.cli.common import Device, Json, OutputDir, choose_device, quiet_libraries, replaced_words, say, table
+from aloe.cli.common import (
+    Device,
+    Json,
+    OutputDir,
+    cache_folder,
+    choose_device,
+    quiet_libraries,
+    replaced_words,
+    say,
+    table,
+)
 from aloe.core.bounds import MAX_BATCH, MAX_COUNT, MAX_SIDE
 
 
@@ -31,7 +41,6 @@ def neighbours(
     """Write each image's nearest images with what makes them alike; with class folders, the k-NN vote explained."""
     quiet_libraries()
     from aloe.evaluation.alike.neighbours import find_neighbours
-    from aloe.evaluation.cache import default_cache
     from aloe.models.saving import load
     from aloe.models.stages import standing
 
@@ -46,7 +55,7 @@ def neighbours(
         limit=limit,
         batch_size=batch_size,
         device=choose_device(device),
-        cache=None if no_cache else cache or default_cache(),
+        cache=cache_folder(cache, no_cache),
         progress=not json,
         name=Path(model).name if Path(model).exists() else model,
     )

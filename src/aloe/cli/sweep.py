@@ -8,7 +8,17 @@ from typing import Annotated, Any
 import typer
 
 from aloe.cli.choices import one_of, some_of
-from aloe.cli.common import Device, Json, OutputDir, choose_device, parse_settings, quiet_libraries, say, table
+from aloe.cli.common import (
+    Device,
+    Json,
+    OutputDir,
+    cache_folder,
+    choose_device,
+    parse_settings,
+    quiet_libraries,
+    say,
+    table,
+)
 from aloe.core.bounds import MAX_COUNT
 
 
@@ -64,7 +74,6 @@ def sweep(
     from aloe.apps.sweep.run import Sweep
     from aloe.core.typed import whole_numbers
     from aloe.core.typed import words as words_of
-    from aloe.evaluation.cache import default_cache
 
     known: dict[str, Any] = read_plan(config) if config else {}
     flags = {
@@ -89,7 +98,7 @@ def sweep(
         words = table(lines, ("run", "point", "state"))
         say({"runs": [dict(zip(("run", "point", "state"), line, strict=True)) for line in lines]}, words, json)
         return
-    chosen = None if no_cache else cache or default_cache()
+    chosen = cache_folder(cache, no_cache)
     rows = job.run(device=choose_device(device), cache=chosen, progress=not json)
     points = {run.key: run.point.words for run in job.runs}
     words = table([(points[row.key], _numbers(row)) for row in rows], ("point", "result"))
