@@ -54,12 +54,13 @@ def main() -> None:
     parser.add_argument("models", nargs="+")
     parser.add_argument("--count", type=int, default=100, help="pairs or grids")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--methods", nargs="+", help="default: all that the model has")
     parser.add_argument("--against", action="store_true", help="gridpg: each query less the mean of the four")
     given = parser.parse_args()
     torch.set_num_threads(1)
     for name in given.models:
         model: Any = load_any(name).eval()
-        methods = TEACHERS if isinstance(model, Teacher) else STUDENTS
+        methods = given.methods or (TEACHERS if isinstance(model, Teacher) else STUDENTS)
         for method in methods:
             start = time.process_time()
             options = {"against": True} if given.against else {}
@@ -88,7 +89,7 @@ def features(model: Any, images: Tensor) -> tuple[Tensor, Tensor]:
         return out.pooler_output, out.last_hidden_state[:, model.config.num_prefix_tokens :]
 
 
-def maps_of(model: Any, method: str, images: Tensor, directions: Tensor) -> Tensor:
+def maps_of(model: Any, method: str, images: Tensor, directions: Tensor, **options: Any) -> Tensor:
     """Maps (B, H, W) of the products of unit features with directions (B, D); of `tokens` the patch tokens' cosines."""
     pooled, tokens = features(model, images)
     side = images.shape[-1]
@@ -97,7 +98,7 @@ def maps_of(model: Any, method: str, images: Tensor, directions: Tensor) -> Tens
         grid = near.unflatten(1, (int(near.shape[1] ** 0.5), -1))
         return F.interpolate(grid[:, None], (side, side), mode="bilinear", align_corners=False)[:, 0]
     target = directions / pooled.norm(dim=1, keepdim=True)
-    return attribute(model, images, target, method, batch_size=len(images)).pixels()
+    return attribute(model, images, target, method, batch_size=len(images), **options).pixels()
 
 
 def regions(model: Any, method: str, data: str, count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -177,7 +178,14 @@ def gridpg(model: Any, method: str, data: str, count: int, seed: int, against: b
 
 
 def by_index(model: Any, method: str, directions: Tensor, images: Tensor, which: Tensor) -> Tensor:
-    return maps_of(model, method, images, directions[which])
+    """Maps (B, H, W) of the queries (B,); the random ones of an image, which know no query, are drawn anew for each."""
+    if method != "random":
+        return maps_of(model, method, images, directions[which])
+    found = images.new_empty(len(images), *images.shape[-2:])
+    for query in which.unique():
+        mine = which == query
+        found[mine] = maps_of(model, method, images[mine], directions[which[mine]], seed=int(query))
+    return found
 
 
 def deletion(model: Any, method: str, data: str, count: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from test_inherent import Tape, build_student, rand, six, twin_tokens
@@ -343,6 +344,28 @@ def test_wrong_regions_are_one_sentence(student, name):
     assert "\n" not in str(caught.value)
 
 
+def test_what_has_one_meaning_is_taken(student):
+    """One box alone, one mask alone, of true and false or as an array, and numbers of numpy."""
+    found = aloe.similarity(student, GOOD, GOOD)
+    expected = found.regions([(0, 0, 10, 10)])
+    mask = torch.zeros(32, 32, dtype=torch.bool)
+    mask[:10, :10] = True
+    assert expected.shares.shape == (1, 32, 32)
+    for same in (
+        *(
+            found.regions(box)
+            for box in ((0, 0, 10, 10), "0,0,10,10", np.array([0, 0, 10, 10]), np.array([[0, 0, 10, 10]]))
+        ),
+        *(found.masked(m) for m in (mask, mask[None], mask.long(), mask.numpy())),
+        found.regions((0, 0, 10, 10), index=np.int64(0)),
+    ):
+        torch.testing.assert_close(same.value, expected.value)
+        torch.testing.assert_close(same.features, expected.features)
+    there, here = found.match(np.int64(1), 2, after_block=np.int64(2)), found.match(1, 2, after_block=2)
+    torch.testing.assert_close(there.cosine, here.cosine)
+    assert len(found.pairs().strongest(np.int64(3))) == 3
+
+
 def test_what_else_cannot_be_asked(student):
     found = aloe.similarity(student, GOOD, GOOD)
     many = torch.stack([GOOD] * 3)
@@ -353,6 +376,15 @@ def test_what_else_cannot_be_asked(student):
         "belongs to pairs of tokens": lambda: found.pairs(after_block=1),
         "no block 4; the student has 3": lambda: found.pairs("tokens", after_block=4),
         "no patch 16; the image has 16": lambda: found.match(16, 0),
+        "no patch True; the image has 16": lambda: found.match(True, 0),
+        "no pair True; there are 1": lambda: found.pairs(index=True),
+        "side of a pair is 'a' or 'b', got 'c'": lambda: found.operator("c"),
+        r"\(R, 32, 32\), got \(1, 16, 32\)": lambda: found.masked(torch.ones(1, 16, 32)),
+        r"\(R, 32, 32\), got \(0, 32, 32\)": lambda: found.masked(torch.ones(0, 32, 32)),
+        r"shares of pixels in \[0, 1\]": lambda: found.masked(torch.full((1, 32, 32), torch.nan)),
+        r"\[0, 1\]; these hold other values": lambda: found.masked(torch.full((1, 32, 32), 2.0)),
+        "count must be at least 1": lambda: found.pairs().strongest(-1),
+        "A region is": lambda: found.regions(5),
         "3 images cannot be compared with 2": lambda: aloe.similarity(student, many, many[:2]),
         "no images to compare": lambda: aloe.similarity(student, many[:0], many),
         "is not a B-cos model": lambda: aloe.similarity(build_teacher("vit"), GOOD, GOOD),

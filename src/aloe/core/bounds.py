@@ -31,6 +31,17 @@ def counted(value: Any, name: str, most: int = MAX_COUNT) -> int:
     return int(value)
 
 
+def numbered(value: Any, name: str, count: int, where: str) -> int:
+    """The number of one of `count` things, which begin at 0; `name` is what one is called, `where` what has them.
+
+    Raises:
+        UserError: there is none of that number.
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool) or not 0 <= int(value) < count:
+        raise UserError(f"There is no {name} {value!r}; {where} {count}, 0 to {count - 1}.")
+    return int(value)
+
+
 def check_batch(size: int, images: int) -> None:
     """The one rule of batches: no more images than there are, where those are more than `SMALL_BATCH`; at most `MAX_BATCH`.
 

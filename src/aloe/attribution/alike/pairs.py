@@ -16,6 +16,7 @@ from torch import Tensor
 
 from aloe.attribution.alike.operator import Operator
 from aloe.attribution.alike.regions import patch_cells
+from aloe.core.bounds import counted
 
 Grid = tuple[int, int]
 
@@ -46,8 +47,12 @@ class Pairs:
         return self.table.sum() + self.residual
 
     def strongest(self, count: int = 12) -> list[tuple[int, int, float]]:
-        """The pairs that contribute most: number in a, number in b, contribution; the largest first."""
-        values, places = self.table.flatten().topk(min(count, self.table.numel()))
+        """The pairs that contribute most: number in a, number in b, contribution; the largest first, all if there are fewer.
+
+        Raises:
+            UserError: count is below 1.
+        """
+        values, places = self.table.flatten().topk(min(counted(count, "count"), self.table.numel()))
         rows, columns = places // self.table.shape[1], places % self.table.shape[1]
         return list(zip(rows.tolist(), columns.tolist(), values.tolist(), strict=True))
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from aloe.core.arrays import as_tensor
 from aloe.core.errors import UserError
 from aloe.core.typed import number
 
@@ -26,6 +28,32 @@ def parsed_region(text: str) -> Box:
     if len(found) != 4 or any(value is None for value in found):
         raise UserError(f"A region is x,y,width,height in pixels, such as 10,20,64,48; got {text!r}.")
     return tuple(found)  # type: ignore[return-value]
+
+
+def listed(boxes: Any) -> list[Any]:
+    """Boxes as a list; one alone, four numbers or `x,y,w,h`, is a list of it."""
+    boxes = boxes.tolist() if hasattr(boxes, "tolist") else boxes
+    if isinstance(boxes, str) or not isinstance(boxes, Iterable):
+        return [boxes]
+    found = list(boxes)
+    return [found] if found and all(isinstance(value, Real) for value in found) else found
+
+
+def check_masks(masks: Any, height: int, width: int) -> Tensor:
+    """Shares of an image's pixels, (R, H, W); one alone may be (H, W), and they may be an array, or true and false.
+
+    Raises:
+        UserError: there is none, of another size, or with a value outside [0, 1].
+    """
+    found = as_tensor(masks, "masks")
+    found = found[None] if found.ndim == 2 else found
+    if found.ndim != 3 or tuple(found.shape[1:]) != (height, width) or not len(found):
+        raise UserError(
+            f"Masks are shares of the second image's pixels, (R, {height}, {width}), got {tuple(found.shape)}."
+        )
+    if not bool(((found >= 0) & (found <= 1)).all()):
+        raise UserError("Masks are shares of pixels in [0, 1]; these hold other values, or NaN.")
+    return found
 
 
 def check_region(region: Any, height: int, width: int, name: str = "the second image") -> Box:

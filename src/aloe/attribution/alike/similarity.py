@@ -7,8 +7,8 @@ round: the sum of a map over a and what a's constants contribute, and the sum of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from aloe.attribution.alike.operator import Operator, Read
 from aloe.attribution.alike.pairs import Pairs, patch_pairs, token_pairs
-from aloe.attribution.alike.regions import check_region, shares
+from aloe.attribution.alike.regions import check_masks, check_region, listed, shares
 from aloe.attribution.inherent import Explanation, check_student, explain
 from aloe.attribution.inputs import as_batch
 from aloe.attribution.subject import opened
 from aloe.bcos.functional import NORM_FLOOR
-from aloe.core.bounds import counted
+from aloe.core.bounds import counted, numbered
 from aloe.core.errors import UserError
 from aloe.core.torch_state import in_plain_torch, trackable
 
@@ -62,25 +62,29 @@ class Similarity:
         kept = {("b" if side == "a" else "a", i): operator for (side, i), operator in self._kept.items()}
         return Similarity(self.cosine, self.b, self.a, *features, *images, self._student, self._reads[::-1], kept)
 
-    def regions(self, boxes: Sequence[Any], index: int = 0) -> Regions:
+    def regions(self, boxes: Any, index: int = 0) -> Regions:
         """What regions of b contribute to the cosine of pair `index`, and where in a: see `Regions`.
 
         Args:
-            boxes: (x, y, width, height) in pixels of `images_b`, or `"x,y,w,h"`.
+            boxes: a list of (x, y, width, height) in pixels of `images_b`, or `"x,y,w,h"`; or one of these alone.
 
         Raises:
             UserError: none, or one that does not lie in the image.
         """
+        boxes = listed(boxes)
         if not boxes:
             raise UserError("There is no region; give boxes (x, y, width, height) in pixels of the second image.")
         height, width = self.images_b.shape[-2:]
-        checked = [check_region(box, height, width) for box in ([boxes] if isinstance(boxes, str) else boxes)]
-        return self.masked(shares(checked, height, width), index)
+        return self.masked(shares([check_region(box, height, width) for box in boxes], height, width), index)
 
     @in_plain_torch
-    def masked(self, masks: Tensor, index: int = 0) -> Regions:
-        """`regions` for shares of b's pixels, (R, H, W) in [0, 1]."""
-        index = self._checked(index)
+    def masked(self, masks: Any, index: int = 0) -> Regions:
+        """`regions` for shares of b's pixels, (R, H, W) in [0, 1], or (H, W) of one region.
+
+        Raises:
+            UserError: another size, or values outside [0, 1].
+        """
+        index, masks = self._checked(index), check_masks(masks, *self.images_b.shape[-2:]).to(self.images_b)
         features, scale = self.operator("b", index).parts(masks), self._scale(index)
         found = _along(self.operator("a", index), features / scale)
         residual = self.operator("b", index).residual / scale @ self.features_a[index]
@@ -96,7 +100,8 @@ class Similarity:
         Raises:
             UserError: another word, or no such block.
         """
-        index, scale = self._checked(index), self._scale(self._checked(index))
+        index = self._checked(index)
+        scale = self._scale(index)
         if between == "patches":
             if after_block is not None:
                 raise UserError("after_block belongs to pairs of tokens: pairs('tokens', after_block=...).")
@@ -123,14 +128,19 @@ class Similarity:
         block, reads = checked_block(config, after_block), []
         for images, patch in ((self.images_a, patch_a), (self.images_b, patch_b)):
             count = images.shape[-2] // config.patch_size * (images.shape[-1] // config.patch_size)
-            if not isinstance(patch, int) or not 0 <= patch < count:
-                raise UserError(f"There is no patch {patch!r}; the image has {count}, 0 to {count - 1}.")
-            reads.append(_token(block, config.num_prefix_tokens + patch))
+            reads.append(_token(block, config.num_prefix_tokens + numbered(patch, "patch", count, "the image has")))
         return recorded(self._student, self.images_a[index], self.images_b[index], (reads[0], reads[1]))
 
     def operator(self, side: str, index: int = 0) -> Operator:
-        """W(a) or W(b) of pair `index`; side `a` or `b`. Kept, so that further questions cost one pass."""
-        key = (side, self._checked(index))
+        """W(a) or W(b) of pair `index`; side `a` or `b`. Kept, so that further questions cost one pass.
+
+        Raises:
+            UserError: another side.
+        """
+        if side not in ("a", "b"):
+            raise UserError(f"The side of a pair is 'a' or 'b', got {side!r}.")
+        index = self._checked(index)
+        key = (side, index)
         if key not in self._kept:
             images, read = (self.images_a, self._reads[0]) if side == "a" else (self.images_b, self._reads[1])
             for other in [k for k in self._kept if k[1] != index]:  # those of one pair at a time
@@ -148,9 +158,7 @@ class Similarity:
         return _length(self.features_a[index]) * _length(self.features_b[index])
 
     def _checked(self, index: int) -> int:
-        if not isinstance(index, int) or not 0 <= index < len(self):
-            raise UserError(f"There is no pair {index!r}; there are {len(self)}, 0 to {len(self) - 1}.")
-        return index
+        return numbered(index, "pair", len(self), "there are")
 
 
 @dataclass
@@ -212,9 +220,9 @@ def checked_block(config: Any, after_block: int | None) -> int:
     count = config.num_hidden_layers
     if after_block is None:
         return count
-    if not isinstance(after_block, int) or isinstance(after_block, bool) or not 1 <= after_block <= count:
+    if not isinstance(after_block, Integral) or isinstance(after_block, bool) or not 1 <= int(after_block) <= count:
         raise UserError(f"There is no block {after_block!r}; the student has {count}, 1 to {count}.")
-    return after_block
+    return int(after_block)
 
 
 @in_plain_torch
