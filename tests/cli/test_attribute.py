@@ -136,7 +136,7 @@ def test_a_teacher_has_no_inherent_explanation(home, aloe, tmp_path):
         "attribute", home / "images", "-m", home / "teacher", "-o", tmp_path / "out", "--method", "inherent"
     )
     assert (code, "is a teacher" in err) == (2, True)
-    code, _, err = aloe("attribute", home / "images", "-m", home / "backbone", "-o", tmp_path, "--target", "1")
+    code, _, err = aloe("attribute", home / "images", "-m", home / "backbone", "-o", tmp_path / "out", "--target", "1")
     assert (code, "no class to explain" in err) == (2, True)
     code, _, err = aloe("attribute", home / "images", "-m", home / "teacher", "-o", home / "images")
     assert (code, "own folders" in err) == (2, True)
