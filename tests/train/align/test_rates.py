@@ -42,7 +42,7 @@ def test_it_is_repeatable_and_keeps_nothing(folder, change):
 
 
 def test_mistakes_are_those_of_align(folder):
-    with pytest.raises(UserError, match="try 32"):
+    with pytest.raises(UserError, match="32 is"):
         find_rate(build_teacher("vit"), folder, resolution=33)
     with pytest.raises(UserError, match="did you mean objective"):
         find_rate(build_teacher("vit"), folder, objectives="mse")

@@ -83,7 +83,7 @@ MISTAKES = {
     "finetune {}/student {}/train -o out --stem conv": "stem cannot be conv",
     "finetune {}/teacher {}/train -o out --stem conv --freeze backbone": "conv stem is new",
     "finetune {}/teacher {}/train -o {}/foreign": "not empty",
-    "finetune {}/teacher {}/train -o out --resolution 33": "try 32",
+    "finetune {}/teacher {}/train -o out --resolution 33": "32 is",
     "finetune {}/teacher {}/train -o out --steps 0 --loss best --set lerning_rate=1": "did you mean learning_rate?",
     "finetune {}/teacher {}/train -o out --set seed": "key=value",
     "finetune {}/teacher {}/train -o out --device abacus": "no device 'abacus'",
