@@ -16,6 +16,7 @@ from aloe.core.printable import shown
 from aloe.data.archives import Store
 from aloe.data.decode import DraftSize
 from aloe.data.sources import FolderStore, StoredImages
+from aloe.data.splits import Relabelled
 
 Entry = tuple[str, str]
 """A file and its class."""
@@ -37,7 +38,7 @@ class _Chosen:
         return bytes(self._store.read(name))
 
 
-class ListedImages:
+class ListedImages(Relabelled):
     """The images of a list in the order of their names, each with the class that the list gives it.
 
     Args:
@@ -61,24 +62,6 @@ class ListedImages:
         self.classes: list[str] | None = sorted(set(names))
         number = {name: k for k, name in enumerate(self.classes)}
         self.labels: np.ndarray | None = np.array([number[name] for name in names], dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def load(self, index: int, draft_size: DraftSize | None = None) -> Image.Image:
-        return self.source.load(index, draft_size)
-
-    def name(self, index: int) -> str:
-        return self.source.name(index)
-
-    def content(self, index: int) -> str | None:
-        return self.source.content(index)
-
-    def file_size(self, index: int) -> int:
-        return self.source.file_size(index)
-
-    def fingerprint(self) -> str:
-        return self.source.fingerprint()
 
     def state(self) -> str:
         labels = b"" if self.labels is None else self.labels.tobytes()

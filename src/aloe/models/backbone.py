@@ -41,10 +41,18 @@ class Backbone(nn.Module):
     patch_size: int
     image_size: int
     resolution: int
-    num_layers: int
-    width: int
     use_cls_token: bool
     num_register_tokens: int
+
+    @property
+    def num_layers(self) -> int:
+        """Blocks."""
+        return int(self.config.num_hidden_layers)
+
+    @property
+    def width(self) -> int:
+        """Numbers of a token."""
+        return int(self.config.hidden_size)
 
     @property
     def num_prefix_tokens(self) -> int:

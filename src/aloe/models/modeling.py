@@ -216,14 +216,6 @@ class BcosViTPreTrainedModel(PreTrainedModel, Backbone):
         return self.config.resolution
 
     @property
-    def num_layers(self) -> int:  # type: ignore[override]
-        return int(self.config.num_hidden_layers)
-
-    @property
-    def width(self) -> int:  # type: ignore[override]
-        return int(self.config.hidden_size)
-
-    @property
     def use_cls_token(self) -> bool:  # type: ignore[override]
         return bool(self.config.use_cls_token)
 

@@ -111,14 +111,6 @@ class Teacher(Backbone):
         raise UserError(f"{self.name}: no list of blocks found in this {self.family.name} layout.")
 
     @property
-    def num_layers(self) -> int:  # type: ignore[override]
-        return int(self.config.num_hidden_layers)
-
-    @property
-    def width(self) -> int:  # type: ignore[override]
-        return int(self.config.hidden_size)
-
-    @property
     def grid_size(self) -> int:
         """Patch tokens on a side at the native image size."""
         return self.image_size // self.patch_size
