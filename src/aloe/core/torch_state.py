@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import wraps
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -41,6 +41,29 @@ def in_plain_torch(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
 
     return run
+
+
+@contextmanager
+def matrix_products(precision: str) -> Iterator[None]:
+    """Within the block float32 matrix products are made at `highest`, `high` or `medium` precision, the words of
+    `torch.set_float32_matmul_precision`: `medium` rounds what is multiplied to bfloat16 and adds up in float32.
+
+    Attention on a CPU is then written out as plain products: the fused kernel is several times slower than those where
+    it rounds (torch 2.13).
+    """
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    if precision == "highest":
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        with nullcontext() if torch.cuda.is_available() else sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @contextmanager

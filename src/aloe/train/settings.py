@@ -56,6 +56,9 @@ class TrainSettings(Checked):
 
     seed: int = Field(0, ge=0, le=MAX_SEED)
     precision: Literal["float32", "bf16", "fp16"] = "float32"
+    matmul_precision: Literal["highest", "high", "medium"] = Field(
+        "highest", description="of products of float32 numbers, in the words of torch.set_float32_matmul_precision"
+    )
     gradient_checkpointing: bool = False
     fsdp: bool = Field(False, description="split weights, gradients and optimiser over the processes")
     workers: int = Field(1, ge=0, le=MAX_WORKERS, description="at most one for each core is started")

@@ -19,6 +19,7 @@ from transformers import PrinterCallback, TrainingArguments
 
 from aloe.core.errors import UserError
 from aloe.core.progress import say
+from aloe.core.torch_state import matrix_products
 from aloe.data.draws import FaultLog, ImageDataset, collate_draws, collate_images
 from aloe.data.shards import ShardSource
 from aloe.data.sources import ImageSource, left_out
@@ -94,7 +95,8 @@ class DrawTrainer(SealedTrainer):
         if self.settings.gradient_checkpointing:
             backbone.gradient_checkpointing_enable()
         try:
-            self.train(resume_from_checkpoint=str(start) if start else None)
+            with matrix_products(self.settings.matmul_precision):
+                self.train(resume_from_checkpoint=str(start) if start else None)
             if self.stop.asked:
                 say(f"Stopped at step {self.state.global_step} with a checkpoint; the same command goes on from there.")
                 raise Terminated

@@ -331,6 +331,17 @@ def test_a_run_begun_before_a_setting_was_known_goes_on(images, tmp_path):
     assert json.loads((tmp_path / "other" / "run.json").read_text())["stem_steps"] == 1
 
 
+def test_medium_products_are_recorded_change_little_and_end_with_the_run(images, tmp_path):
+    settings = {"steps": 1, "learning_rate": 1e-3}
+    tiny(images, tmp_path / "exact", **settings)
+    tiny(images, tmp_path / "medium", matmul_precision="medium", **settings)
+    exact, medium = (next(r for r in read_log(tmp_path / n) if "loss" in r) for n in ("exact", "medium"))
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert "matmul_precision" not in json.loads((tmp_path / "exact" / "run.json").read_text())
+    assert json.loads((tmp_path / "medium" / "run.json").read_text())["matmul_precision"] == "medium"
+    assert medium["loss"] == pytest.approx(exact["loss"], rel=2e-2)
+
+
 def test_the_teacher_s_classifier_is_carried_over_unchanged(images, tmp_path):
     teacher = build_teacher("vit-classifier")
     student = tiny(images, tmp_path / "run", family="vit-classifier")
