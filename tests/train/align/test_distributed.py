@@ -59,13 +59,14 @@ def test_two_processes_equal_one_with_the_same_global_batch(tmp_path):
     two = _align(2, teacher, images, tmp_path / "two", batch=4)
     assert len(one) == 3
     np.testing.assert_allclose(two, one, rtol=1e-5)
-    warm = ("--stem", "conv-even", "--set", "stem_steps=2", "--objective", "standardized")
+    warm = ("--stem", "conv-even", "--set", "stem_steps=2", "--set", "block_steps=2", "--objective", "standardized")
     one = _align(1, teacher, images, tmp_path / "warm-one", 8, *warm)
     two = _align(2, teacher, images, tmp_path / "warm-two", 4, *warm)
     np.testing.assert_allclose(two, one, rtol=1e-4)
-    first, second = (losses(tmp_path / name / "stem") for name in ("warm-one", "warm-two"))
-    assert len(first) == 2
-    np.testing.assert_allclose(second, first, rtol=1e-4)
+    for stage in ("stem", "blocks"):
+        first, second = (losses(tmp_path / name / stage) for name in ("warm-one", "warm-two"))
+        assert len(first) == 2
+        np.testing.assert_allclose(second, first, rtol=1e-4)
 
 
 CONTRASTED = """

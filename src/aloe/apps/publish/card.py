@@ -163,6 +163,8 @@ def _training(student: Published) -> list[tuple[str, str]]:
         rows = [("Learned from", f"the teacher's features, no labels: {run.get('objective')}, {where}")]
         if run.get("stem_steps"):
             rows.append(("Stem", f"warmed up alone for {run['stem_steps']:,} steps"))
+        if run.get("block_steps"):
+            rows.append(("Blocks", f"each alone, from the teacher's states, for {run['block_steps']:,} steps"))
         rows += [("Started from", "an earlier student")] if run.get("student_fingerprint") else []
     if run.get("steps"):
         rows.append(("Steps", f"{run['steps']:,} of {images} images, {run['steps'] * images:,} drawn in all"))

@@ -29,11 +29,15 @@ from aloe.models.fingerprint import fingerprint
 from aloe.models.saving import load
 from aloe.models.teachers import Teacher, in_float32, load_teacher
 from aloe.models.unwrap import unwrapped
+from aloe.train.align.blocks import FOLDER as BLOCKS
+from aloe.train.align.blocks import taught_blocks
 from aloe.train.align.calibrate import IMAGES as CALIBRATED
 from aloe.train.align.calibrate import calibrate
 from aloe.train.align.points import check_pair, resolve_blocks
 from aloe.train.align.settings import OF_CONVERSION, AlignSettings
+from aloe.train.align.stage import Stage
 from aloe.train.align.statistics import COUNT
+from aloe.train.align.stem import FOLDER as STEM
 from aloe.train.align.stem import warmed_up
 from aloe.train.align.trainer import AlignmentModel, AlignmentTrainer, alignment_bar
 from aloe.train.arguments import training_arguments
@@ -146,11 +150,13 @@ def align(
         data = {"train": train, "held_out": held_out, "resolution": resolution}
         warms = resolved.stem_steps > 0 and student is None
         if warms and start is None:
-            converted = warmed_up(converted, taught_by, resolved, home, device, progress=progress, **data)
+            converted = warmed_up(converted, taught_by, Stage(home / STEM, resolved, device, progress), **data)
         if (calibrates or measures) and start is None:
             sample = draw() if sample is None else sample
             if calibrates:
                 calibrate(converted, sample[:CALIBRATED], stem=not warms)
+        if resolved.block_steps and student is None and start is None:
+            converted = taught_blocks(converted, taught_by, Stage(home / BLOCKS, resolved, device, progress), **data)
         trainer = AlignmentTrainer(
             AlignmentModel(converted.base_model, taught_by, resolved, blocks),
             taught_by,

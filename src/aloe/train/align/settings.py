@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-OF_CONVERSION = ("stem", "b", "stem_steps", "calibrate")
+OF_CONVERSION = ("stem", "b", "stem_steps", "block_steps", "calibrate")
 """Settings that an alignment which goes on from a student does not read."""
 
 
@@ -29,6 +29,9 @@ class AlignSettings(TrainSettings):
     pooled: bool = True
     stem_steps: int = Field(
         0, ge=0, le=MAX_COUNT, description="steps in which a conv stem learns alone, before the alignment"
+    )
+    block_steps: int = Field(
+        0, ge=0, le=MAX_COUNT, description="steps in which every block learns alone, before the alignment"
     )
     compile_teacher: bool = Field(False, description="the teacher's blocks through torch.compile")
     resolutions: list[int] | None = Field(

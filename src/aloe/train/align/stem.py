@@ -9,8 +9,6 @@ The stage is a run in the folder `stem` of the alignment's, with its own checkpo
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,13 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aloe.models.convert import bcosify
-from aloe.models.saving import load
 from aloe.models.teachers import Teacher, resize
-from aloe.train.align.settings import AlignSettings
-from aloe.train.arguments import training_arguments
-from aloe.train.checkpoints import checkpoints
+from aloe.train.align.stage import Stage
 from aloe.train.progress import EVAL_PREFIX, ProgressBar
-from aloe.train.runs import starting_point
 from aloe.train.trainer import DrawTrainer
 
 FOLDER = "stem"
@@ -75,45 +69,20 @@ def relative_error(ours: Tensor, theirs: Tensor) -> Tensor:
     return ((ours - theirs).square().sum((1, 2)) / theirs.square().sum((1, 2))).mean()
 
 
-def warmed_up(
-    student: Any,
-    teacher: Teacher,
-    settings: AlignSettings,
-    home: Path,
-    device: str | None,
-    *,
-    progress: bool,
-    **data: Any,
-) -> Any:
-    """The student with a stem that has learnt, from `home`/stem if that is done, else from its last checkpoint.
+def warmed_up(student: Any, teacher: Teacher, stage: Stage, **data: Any) -> Any:
+    """The student with a stem that has learnt, from the stage's folder if that is done, else from its last checkpoint.
 
     Args:
-        student: converted, with a conv stem. settings: the alignment's; `stem_steps` of them are taken, at `RATE`.
+        student: converted, with a conv stem. stage: where and how; `stem_steps` of its settings are taken, at `RATE`.
         data: `train`, `held_out` and `resolution`, as `DrawTrainer` takes them.
 
     Raises:
         UserError: as for every training.
     """
-    place = home / FOLDER
-    if (place / "model.safetensors").is_file():
-        return load(place)
-    changes = {"steps": settings.stem_steps, "learning_rate": RATE, "schedule": "one-cycle", "fsdp": False}
-    chosen = settings.model_copy(update=changes)
-    student.requires_grad_(False)
     core = student.base_model
-    for part in (core.embeddings.stem, core.embeddings.patch_embedding):
-        part.requires_grad_(True)
-    place.mkdir(parents=True, exist_ok=True)
-    arguments = training_arguments(chosen, place, device, evaluates=data["held_out"] is not None, verb="align")
-    trainer = StemTrainer(
-        StemModel(core, teacher), settings=chosen, args=arguments, bar=stem_bar() if progress else None, **data
-    )
-    stage = student.config.teacher["stage"]
-    found = trainer.run(student, stage=stage, start=starting_point(place))
-    if arguments.should_save:
-        for path in checkpoints(place):
-            shutil.rmtree(path)
-    return found.requires_grad_(True)
+    parts = (core.embeddings.stem, core.embeddings.patch_embedding)
+    steps = stage.settings.stem_steps
+    return stage.run(student, parts, StemTrainer, lambda: StemModel(core, teacher), stem_bar, steps, RATE, **data)
 
 
 def stem_bar() -> ProgressBar:
