@@ -17,6 +17,7 @@ from pictures import write_pictures
 from places import ROOT
 
 SCRIPT = ROOT / "examples" / "slurm" / "align.sbatch"
+SWEEP = ROOT / "examples" / "slurm" / "sweep.sbatch"
 
 # Starts the tasks, hands on a SIGTERM as slurmd would, and returns the highest exit code as srun does.
 SRUN = """#!/bin/bash
@@ -58,6 +59,22 @@ def test_only_a_terminated_run_goes_back_into_the_queue(tmp_path, code, requeued
     record = tmp_path / "bin" / "requeued"
     assert record.is_file() == requeued
     assert not requeued or record.read_text() == "requeue 77\n"
+
+
+@pytest.mark.parametrize(("code", "requeued"), [(0, False), (1, False), (143, True)])
+def test_a_task_of_a_sweep_makes_its_cell_and_goes_back_into_the_queue_when_terminated(tmp_path, code, requeued):
+    aloe = f'#!/bin/bash\necho "$OMP_NUM_THREADS: $@"\nexit {code}\n'
+    environment = stand_in(tmp_path / "bin", srun='#!/bin/bash\nshift\n"$@"\n', scontrol=SCONTROL, aloe=aloe)
+    environment |= {"SLURM_ARRAY_JOB_ID": "70", "SLURM_ARRAY_TASK_ID": "3", "SLURM_CPUS_PER_TASK": "4"}
+    environment.pop("OMP_NUM_THREADS", None)
+    command = ["bash", str(SWEEP), "a teacher", "images", "out", "--seeds", "0,1,2"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    words = "sweep a teacher images --output-dir out --cell 3 --device cpu --json --seeds 0,1,2"
+    assert done.stdout == f"4: {words}\n"
+    record = tmp_path / "bin" / "requeued"
+    assert record.is_file() == requeued
+    assert not requeued or record.read_text() == "requeue 70_3\n"
 
 
 @pytest.mark.slow

@@ -62,7 +62,10 @@ def sweep(
         list[str] | None, typer.Option("--evaluate", help="Any setting of the evaluation, key=value.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of a sweep; flags win over it.")] = None,
-    list_: Annotated[bool, typer.Option("--list", help="Show the runs and what is done; run nothing.")] = False,
+    cell: Annotated[
+        int | None, typer.Option(min=1, max=MAX_COUNT, help="Only the run of this number, as --list counts them.")
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="Number the runs and show what is done; run nothing.")] = False,
     cache: Annotated[Path | None, typer.Option(help="Where features are kept; default: ~/.cache/aloe.")] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no features.")] = False,
     device: Device = None,
@@ -94,17 +97,20 @@ def sweep(
     job = Sweep(teacher, images[0] if len(images) == 1 else images, output_dir, plan)
     job.check()
     if list_:
-        lines = [(run.name, run.point.words, job.state(run)) for run in job.runs]
-        words = table(lines, ("run", "point", "state"))
-        say({"runs": [dict(zip(("run", "point", "state"), line, strict=True)) for line in lines]}, words, json)
+        done = job.folder.rows()
+        lines = [(i, run.name, run.point.words, job.state(run, done)) for i, run in enumerate(job.runs, 1)]
+        words = table(lines, ("cell", "run", "point", "state"))
+        say({"runs": [dict(zip(("cell", "run", "point", "state"), line, strict=True)) for line in lines]}, words, json)
         return
     chosen = cache_folder(cache, no_cache)
-    rows = job.run(device=choose_device(device), cache=chosen, progress=not json)
+    rows = job.run(cell=cell, device=choose_device(device), cache=chosen, progress=not json)
     points = {run.key: run.point.words for run in job.runs}
     words = table([(points[row.key], _numbers(row)) for row in rows], ("point", "result"))
+    elsewhere = 0 if cell else len(job.runs) - len(rows)
+    more = f"\nOther processes work on {elsewhere} more of the {len(job.runs)} runs." if elsewhere else ""
     say(
-        {"sweep": str(output_dir), "rows": [row.model_dump(mode="json") for row in rows]},
-        f"{words}\nKept in {output_dir}; tables and plots: aloe report {output_dir}",
+        {"sweep": str(output_dir), "rows": [row.model_dump(mode="json") for row in rows], "elsewhere": elsewhere},
+        f"{words}{more}\nKept in {output_dir}; tables and plots: aloe report {output_dir}",
         json,
     )
 

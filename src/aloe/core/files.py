@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -274,7 +275,7 @@ def whole(path: Path, fault: Callable[[OSError], str] | None = None) -> Iterator
     Raises:
         UserError: the folder cannot be written, or the disk is full.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")  # two machines may share a number
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside

@@ -1,17 +1,20 @@
-"""`sweep`: every point of a plan aligned as `aloe align` does it and measured as `aloe evaluate` does it, resumable."""
+"""`sweep`: every point of a plan aligned as `aloe align` does it and measured as `aloe evaluate` does it, resumable.
+
+Any number of processes may run one sweep: each takes a cell that nobody has, and one whose holder died is taken again.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from aloe.apps.sweep.folder import RUNS, claim
+from aloe.apps.sweep.folder import RUNS, SweepFolder, check_ours, claim
 from aloe.apps.sweep.plan import FRACTION, Point, SweepPlan
 from aloe.apps.sweep.subset import nested, thinned
 from aloe.core.errors import UserError
@@ -24,19 +27,19 @@ from aloe.evaluation.cache import archives_in_cache
 from aloe.evaluation.dense.tasks import DENSE
 from aloe.evaluation.evaluate import Data, evaluate_all, open_data
 from aloe.evaluation.reads import check_read, read_by, task_names
-from aloe.evaluation.results import ResultLog, Row, row_key
+from aloe.evaluation.results import Row, row_key
 from aloe.evaluation.settings import EvaluateSettings
 from aloe.models.convert import student_config
 from aloe.models.fingerprint import fingerprint
 from aloe.models.teachers import Teacher, load_teacher
 from aloe.report.rows import Result
-from aloe.report.sweep_rows import SWEEP_NAME, SweepRow
+from aloe.report.sweep_rows import SweepRow
 from aloe.report.sweeps import Measure
 from aloe.train.align.points import check_pair, resolve_blocks
 from aloe.train.align.run import align
 from aloe.train.align.settings import AlignSettings
 from aloe.train.checkpoints import checkpoints
-from aloe.train.runs import LATER, record, sole
+from aloe.train.runs import LATER, record
 from aloe.train.stopping import Diverged
 
 
@@ -72,7 +75,9 @@ class Sweep:
 
     def __init__(self, teacher: str, images: str | Path | Sequence[str | Path], home: Path, plan: SweepPlan) -> None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise UserError("A sweep runs in one process; give several processes to `aloe align`.")
+            raise UserError(
+                "A sweep is not started by torchrun; start `aloe sweep` several times, each takes the runs that nobody has."
+            )
         check_output(images, home)
         points = plan.points()
         self.plan, self.home, self.teacher_name = plan, home, teacher
@@ -84,15 +89,31 @@ class Sweep:
         self.runs = [Run(point, self._configuration(point, facts)) for point in points]
 
     @cached_property
-    def log(self) -> ResultLog:
-        return ResultLog(self.home, SWEEP_NAME, SweepRow)
+    def folder(self) -> SweepFolder:
+        return SweepFolder(self.home)
 
-    def state(self, run: Run) -> str:
-        """finished, diverged, begun or to do; finished says that everything asked for is measured."""
-        row = self.log.get(run.key)
-        if row is None or (row["status"] == "finished" and not self._whole(row)):
-            return "begun" if (self._folder(run) / "run.json").is_file() else "to do"
-        return str(row["status"])
+    def state(self, run: Run, rows: Mapping[str, Row] | None = None) -> str:
+        """finished, diverged, running, begun or to do; finished says that everything asked for is measured.
+
+        Args:
+            rows: those of `folder.rows()`, where many runs are asked about at once.
+        """
+        row = (self.folder.rows() if rows is None else rows).get(run.key)
+        if row is not None and self._whole(row):
+            return str(row["status"])
+        if self.folder.is_taken(run.name):
+            return "running"
+        return "begun" if (self._place(run) / "run.json").is_file() else "to do"
+
+    def cell(self, number: int) -> Run:
+        """A run by its number in the grid, from 1.
+
+        Raises:
+            UserError: there is no such number.
+        """
+        if not 1 <= number <= len(self.runs):
+            raise UserError(f"There is no cell {number}; the cells of this grid are 1 to {len(self.runs)}.")
+        return self.runs[number - 1]
 
     def check(self) -> None:
         """What an evaluation of the runs will ask for.
@@ -109,37 +130,80 @@ class Sweep:
             load_any(model)
 
     @archives_in_cache
-    def run(self, *, device: str = "cpu", cache: Path | None = None, progress: bool = True) -> list[SweepRow]:
-        """All runs that are not done yet, and the rows of the whole plan.
+    def run(
+        self, *, cell: int | None = None, device: str = "cpu", cache: Path | None = None, progress: bool = True
+    ) -> list[SweepRow]:
+        """All runs that are not done yet and that no other process works on.
+
+        Args:
+            cell: only the run of this number, from 1.
+
+        Returns:
+            The rows of the plan, or of the cell; without those that other processes work on.
 
         Raises:
-            UserError: a folder of another sweep, data that cannot be evaluated on, or a run that cannot go on for another
-                reason than that it diverged. What was done until then is kept.
+            UserError: a folder of another sweep, data that cannot be evaluated on, a cell that another process works on, or
+                a run that cannot go on for another reason than that it diverged. What was done until then is kept.
         """
         plan = self.plan
+        chosen = self.runs if cell is None else [self.cell(cell)]
         common: dict[str, Any] = {"device": device, "cache": cache, "progress": progress}
         options = self._evaluation()
         sets = self._data()
         evaluation = {**plan.evaluate, "train_images": plan.train_images, "test_images": plan.test_images}
-        claim(self.home, [run.configuration for run in self.runs], {*plan.vary, "seed"}, evaluation)
-        with sole(self.home):
-            for model in (self.teacher_name, *plan.beside):
+        check_ours(self.home)
+        with self.folder.alone():
+            claim(self.home, [run.configuration for run in self.runs], {*plan.vary, "seed"}, evaluation)
+        with self.folder.taken("models") as mine:
+            for model in (self.teacher_name, *plan.beside) if mine else ():
                 if tasks := [t for t in plan.tasks if t != "cosine" or not isinstance(load_any(model), Teacher)]:
                     evaluate_all([model], tasks, sets, self.home, **read_by(options, tasks), **common)
-            todo = [run for run in self.runs if self.state(run) not in ("finished", "diverged")]
-            clock = _Clock(len(self.runs), len(todo), progress)
-            for run in todo:
-                clock.begin(run)
-                self.log.add(self._row(run, sets, {**options, **common}).model_dump(mode="json"))
-                if self.state(run) == "finished":  # a diverged run's last checkpoint is kept
-                    for path in checkpoints(self._folder(run)):
-                        shutil.rmtree(path)
-        return [SweepRow.model_validate(self.log.rows[run.key]) for run in self.runs]
+        busy = self._work(chosen, sets, {**options, **common})
+        if cell is not None and busy:
+            raise UserError(f"{self.folder.holder(chosen[0].name)} works on cell {cell}; wait for it, or give another.")
+        rows = self.folder.rows()
+        return [SweepRow.model_validate(rows[run.key]) for run in chosen if self.is_done(run, rows)]
 
-    def _row(self, run: Run, sets: list[Data], options: dict[str, Any]) -> SweepRow:
-        """The run's row, with what an earlier row of it holds of other tasks and data."""
-        start, point, home = time.perf_counter(), run.point, self._folder(run)
-        known = self.log.get(run.key)
+    def _work(self, chosen: Sequence[Run], sets: list[Data], options: dict[str, Any]) -> list[Run]:
+        """Do what nobody else does, until there is nothing of it left; the runs that others work on."""
+        clock, left, number = (
+            _Clock(options["progress"]),
+            list(chosen),
+            {run.key: i for i, run in enumerate(self.runs, 1)},
+        )
+        while left:
+            busy, made = [], clock.made
+            for run in left:
+                with self.folder.taken(run.name) as mine:
+                    if not mine:
+                        busy.append(run)
+                        continue
+                    rows = self.folder.rows()
+                    if self.is_done(run, rows):
+                        continue
+                    todo = sum(not self.is_done(one, rows) for one in chosen)
+                    clock.begin(f"Run {number[run.key]} of {len(self.runs)}", run.point.words, todo)
+                    self._make(run, rows.get(run.key), sets, options)
+                    clock.made += 1
+            left = busy if clock.made > made else []  # someone may have died meanwhile
+        rows = self.folder.rows()
+        return [run for run in busy if not self.is_done(run, rows)]
+
+    def is_done(self, run: Run, rows: Mapping[str, Row]) -> bool:
+        """Whether nothing is left to do for a run, by the rows of the folder."""
+        row = rows.get(run.key)
+        return row is not None and self._whole(row)
+
+    def _make(self, run: Run, known: Row | None, sets: list[Data], options: dict[str, Any]) -> None:
+        row = self._row(run, known, sets, options)
+        self.folder.add(row.model_dump(mode="json"))
+        if row.status == "finished":  # a diverged run's last checkpoint is kept
+            for path in checkpoints(self._place(run)):
+                shutil.rmtree(path)
+
+    def _row(self, run: Run, known: Row | None, sets: list[Data], options: dict[str, Any]) -> SweepRow:
+        """The run's row, with what `known`, an earlier row of it, holds of other tasks and data."""
+        start, point, home = time.perf_counter(), run.point, self._place(run)
         before = SweepRow.model_validate(known) if known else None
         found: dict[str, Any] = {"asked": [*dict.fromkeys([*(before.asked if before else []), *self._asked()])]}
         try:
@@ -163,12 +227,12 @@ class Sweep:
         )
         return row.model_copy(update={**found, "seconds": round(row.seconds + time.perf_counter() - start, 1)})
 
-    def _folder(self, run: Run) -> Path:
+    def _place(self, run: Run) -> Path:
         return self.home / RUNS / run.name
 
     def _whole(self, row: Row) -> bool:
-        """Whether a finished run has been measured on everything asked for."""
-        return set(self._asked()) <= set(row["asked"])
+        """Whether a run has been measured on everything asked for; one that diverged has nothing to measure."""
+        return row["status"] == "diverged" or set(self._asked()) <= set(row["asked"])
 
     def _asked(self) -> list[str]:
         """What is measured of every run, a word for each task on each of the data."""
@@ -208,21 +272,18 @@ class Sweep:
 
 
 class _Clock:
-    """One line on standard error at the start of every run, with the time left by the runs before it."""
+    """One line on standard error at the start of every run, with the time left by the runs that this process `made`."""
 
-    def __init__(self, runs: int, todo: int, shows: bool) -> None:
-        self.runs, self.todo, self.begun, self.shows = runs, todo, 0, shows
+    def __init__(self, shows: bool) -> None:
+        self.made, self.shows = 0, shows
         self.start = time.perf_counter()
 
-    def begin(self, run: Run) -> None:
+    def begin(self, place: str, words: str, todo: int) -> None:
         left = ""
-        if self.begun:
-            mean = (time.perf_counter() - self.start) / self.begun
-            left = f", about {_duration(mean * (self.todo - self.begun))} left"
-        self.begun += 1
+        if self.made:
+            left = f", about {_duration((time.perf_counter() - self.start) / self.made * todo)} left"
         if self.shows:
-            number = self.runs - self.todo + self.begun
-            say(f"Run {number} of {self.runs}{left}: {run.point.words}")
+            say(f"{place}{left}: {words}")
 
 
 def _duration(seconds: float) -> str:
