@@ -305,14 +305,14 @@ def test_a_preset_says_so_and_the_same_options_are_not_measured_twice(home, tmp_
 
 def test_heads_trained_with_binary_cross_entropy_are_read_by_sigmoids(home, tmp_path):
     """Of confidence and of deletion alike: a logit bias says so of a student, its record of a plain probe."""
-    from aloe.evaluation.backbones import load_any, trained_with_sigmoid
+    from aloe.evaluation.backbones import load_any
     from aloe.models.saving import load
 
     data = [(None, str(home / "test"))]
     student = load(models(home)[1])
     student.config.logit_bias = -1.5
     save_student(student, tmp_path / "biased")
-    assert [trained_with_sigmoid(load_any(name)) for name in (*models(home), tmp_path / "biased")] == [
+    assert [load_any(name).by_sigmoids for name in (*models(home), tmp_path / "biased")] == [
         False,
         False,
         True,
@@ -336,7 +336,7 @@ def test_heads_trained_with_binary_cross_entropy_are_read_by_sigmoids(home, tmp_
     assert all_gone["details"]["most"][-1] == pytest.approx(100 * float(empty.mean()), rel=1e-4)
     fitted = [(str(home / "train"), str(home / "test"))]
     probe = evaluate_all([str(home / "teacher")], ["linear"], fitted, tmp_path, progress=False, epochs=2, loss="bce")[0]
-    assert trained_with_sigmoid(load_any(tmp_path / probe["details"]["probe"]))
+    assert load_any(tmp_path / probe["details"]["probe"]).by_sigmoids
 
 
 def test_deletion_follows_the_papers_list_on_any_image(home, tmp_path):

@@ -104,8 +104,8 @@ def explain_files(
             numbers, sheets = text_rows(by_text), text_pictures(pixels, by_text, title)
         else:
             explanation = explain(student, pixels, target, batch_size=batch_size)
-            numbers = rows(explanation, student.config)
-            words = [f"{target or n.get('prediction', 'feature')}: {n['logit']:.2f}" for n in numbers]
+            numbers = rows(explanation, student)
+            words = [f"{target or seen(n, student) or 'feature'}: {n['logit']:.2f}" for n in numbers]
             sheets = pictures(pixels, explanation, words, title)
         for file, picture, values, image in zip(names, sheets, numbers, image_hashes(pixels), strict=True):
             path = output_dir / free_name(file, taken)
@@ -154,18 +154,31 @@ def text_pictures(images: Tensor, by_text: Mapping[str, Explanation], model: str
         yield stack([first, row([page, *signed[i]], ["red adds, blue takes away", *logits], side=side)])
 
 
-def rows(explanation: Explanation, config: Any) -> list[dict[str, Any]]:
-    """The numbers behind each picture."""
+def rows(explanation: Explanation, student: Any) -> list[dict[str, Any]]:
+    """The numbers behind each picture: of a student with classes the predicted one and its probability, and whether that is
+    enough to call the image one of them, where the classes can say so (`Backbone.by_sigmoids`)."""
     found = []
+    chances = None if explanation.logits is None else student.probabilities(explanation.logits.float())
     for i in range(len(explanation)):
         values: dict[str, Any] = {}
-        if explanation.prediction is not None:
+        if explanation.prediction is not None and chances is not None:
             index = int(explanation.prediction[i])
-            values["prediction"] = config.id2label.get(index, str(index))
+            values["prediction"] = student.config.id2label.get(index, str(index))
+            values["probability"] = float(chances[i, index])
+            if student.by_sigmoids:
+                values["known"] = student.knows(values["probability"])
         values["logit"] = float(explanation.logit[i])
         values["residual"] = float(explanation.residual[i])
         found.append(values)
     return found
+
+
+def seen(row: Mapping[str, Any], student: Any) -> str:
+    """What a student sees in an image, in words, from its row; "" of a student without classes."""
+    if "prediction" not in row:
+        return ""
+    share = f"{row['prediction']} {row['probability']:.0%}"
+    return share if row.get("known", True) else f"none of its {student.config.num_labels} classes, nearest {share}"
 
 
 def text_rows(by_text: Mapping[str, Explanation]) -> list[dict[str, Any]]:

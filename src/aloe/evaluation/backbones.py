@@ -33,12 +33,6 @@ def load_any(name: str | Path) -> Backbone:
     return load(text) if is_student(text) else load_teacher(text)
 
 
-def trained_with_sigmoid(model: Backbone) -> bool:
-    """Whether a model's classes are told by sigmoids: its head was trained with binary cross-entropy, as its logit bias or
-    its probe's record says. Others' are told by the softmax."""
-    return bool(getattr(model.config, "logit_bias", 0.0)) or getattr(model, "head_loss", None) == "bce"
-
-
 def model_fingerprint(model: Backbone) -> str:
     """A hash of everything a model's features depend on: its weights, its configuration, a teacher's normalisation."""
     config: Any = model.config
@@ -68,6 +62,6 @@ def _with_probe(folder: Path) -> Teacher:
         if probe.bias is not None:
             head.bias.copy_(probe.bias)
     model.classifier = head.requires_grad_(False)
-    model.head_loss = record.get("loss")  # type: ignore[assignment]
+    model.head_loss = record.get("loss")
     model.config.id2label = dict(enumerate(record["classes"]))
     return model

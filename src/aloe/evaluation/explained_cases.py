@@ -15,7 +15,6 @@ from aloe.attribution.methods import Cost, attribute
 from aloe.attribution.presets import preset_options
 from aloe.core.errors import UserError
 from aloe.data.transforms import ResizeCenterCrop, to_tensor
-from aloe.evaluation.backbones import trained_with_sigmoid
 from aloe.evaluation.features import classify
 from aloe.evaluation.tasks import Case, class_of_logit
 from aloe.metrics.grids import GridList, choose_grids, confident
@@ -124,13 +123,8 @@ def _probabilities(case: Case, count: int) -> Tensor:
     logits = classify(case.model, features.tensor())
     assert logits is not None
     table = torch.zeros(count, len(case.classes))
-    table[features.index] = probability_of(case.model)(logits)[:, _logit_of_class(case)]
+    table[features.index] = case.model.probabilities(logits)[:, _logit_of_class(case)]
     return table
-
-
-def probability_of(model: Any) -> Callable[[Tensor], Tensor]:
-    """Logits (N, C) to each class's probability, as the head was trained: by sigmoids or by the softmax."""
-    return torch.sigmoid if trained_with_sigmoid(model) else lambda logits: logits.softmax(1)
 
 
 def _logit_of_class(case: Case) -> Tensor:

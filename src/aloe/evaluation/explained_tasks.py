@@ -16,7 +16,7 @@ from torch import Tensor
 
 from aloe.attribution.methods import METHODS
 from aloe.attribution.subject import opened
-from aloe.evaluation.explained_cases import Common, Explainer, grids_key, probability_of
+from aloe.evaluation.explained_cases import Common, Explainer, grids_key
 from aloe.evaluation.tasks import Case, Outcome
 from aloe.metrics.bootstrap import bootstrap_interval
 from aloe.metrics.clarity import fine_share, seams
@@ -92,7 +92,7 @@ def _deletion(common: Common) -> Prepared:
     fractions = PAPER_FRACTIONS if settings.fractions == "paper" else FRACTIONS
 
     def run(case: Case, explainer: Explainer, advance: Callable[[int, int], None]) -> Outcome:
-        labels, parts, told = common.labels[chosen], [], probability_of(case.model)
+        labels, parts, told = common.labels[chosen], [], case.model.probabilities
         for i in range(0, len(chosen), _IMAGES_PER_PASS):
             images, classes = (
                 explainer.load(chosen[i : i + _IMAGES_PER_PASS].tolist()),

@@ -13,6 +13,9 @@ from aloe.core.errors import UserError
 from aloe.models.geometry import check_side, patches_of
 
 
+KNOWN = 0.5  # least probability of a class told by a sigmoid for an image to be called it
+
+
 @dataclass
 class Features:
     """What is compared between teacher and student.
@@ -43,6 +46,8 @@ class Backbone(nn.Module):
     resolution: int
     use_cls_token: bool
     num_register_tokens: int
+    head_loss: str | None = None
+    """What a plain probe was trained with, where its record says so."""
 
     @property
     def num_layers(self) -> int:
@@ -69,6 +74,20 @@ class Backbone(nn.Module):
     def classify(self, pooled: Tensor) -> Tensor | None:
         """Logits (B, C) of pooled outputs (B, D); None of a model without classifier."""
         return None
+
+    @property
+    def by_sigmoids(self) -> bool:
+        """Whether every class has a probability of its own: the classifier was trained with binary cross-entropy, as its logit
+        bias or its probe's record says. Others share one out, by the softmax, and cannot say that an image is none of them."""
+        return bool(getattr(self.config, "logit_bias", 0.0)) or self.head_loss == "bce"
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Logits (N, C) to each class's probability, as the classifier was trained."""
+        return logits.sigmoid() if self.by_sigmoids else logits.softmax(-1)
+
+    def knows(self, probability: float) -> bool:
+        """Whether an image whose likeliest class has this probability is one of the classes, as far as they can say so."""
+        return not self.by_sigmoids or probability >= KNOWN
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Token rows and columns of an image of that many pixels.

@@ -108,6 +108,18 @@ def test_predictions_are_the_softmax_of_the_logits(view):
     assert top[0].label == scene_models()[TEACHER].config.id2label[top[0].index]
 
 
+@pytest.mark.parametrize(("shift", "known"), [(-30.0, False), (30.0, True)])
+def test_where_sigmoids_tell_the_classes_an_image_may_be_none_of_them(shift, known):
+    student = bcosify(build_teacher("vit-classifier"))
+    student.config.logit_bias = shift
+    explorer = Explorer({"student": student})
+    view = View(explorer, picture(explorer))
+    answer = view_payload(view, ["student"])["predictions"][0]
+    assert answer["known"] is known
+    first = view.predictions("student")[0]
+    assert first.probability == pytest.approx(torch.tensor(first.logit).sigmoid().item(), abs=1e-6)
+
+
 def test_classes_of_one_name_are_told_apart_and_unknown_ones_said():
     teacher = build_teacher("vit-classifier")
     teacher.config.id2label = {0: "crane", 1: "crane", 2: "c", 3: "d", 4: "e"}

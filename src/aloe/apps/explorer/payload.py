@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 import aloe
-from aloe.apps.explorer.explorer import Explorer, Picture
+from aloe.apps.explorer.explorer import Entry, Explorer, Picture
 from aloe.apps.explorer.view import Change, Panel, View
 from aloe.attribution.methods import METHODS
 from aloe.draw.attributions import to_pixels
@@ -39,11 +39,15 @@ def view_payload(view: View, titles: Sequence[str]) -> dict[str, Any]:
         "aloe": aloe.__version__,
         "image": image,
         "aim": {key: value for key, value in aim.items() if value is not None},
-        "predictions": [
-            {"model": e.title, "classes": bool(e.classes), "top": [vars(p) for p in view.predictions(e.title)]}
-            for e in view.explorer.chosen(titles)
-        ],
+        "predictions": [_predictions(view, entry) for entry in view.explorer.chosen(titles)],
     }
+
+
+def _predictions(view: View, entry: Entry) -> dict[str, Any]:
+    """The top classes or texts of a model, and whether the image is one of its classes as far as they can say so."""
+    top = view.predictions(entry.title)
+    known = not (entry.classes and top) or entry.model.knows(top[0].probability)
+    return {"model": entry.title, "classes": bool(entry.classes), "known": known, "top": [vars(p) for p in top]}
 
 
 def panel_payload(panel: Panel, explorer: Explorer) -> dict[str, Any]:

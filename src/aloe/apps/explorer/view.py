@@ -43,7 +43,7 @@ class Aim:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A class or a typed text, its logit, and its softmax (classes) or sigmoid (texts)."""
+    """A class or a typed text, its logit, and its probability: of classes as they were trained, of texts the sigmoid."""
 
     label: str
     index: int | None
@@ -126,7 +126,10 @@ class View:
         entry = self.explorer.entries[title]
         if entry.classes:
             logits = self._class_logits(entry)
-            shares, order = logits.softmax(0), logits.argsort(descending=True, stable=True)[:count].tolist()
+            shares, order = (
+                entry.model.probabilities(logits),
+                logits.argsort(descending=True, stable=True)[:count].tolist(),
+            )
             names = entry.classes
             return [Prediction(names[i], i, float(logits[i]), float(shares[i])) for i in order]
         targets = {}
@@ -254,7 +257,7 @@ class View:
             if entry.title not in self._whole:
                 outputs = subject.forward(inputs)
                 fixed = subject.resolve(outputs, target)
-                self._whole[entry.title] = fixed, self._measured(subject, outputs, fixed)
+                self._whole[entry.title] = fixed, self._measured(entry, subject, outputs, fixed)
             fixed, (before, value) = self._whole[entry.title]
             if fill == "zero":
                 filled, seen = torch.zeros_like(inputs), torch.zeros_like(shown)
@@ -263,21 +266,21 @@ class View:
                 filled = subject.prepare(rgb.to(subject.device, subject.dtype))
                 seen = torch.cat((rgb, torch.ones_like(rgb[:, :1])), 1)
             mixed = torch.where(gone.to(inputs.device), filled, inputs)
-            after, value_after = self._measured(subject, subject.forward(mixed), fixed)
+            after, value_after = self._measured(entry, subject, subject.forward(mixed), fixed)
         picture = (torch.where(gone, seen, shown)[0] * 255).round().byte().permute(1, 2, 0).numpy()
         return Change(entry.title, words, self._measure(entry), before, after, value, value_after, picture)
 
     def _measure(self, entry: Entry) -> str:
         return SIGMOID if self.aim.text is not None else PROBABILITY if entry.classes else COSINE
 
-    def _measured(self, subject: Subject, outputs: Any, fixed: Target) -> tuple[float, float]:
+    def _measured(self, entry: Entry, subject: Subject, outputs: Any, fixed: Target) -> tuple[float, float]:
         """(probability or similarity, explained value)."""
         value = subject.value(outputs, fixed).float()
         if isinstance(fixed, TextTarget):
             return float(value.sigmoid()[0]), float(value[0])
         if isinstance(fixed, Tensor) and fixed.is_floating_point():
             return float(F.cosine_similarity(outputs.pooler_output.float(), fixed)[0]), float(value[0])
-        return float(outputs.logits.float().softmax(1)[0, int(fixed)]), float(value[0])  # type: ignore[arg-type]
+        return float(entry.model.probabilities(outputs.logits.float())[0, int(fixed)]), float(value[0])  # type: ignore[arg-type]
 
 
 def _whole_pixels(box: tuple[float, float, float, float], side: int) -> tuple[int, int, int, int]:

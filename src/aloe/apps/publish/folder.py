@@ -171,7 +171,7 @@ def _write(
 
 def _explained(model: Any, images: Sequence[str | Path]) -> list[Any]:
     """A picture of each image with the model's explanation, as `aloe explain` draws it."""
-    from aloe.attribution.files import pictures, rows
+    from aloe.attribution.files import pictures, rows, seen
     from aloe.attribution.inherent import explain
     from aloe.attribution.inputs import as_batch
     from aloe.data.decode import decode_image
@@ -183,7 +183,7 @@ def _explained(model: Any, images: Sequence[str | Path]) -> list[Any]:
         raise UserError(f"{missing[0]} is not a file; --example takes image files.")
     batch = as_batch([decode_image(Path(path)) for path in images], model)
     explanation = explain(model, batch)
-    titles = [f"{n.get('prediction', 'feature')}: {n['logit']:.2f}" for n in rows(explanation, model.config)]
+    titles = [f"{seen(n, model) or 'feature'}: {n['logit']:.2f}" for n in rows(explanation, model)]
     return list(pictures(batch, explanation, titles))
 
 

@@ -72,7 +72,7 @@ function draw() {
 
 function drawPredictions(value) {
   const held = document.activeElement?.dataset?.prediction; // the focus stays where it was
-  const lists = value.predictions.filter(p => p.top.length).map(({ model, top, classes }) => {
+  const lists = value.predictions.filter(p => p.top.length).map(({ model, top, classes, known }) => {
     const rows = top.map(({ label, index, probability, logit }) => {
       const share = make('span', { className: 'aloe-share' });
       share.style.width = 100 * probability + '%';
@@ -85,8 +85,9 @@ function drawPredictions(value) {
       button.addEventListener('click', () => trigger('choose', { label, index }));
       return button;
     });
+    const none = known === false ? [make('p', { className: 'aloe-none', text: 'none of its classes: all are below 50 %' })] : [];
     return make('div', { className: 'aloe-list' },
-      make('h3', { text: model + (classes ? '' : ', sigmoid of each text') }), ...rows);
+      make('h3', { text: model + (classes ? '' : ', sigmoid of each text') }), ...none, ...rows);
   });
   find('predictions').replaceChildren(...lists);
   if (held) [...element.querySelectorAll('.aloe-prediction')].find(b => b.dataset.prediction === held)?.focus();

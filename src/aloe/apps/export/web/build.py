@@ -27,7 +27,6 @@ from aloe.apps.export.web.weights import Measured, measure_weights, round_weight
 from aloe.core.errors import UserError
 from aloe.core.files import read_json, replace_folder
 from aloe.core.progress import announce
-from aloe.evaluation.backbones import trained_with_sigmoid
 from aloe.models.stages import standing
 from aloe.models.unwrap import unwrapped
 
@@ -229,7 +228,7 @@ def _manifest(
         "licence": str(config.teacher.get("licence") or ""),
         "kind": kind,
         "names": [] if kind == "features" else names,
-        "probability": "sigmoid" if kind == "texts" or trained_with_sigmoid(model) else "softmax",
+        "probability": "sigmoid" if kind == "texts" or model.by_sigmoids else "softmax",
         "width": config.hidden_size,
         "preprocessing": {"side": size, "shorter": size, "resample": "bicubic"},  # as `ResizeCenterCrop`
         "graphs": graphs,

@@ -152,7 +152,9 @@ function drawAnswers() {
   const chances = probabilities(whole.logits, manifest.probability), held = document.activeElement?.dataset?.index;
   const order = chances.map((_, i) => i).sort((a, b) => whole.logits[b] - whole.logits[a]).slice(0, TOP);
   if (!order.includes(whole.target)) order.push(whole.target);
-  find('#top').replaceChildren(...order.map(index => {
+  const none = manifest.kind === 'classes' && manifest.probability === 'sigmoid' && chances[order[0]] < 0.5
+    ? [make('p', { text: 'None of its classes: all are below 50 %.' })] : [];
+  find('#top').replaceChildren(...none, ...order.map(index => {
     const bar = make('i');
     bar.style.width = `${100 * chances[index]}%`;
     const button = make('button', { type: 'button', className: 'answer', title: `logit ${whole.logits[index].toFixed(3)}: explain it`, data: { index } },
