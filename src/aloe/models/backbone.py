@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from aloe.core.errors import UserError
 from aloe.models.geometry import check_side, patches_of
 
-
 KNOWN = 0.5  # least probability of a class told by a sigmoid for an image to be called it
 
 
@@ -77,8 +76,11 @@ class Backbone(nn.Module):
 
     @property
     def by_sigmoids(self) -> bool:
-        """Whether every class has a probability of its own: the classifier was trained with binary cross-entropy, as its logit
-        bias or its probe's record says. Others share one out, by the softmax, and cannot say that an image is none of them."""
+        """Whether every class has a probability of its own: the classifier was trained with binary cross-entropy.
+
+        Its logit bias or its probe's record says so. Other classifiers share one out by the softmax, and cannot say that an
+        image is none of their classes.
+        """
         return bool(getattr(self.config, "logit_bias", 0.0)) or self.head_loss == "bce"
 
     def probabilities(self, logits: Tensor) -> Tensor:
