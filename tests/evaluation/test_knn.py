@@ -290,3 +290,36 @@ def test_mistakes(changed, words):
 def test_neighbours_that_do_not_exist(k):
     with pytest.raises(UserError, match=f"k is {k} but there are 3"):
         nearest_neighbours(torch.ones(3, 2), torch.ones(1, 2), k)
+
+
+@pytest.mark.parametrize("odd", [False, True])
+def test_looking_at_groups_first_changes_nothing(odd, monkeypatch):
+    """Blocks wide enough for groups, with copies and vectors whose products overflow, against every pair looked at singly."""
+    points = rand(300, 12, seed=20)
+    train, test = points[whole(300, 1100, seed=21)], torch.cat([points[:20], rand(15, 12, seed=22)])
+    if odd:
+        train[::50] *= 1e25
+    for metric in METRICS:
+        found = nearest_neighbours(train, test, 9, metric=metric, train_rows=512)
+        monkeypatch.setattr(knn, "_GROUP", 1)
+        expected = nearest_neighbours(train, test, 9, metric=metric, train_rows=512)
+        monkeypatch.undo()
+        assert torch.equal(found[0], expected[0])
+        assert torch.equal(found[1], expected[1])
+
+
+def test_few_products_are_looked_at_singly(monkeypatch):
+    """What the groups are for: of the pairs that are looked at again, most are near."""
+    train, test = rand(8192, 16), rand(64, 16, seed=1)
+    counts = []
+    original = knn._Block.pair_squares
+
+    def pair_squares(self, bank, row, column):
+        counts.append(len(row))
+        return original(self, bank, row, column)
+
+    monkeypatch.setattr(knn._Block, "pair_squares", pair_squares)
+    nearest_neighbours(train, test, 5)
+    assert len(counts) == 2
+    assert counts[0] < 64 * 5 * 1.5
+    assert counts[1] < 64 * 5 * 1.5

@@ -23,6 +23,7 @@ WEIGHTS = ("uniform", "distance")
 # Relative rounding of a product's inputs under `torch.set_float32_matmul_precision`: float32, TensorFloat-32, bfloat16.
 _ROUNDING = {"highest": 2.0**-24, "high": 2.0**-11, "medium": 2.0**-8}
 _PIECE = 1024  # features, or pairs of them, that are in float64 at a time
+_GROUP = 16  # training features whose nearest is compared first
 
 
 class Chunked(Protocol):
@@ -141,7 +142,8 @@ def _search(
             with torch.autocast(test.device.type, enabled=False):
                 row, column = block.candidates(bank, squares[i])
             exact = block.pair_squares(bank, row, column)
-            squares[i], indices[i] = _merge(squares[i], indices[i], row.cpu(), exact.cpu(), column.cpu() + count)
+            if len(row):
+                _merge(squares[i], indices[i], row.cpu(), exact.cpu(), column.cpu() + count)
         count += len(part)
         del part, bank  # before the source makes the next
     square = torch.cat(squares)
@@ -177,25 +179,42 @@ class _Block:
         return self.rows[numbers].double().div_(self.length[numbers])
 
     def candidates(self, bank: _Block, running: Tensor) -> tuple[Tensor, Tensor]:
-        """(row, column) of every pair that may be nearer than the last of its row's `running` squares (n, k)."""
+        """(row, column) of every pair that may be nearer than the last of its row's `running` squares (n, k), in order.
+
+        The product is read once, for the least of every `_GROUP` columns; the columns of few groups are looked at singly.
+        """
         product = torch.addmm(bank.square.T, self.points, bank.points.T, alpha=-2)  # squared distance - self.square
         slack = self._error(bank)
         limit = running[:, -1:].to(slack) - self.square + slack
-        near = ~(product > limit)  # not <=: where float32 overflows, float64 has to decide
-        k = running.shape[1]
-        if k < len(bank.points) and int(near.count_nonzero()) > 2 * k * len(near):
-            limit = limit.minimum(product.topk(k, largest=False).values[:, -1:] + 2 * slack)
-            near = ~(product > limit)
+        k, columns = running.shape[1], product.shape[1]
+        group = _GROUP if columns % _GROUP == 0 and columns >= 2 * k * _GROUP else 1
+        least = product.view(len(product), group, -1).amin(1) if group > 1 else product  # NaN where one of them is
+        near = ~(least > limit)  # not <=: where float32 overflows, float64 has to decide
+        if k < least.shape[1] and int(near.count_nonzero()) > 2 * k * len(near):
+            limit = limit.minimum(least.topk(k, largest=False).values[:, -1:] + 2 * slack)  # of k groups k columns
+            near = ~(least > limit)
         row, column = near.nonzero(as_tuple=True)
-        return row, column
+        if group == 1:
+            return row, column
+        column = (column[:, None] + least.shape[1] * torch.arange(group, device=column.device)).flatten()
+        row = row.repeat_interleave(group)
+        near = ~(product[row, column] > limit[row, 0])
+        place = (row[near] * columns + column[near]).sort().values
+        return place // columns, place % columns
 
     def pair_squares(self, bank: _Block, row: Tensor, column: Tensor) -> Tensor:
         """Squared distances in float64 of the pairs (row, column); a pair's value does not depend on the others."""
         found = [self.length.new_empty(0)]
-        for some, other in zip(_pieces(row), _pieces(column), strict=True):
-            square = self.exact(some).sub_(bank.exact(other)).square_().sum(1)
+        mine, theirs = (block.all_exact() if len(row) > len(block.rows) else None for block in (self, bank))
+        for some, other in zip(_pieces(row, 256), _pieces(column, 256), strict=True):
+            point = self.exact(some) if mine is None else mine[some]
+            square = point.sub_(bank.exact(other) if theirs is None else theirs[other]).square_().sum(1)
             found.append(square + self.extra[some, 0] + bank.extra[other, 0])
         return torch.cat(found)
+
+    def all_exact(self) -> Tensor:
+        """The features in float64, where most are asked for, and several times."""
+        return torch.cat([self.exact(numbers) for numbers in _pieces(torch.arange(len(self.rows)))])
 
     def _error(self, bank: _Block) -> Tensor:
         """(n, 1): how far a float32 squared distance can be from the exact one, whatever the order of summation.
@@ -214,18 +233,17 @@ def _input_rounding() -> float:
         return _ROUNDING["medium"]
 
 
-def _merge(squares: Tensor, indices: Tensor, row: Tensor, new: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """The k nearest of every row's running (n, k) lists and its new pairs, which come later in training order."""
-    if not len(row):
-        return squares, indices
-    count, k = squares.shape
+def _merge(squares: Tensor, indices: Tensor, row: Tensor, new: Tensor, index: Tensor) -> None:
+    """Bring every row's running lists (n, k) up to its new pairs, which are in its order and come later in training order."""
+    touched, row = row.unique_consecutive(return_inverse=True)
+    count, k = len(touched), squares.shape[1]
     rows = torch.cat([torch.arange(count).repeat_interleave(k), row])
-    square, index = torch.cat([squares.flatten(), new]), torch.cat([indices.flatten(), index])
+    square, index = torch.cat([squares[touched].flatten(), new]), torch.cat([indices[touched].flatten(), index])
     order = square.argsort(stable=True)
     order = order[rows[order].argsort(stable=True)]
     sizes = rows.bincount(minlength=count)
     keep = order[(sizes.cumsum(0) - sizes)[:, None] + torch.arange(k)]
-    return square[keep], index[keep]
+    squares[touched], indices[touched] = square[keep], index[keep]
 
 
 def _vote(distances: Tensor, classes: Tensor, weights: str, rows: int = 1024) -> Tensor:
@@ -242,8 +260,8 @@ def _vote(distances: Tensor, classes: Tensor, weights: str, rows: int = 1024) ->
     return torch.cat(found)
 
 
-def _pieces(rows: Tensor) -> tuple[Tensor, ...]:
-    return rows.split(_PIECE)
+def _pieces(rows: Tensor, size: int = _PIECE) -> tuple[Tensor, ...]:
+    return rows.split(size)
 
 
 def _parts(train: Features, rows: int) -> Iterator[Tensor]:
