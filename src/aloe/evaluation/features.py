@@ -22,11 +22,13 @@ from aloe.data.subset import SubsetImages
 from aloe.data.transforms import ResizeCenterCrop
 from aloe.evaluation.backbones import model_fingerprint
 from aloe.evaluation.cache import Part, PartFolder, read_part
+from aloe.evaluation.stored import StoredRows
 from aloe.models.backbone import Backbone
 
 FEATURES = ("pooled", "cls", "mean", "concat")
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 PART_IMAGES = 8192  # images whose features are written, and later read, together
+IN_MEMORY = 1 << 30  # bytes of features that a probe draws from memory
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,12 @@ class FeatureSet:
     def tensor(self) -> Tensor:
         """All features at once, (N, D)."""
         return torch.cat(list(self.chunks()))
+
+    def rows(self, limit: int = IN_MEMORY) -> Tensor | StoredRows:
+        """All features (N, D), to be indexed by numbers: in memory up to `limit` bytes, beyond it read where asked for."""
+        if 4 * len(self) * self.width <= limit:
+            return self.tensor()
+        return StoredRows([part if isinstance(part, Path) else part["features"] for part in self.parts])
 
 
 def extract(

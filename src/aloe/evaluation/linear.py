@@ -20,9 +20,11 @@ from aloe.core.arrays import as_tensor
 from aloe.core.errors import UserError
 from aloe.core.progress import tracked
 from aloe.evaluation.heads import ROWS, Probe, head_outputs
+from aloe.evaluation.stored import StoredRows
 from aloe.train.finetune.losses import LOSSES, logit_bias
 
 HEADS = ("bcos", "linear")
+Rows = Tensor | StoredRows
 
 
 @dataclass(frozen=True)
@@ -68,19 +70,20 @@ class ProbeSettings:
 
 
 def fit_probe(
-    features: Tensor,
+    features: Rows,
     labels: Tensor,
     num_classes: int,
     settings: ProbeSettings | None = None,
     *,
-    validation: tuple[Tensor, Tensor] | None = None,
+    validation: tuple[Rows, Tensor] | None = None,
     device: str | torch.device = "cpu",
     progress: str | None = None,
 ) -> Probe:
     """Train a head on frozen features and choose its learning rate.
 
     Args:
-        features: (N, D); float64 is trained in float64, everything else in float32.
+        features: (N, D), or `StoredRows`, which need not fit in memory; float64 is trained in float64, everything else in
+            float32.
         labels: (N,) int64 in 0 .. num_classes - 1.
         settings: default: `ProbeSettings()`.
         validation: features (M, D) and labels (M,) to choose by; default: a stratified part of the training images.
@@ -94,7 +97,8 @@ def fit_probe(
             no image to validate with, or no learning rate at which training converges.
     """
     settings = settings or ProbeSettings()
-    features, labels = as_tensor(features, "features"), as_tensor(labels, "labels")
+    features = features if isinstance(features, StoredRows) else as_tensor(features, "features")
+    labels = as_tensor(labels, "labels")
     _check(features, labels, num_classes, "training", features.shape[-1])
     absent = (torch.bincount(labels, minlength=num_classes) == 0).nonzero()[:, 0].tolist()
     if absent:
@@ -104,10 +108,10 @@ def fit_probe(
     else:
         _check(*validation, num_classes, "validation", features.shape[-1])
         train, held_out = torch.arange(len(features)), torch.arange(len(validation[0])) + len(features)
-        features, labels = torch.cat([features, validation[0].to(features)]), torch.cat([labels, validation[1]])
+        features, labels = _joined(features, validation[0]), torch.cat([labels, validation[1]])
     training = _Training(features, labels, num_classes, settings, torch.device(device), progress)
     heads = {head.learning_rate: head for head in training.heads(train, settings.learning_rates) if head is not None}
-    scores = {rate: _score(head, features[held_out], labels[held_out]) for rate, head in heads.items()}
+    scores = {rate: _score(head, features, labels, held_out) for rate, head in heads.items()}
     scores = {rate: score for rate, score in scores.items() if isfinite(score[1])}
     if not scores:
         raise UserError(
@@ -126,7 +130,7 @@ def fit_probe(
 class _Training:
     """Trains heads on rows of the features, several learning rates at once."""
 
-    features: Tensor
+    features: Rows
     labels: Tensor
     num_classes: int
     settings: ProbeSettings
@@ -221,24 +225,31 @@ def _split(labels: Tensor, settings: ProbeSettings) -> tuple[Tensor, Tensor]:
     return torch.cat(train).sort().values, chosen
 
 
-def _score(head: Probe, features: Tensor, labels: Tensor) -> tuple[float, float]:
+def _joined(features: Rows, more: Rows) -> Rows:
+    if isinstance(features, Tensor) and isinstance(more, Tensor):
+        return torch.cat([features, more.to(features)])
+    parts = [part for rows in (features, more) for part in (rows.parts if isinstance(rows, StoredRows) else [rows])]
+    return StoredRows(parts)
+
+
+def _score(head: Probe, features: Rows, labels: Tensor, rows: Tensor) -> tuple[float, float]:
     """(accuracy, minus mean cross-entropy): of equal accuracies, few validation images give many, the surer head's."""
     right, loss = 0.0, 0.0
-    for part, label in zip(features.split(ROWS), labels.split(ROWS), strict=True):
-        logits = head.logits(part)
+    for part in rows.split(ROWS):
+        logits, label = head.logits(features[part]), labels[part]
         right += float((logits.argmax(1) == label).sum())
         loss += float(F.cross_entropy(logits, label, reduction="sum"))
-    return right / len(labels), -loss / len(labels)
+    return right / len(rows), -loss / len(rows)
 
 
-def _check(features: Tensor, labels: Tensor, num_classes: int, part: str, width: int) -> None:
+def _check(features: Rows, labels: Tensor, num_classes: int, part: str, width: int) -> None:
     if features.ndim != 2 or len(features) != len(labels):
         raise UserError(f"There are {len(features)} {part} features but {len(labels)} labels; every image needs one.")
     if features.shape[1] != width:
         raise UserError(f"Training and {part} features differ in width ({width}, {features.shape[1]}).")
     if not len(labels):
         raise UserError(f"There are no {part} images.")
-    if not features.isfinite().all():
+    if not all(features[rows].isfinite().all() for rows in torch.arange(len(features)).split(ROWS)):
         raise UserError(f"Some {part} features are not finite; the model's weights are broken.")
     least, most = int(labels.min()), int(labels.max())
     if least < 0 or most >= num_classes:

@@ -156,7 +156,7 @@ def _linear(case: Case, facts: dict[str, Any]) -> Outcome:
     train, test = case.features("train"), case.features("test")
     validation = case.features("validation") if case.splits.validation is not None else None
     probe = fit_probe(
-        train.tensor(),
+        train.rows(),
         train.labels,
         len(case.classes),
         ProbeSettings(
@@ -168,7 +168,7 @@ def _linear(case: Case, facts: dict[str, Any]) -> Outcome:
             weight_decay=chosen.weight_decay,
             seed=chosen.seed,
         ),
-        validation=None if validation is None else (validation.tensor(), validation.labels),
+        validation=None if validation is None else (validation.rows(), validation.labels),
         device=case.device,
     )
     predicted = torch.cat([probe.predict(part) for part in test.chunks()])

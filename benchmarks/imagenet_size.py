@@ -1,0 +1,271 @@
+"""Evaluation at ImageNet's size with stand-ins of its shape: 1,281,167 features of width 768 on disk, and as many files.
+
+python benchmarks/imagenet_size.py features --home /tmp/imagenet_size
+python benchmarks/imagenet_size.py knn --home /tmp/imagenet_size --queries 1000 3000
+python benchmarks/imagenet_size.py probe --home /tmp/imagenet_size --steps 6
+python benchmarks/imagenet_size.py folder --home /tmp/imagenet_size
+python benchmarks/imagenet_size.py report --home /tmp/imagenet_size
+
+Seconds are the processor's, on one thread, since wall time counts what else runs. Plain matrix products of the same sizes run
+between the blocks and steps of what is measured, and are not counted in it. Every size is a process of its own, whose peak
+memory is read at its end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import resource
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+TRAIN, WIDTH, CLASSES, PART = 1_281_167, 768, 1000, 8192
+SHARES = (64, 16, 4, 1)
+BLOCK = (4096, 1024)  # training features and queries that `knn` multiplies at a time
+GIB = 2.0**20  # of ru_maxrss, which is in KiB
+
+
+class Clock:
+    """Processor seconds of what runs under it."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __enter__(self) -> Clock:
+        self.start = time.process_time()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.seconds += time.process_time() - self.start
+
+
+def spectrum() -> Tensor:
+    """(768,) standard deviations of the directions: they fall as 1 / sqrt(i), roughly as those of trained features do."""
+    return torch.arange(1, WIDTH + 1).float().rsqrt()
+
+
+def drawn(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """(features (n, D), labels (n,)): a centre for each class and noise, both of the spectrum."""
+    draws = torch.Generator().manual_seed(seed)
+    centres = torch.randn(CLASSES, WIDTH, generator=torch.Generator().manual_seed(0))
+    labels = torch.randint(CLASSES, (count,), generator=draws)
+    return (torch.randn(count, WIDTH, generator=draws) + 0.5 * centres[labels]) * spectrum(), labels
+
+
+def make_features(home: Path) -> None:
+    from aloe.evaluation.cache import PartFolder
+
+    folder = PartFolder(home / "features")
+    for i, start in enumerate(range(0, TRAIN, PART)):
+        if not folder.has(i):
+            features, labels = drawn(min(PART, TRAIN - start), i + 1)
+            index = torch.arange(start, start + len(labels))
+            folder.write(i, {"features": features, "labels": labels, "index": index}, [])
+
+
+def parts(home: Path, share: int) -> tuple[Any, int]:
+    """A `FeatureSet` of the first part of the features, and how many it has."""
+    from aloe.evaluation.cache import PartFolder, read_part
+    from aloe.evaluation.features import FeatureSet
+
+    count = -(-TRAIN // share // PART) * PART if share > 1 else TRAIN
+    paths = [PartFolder(home / "features").path(i) for i in range(-(-count // PART))]
+    labels = torch.cat([read_part(path, without=("features",))["labels"] for path in paths])
+    return FeatureSet(tuple(paths), labels, torch.arange(len(labels)), WIDTH), len(labels)
+
+
+class WithProducts:
+    """The chunks of a feature set; before each is handed out, the plain products of its size are timed."""
+
+    def __init__(self, features: Any, queries: Tensor) -> None:
+        self.features, self.queries, self.clock = features, queries, Clock()
+
+    def chunks(self) -> Iterator[Tensor]:
+        for chunk in self.features.chunks():
+            with self.clock:
+                for rows in chunk.split(BLOCK[0]):
+                    for some in self.queries.split(BLOCK[1]):
+                        some @ rows.T
+            yield chunk
+
+
+def knn(home: Path, share: int, queries: list[int]) -> dict[str, Any]:
+    from aloe.evaluation.knn import knn_predict
+
+    features, count = parts(home, share)
+    (test, truth), found = drawn(max(queries), 10_000), {}
+    for number in queries:
+        watched, clock = WithProducts(features, test[:number]), Clock()
+        with clock:
+            predicted = knn_predict(watched, features.labels, test[:number], 20)
+        own = clock.seconds - watched.clock.seconds
+        found[number] = {"product": watched.clock.seconds, "knn": own, "ratio": own / watched.clock.seconds}
+        found[number]["correct"] = float((predicted == truth[:number]).double().mean())
+    few, many = min(queries), max(queries)
+    if few < many:  # what a query costs beyond the passes over the training features
+        slope = {k: (found[many][k] - found[few][k]) / (many - few) for k in ("knn", "product")}
+        whole = found[many]["knn"] + slope["knn"] * (50_000 - many)
+        found["50000, calculated"] = {"ratio": whole / (found[many]["product"] / many * 50_000), "knn": whole}
+    return {"rows": count, **found}
+
+
+def probe(home: Path, share: int, steps: int) -> dict[str, Any]:
+    from aloe.evaluation.linear import ProbeSettings, _Training
+
+    features, count = parts(home, share)
+    rows = features.rows(limit=0)
+    settings, size, found = ProbeSettings(epochs=1, batch_size=PART), PART, {"rows": count}
+    chosen = torch.randperm(count, generator=torch.Generator().manual_seed(0))[: steps * size].sort().values
+    rates = settings.learning_rates
+    x, w = torch.randn(size, WIDTH), torch.randn(len(rates) * CLASSES, WIDTH)
+    product = Clock()
+
+    class Watched(_Training):
+        def _batches(self, rows: Tensor, size: int, total: int) -> Iterator[Tensor]:
+            for batch in super()._batches(rows, size, total):
+                with product:
+                    outputs = x @ w.T
+                    outputs.T @ x
+                yield batch
+
+        def _preconditioning(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+            with passes:
+                return super()._preconditioning(rows)
+
+        def _first(self, *arguments: Tensor) -> Tensor:
+            with passes:
+                return super()._first(*arguments)
+
+    passes, clock = Clock(), Clock()
+    with clock:
+        Watched(rows, features.labels, CLASSES, settings, torch.device("cpu"), None).heads(chosen, rates)
+    done = len(chosen) // size
+    own = clock.seconds - product.seconds - passes.seconds
+    return {
+        **found,
+        "steps": done,
+        "product": product.seconds / done,
+        "step": own / done,
+        "ratio": own / product.seconds,
+        "passes_us_per_row": 1e6 * passes.seconds / len(chosen),
+    }
+
+
+def make_files(home: Path) -> Path:
+    """As many files of 1 KiB as ImageNet has, in 1000 class folders: hard links to a few, so that they fill no disk."""
+    root = home / "files"
+    if (root / "done").exists():
+        return root
+    (home / "one").mkdir(parents=True, exist_ok=True)
+    for k in range(CLASSES):
+        folder, start = root / "train" / f"n{k:08}", k * TRAIN // CLASSES
+        folder.mkdir(parents=True, exist_ok=True)
+        if k % 40 == 0:  # a file takes 65,000 links
+            original = home / "one" / f"{k}.jpg"
+            original.write_bytes(os.urandom(1024))
+        for i in range(start, (k + 1) * TRAIN // CLASSES):
+            if not (folder / f"n{k:08}_{i}.JPEG").exists():
+                os.link(original, folder / f"n{k:08}_{i}.JPEG")
+    (root / "done").touch()
+    return root
+
+
+def folder(home: Path, share: int, _: Any) -> dict[str, Any]:
+    from aloe.data.sources import open_images
+
+    root = home / "files" / "train"
+    chosen = sorted(root.iterdir())[: -(-CLASSES // share)]
+    part = home / f"files-{share}"
+    part.mkdir(exist_ok=True)
+    for path in chosen:
+        if not (part / path.name).exists():
+            (part / path.name).symlink_to(path)
+    found: dict[str, Any] = {}
+    steps: dict[str, Callable[[Any], Any]] = {
+        "listing": lambda _: open_images(part),
+        "labels": lambda source: source.labels,
+        "fingerprint": lambda source: source.fingerprint(),
+        "state": lambda source: source.state(),
+    }
+    source: Any = None
+    for name, step in steps.items():
+        clock, wall = Clock(), time.perf_counter()
+        with clock:
+            made = step(source)
+        found[name], found[f"{name}_wall"] = clock.seconds, time.perf_counter() - wall
+        source = made if source is None else source
+    return {"rows": len(source), **found}
+
+
+def report(home: Path, share: int, _: Any) -> dict[str, Any]:
+    """The report of 10,000 rows: 100 models on 100 data sets, by k-NN."""
+    from aloe.report.files import write_report
+
+    results = home / f"results-{share}"
+    results.mkdir(exist_ok=True)
+    with (results / "results.jsonl").open("w") as file:
+        for i in range(10_000 // share):
+            model, data = divmod(i, 100)
+            row = {
+                "key": f"{i:016x}", "task": "knn", "model": f"model{model}", "name": f"model{model}", "stage": "student",
+                "teacher": "teacher", "architecture": "B-ViT-B/16", "interpretable": True, "data": f"set{data}",
+                "metric": "top-1", "value": i % 97 + 0.5, "official": True, "notes": [], "counts": {"test": 50_000},
+                "details": {}, "settings": {"k": [20]}, "fingerprints": {"model": f"{model:016x}"}, "versions": {},
+                "device": "cpu", "seconds": 1.0,
+            }  # fmt: skip
+            file.write(json.dumps(row) + "\n")
+    clock = Clock()
+    with clock:
+        write_report([results], home / f"report-{share}")
+    return {"rows": 10_000 // share, "report": clock.seconds}
+
+
+def _measured(pipe: Any, part: Callable[..., Any], *arguments: Any) -> None:
+    torch.set_num_threads(1)
+    torch.randn(256, 256) @ torch.randn(256, 256)  # the matrix library loads itself at its first product
+    found = part(*arguments)
+    pipe.send({**found, "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / GIB})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["features", "knn", "probe", "folder", "report"])
+    parser.add_argument(
+        "--home", type=Path, required=True, help="holds 4 GB of features and the links; remove it afterwards"
+    )
+    parser.add_argument("--shares", type=int, nargs="+", default=SHARES, help="one in so many of the training images")
+    parser.add_argument("--queries", type=int, nargs="+", default=[1000, 3000])
+    parser.add_argument("--steps", type=int, default=6)
+    args = parser.parse_args()
+    if args.what == "features":
+        torch.set_num_threads(1)
+        return make_features(args.home)
+    if args.what == "folder":
+        make_files(args.home)
+    option = {"knn": args.queries, "probe": args.steps}.get(args.what)
+    context = multiprocessing.get_context("spawn")
+    for share in args.shares:
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_measured, args=(theirs, globals()[args.what], args.home, share, option))
+        process.start()
+        theirs.close()
+        print(json.dumps({"share": f"1/{share}", **_rounded(ours.recv())}), flush=True)
+        process.join()
+    return None
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _rounded(v) for k, v in value.items()}
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+if __name__ == "__main__":
+    main()
