@@ -180,11 +180,14 @@ BAD_CONFIG = {
     "missing size": ({"hidden_size": None}, "does not state hidden_size|wrong type"),
     "heads": ({"num_attention_heads": 5}, "multiple of num_attention_heads"),
     "no CLS": ({"aloe_cls_token": False}, "pooling is 'cls' but use_cls_token is false"),
-    "registers": ({"aloe_num_registers": 3}, r"register_tokens.tokens' has shape \(1, 4, 24\), needed is \(1, 3, 24\)"),
-    "layer scale": ({"aloe_use_layer_scale": False}, "4 tensors are left over.*layer_scale1"),
+    "registers": (
+        {"aloe_num_registers": 3},
+        r"register_tokens.tokens' has shape \(1, 4, 24\), from .* \(1, 3, 24\) cannot",
+    ),
+    "layer scale": ({"aloe_use_layer_scale": False}, "4 tensors are no part of the published layout.*layer_scale1"),
     "width": ({"intermediate_size": 44}, r"fc1.linear.weight' has shape \(40, 24\)"),
-    "depth": ({"num_hidden_layers": 3}, "'vision_model.encoder.layers.2.layer_norm1.weight' is missing"),
-    "stem missing": ({"aloe_add_conv_stem": [8, 12]}, "conv_stem.stem.0.conv.linear.weight' is missing"),
+    "depth": ({"num_hidden_layers": 3}, "'vision_model.encoder.layers.2.layer_norm1.weight' of .* is missing"),
+    "stem missing": ({"aloe_add_conv_stem": [8, 12]}, "conv_stem.stem.0.conv.linear.weight' of .* is missing"),
 }
 
 
@@ -220,12 +223,15 @@ BAD_TENSORS = {
     ),
     "left over": (
         lambda t: t | {"vision_model.extra": torch.ones(2)},
-        "1 tensors are left over, first 'vision_model.extra'",
+        "1 tensors are no part of the published layout, first 'vision_model.extra'",
     ),
-    "outside the prefix": (lambda t: t | {"text_model.a": torch.ones(2)}, "left over, first 'text_model.a'"),
+    "outside the prefix": (
+        lambda t: t | {"text_model.a": torch.ones(2)},
+        "no part of the published layout, first 'text_model.a'",
+    ),
     "shape": (
         lambda t: t | {"vision_model.post_layernorm.weight": torch.ones(7)},
-        r"post_layernorm.weight' has shape \(7,\), needed is \(24,\)",
+        r"post_layernorm.weight' has shape \(7,\), from which norm.weight of shape \(24,\) cannot be made",
     ),
     "patch embedding": (
         lambda t: t | {"vision_model.embeddings.patch_embedding.linear.weight": torch.ones(24, 6, 8, 8)},

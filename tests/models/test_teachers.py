@@ -191,7 +191,7 @@ def test_a_layout_nobody_knows_names_the_tensor(monkeypatch):
     teacher = build_teacher("vit")
     weights = {n.replace("fc1", "first"): t for n, t in teacher.tower.state_dict().items()}
     monkeypatch.setattr(teacher.tower, "state_dict", lambda: weights)
-    with pytest.raises(UserError, match=r"'layers.0.mlp.fc1.weight' not found.*layout is not known"):
+    with pytest.raises(UserError, match=r"'layers.0.mlp.fc1.weight' of the ViT layout of transformers .* is missing"):
         convert.bcosify(teacher)
 
 

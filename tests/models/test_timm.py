@@ -238,14 +238,21 @@ def changed(change, architecture="vit_base_patch16_224"):
         (lambda t: t.pop("blocks.1.mlp.fc2.bias"), r"tensor 'blocks\.1\.mlp\.fc2\.bias' .* is missing"),
         (lambda t: t.pop("patch_embed.proj.weight"), r"tensor 'patch_embed\.proj\.weight' .* is missing"),
         (lambda t: t.update({"blocks.0.attn.q_norm.weight": torch.ones(12)}), r"1 tensors are no part .*q_norm"),
-        (lambda t: t.update({"fc_norm.weight": torch.ones(D)}), r"no part of vit_base_patch16_224 .*fc_norm"),
+        (
+            lambda t: t.update({"fc_norm.weight": torch.ones(D)}),
+            r"no part of timm's vit_base_patch16_224, first 'fc_norm",
+        ),
         (lambda t: t.update({"blocks.0.ls1.gamma": torch.ones(D)}), r"no part of .*ls1"),
-        (lambda t: t.update({"norm.weight": torch.ones(D - 1)}), r"norm\.weight has shape \(47,\), which does not fit"),
+        (
+            lambda t: t.update({"norm.weight": torch.ones(D - 1)}),
+            r"'norm\.weight' has shape \(47,\), from .* cannot be made",
+        ),
+        (lambda t: t.update({"blocks.0.attn.qkv.weight": torch.ones(1, D)}), r"qkv\.weight' has shape \(1, 48\), from"),
         (lambda t: t.update({"pos_embed": torch.ones(1, 19, D)}), r"19 position embeddings are not those of a square"),
         (lambda t: t.update({"patch_embed.proj.weight": torch.ones(D, 1, 8, 8)}), r"not of square patches of RGB"),
         (lambda t: t.update({"dist_token": torch.ones(1, 1, D)}), "cannot be converted.* not distilled ones"),
     ],
-    ids=range(9),
+    ids=range(10),
 )
 def test_tensors_that_are_refused(tmp_path, change, words):
     refuse(words, write(tmp_path, "vit_base_patch16_224", changed(change)))

@@ -1,4 +1,4 @@
-"""Teacher -> student ("B-cosification", docs/method.md section 4): one engine over the tables of `families.py`.
+"""Teacher -> student ("B-cosification", docs/method.md section 4), by the tables of `families.py`.
 
 Every weight matrix is copied, biases of attention, MLP and norms are dropped, Q, K and V are fused, and the patch
 embedding absorbs the teacher's normalisation and its own bias. `bcosify` accounts for every tensor in a report.
@@ -6,7 +6,7 @@ embedding absorbs the teacher's normalisation and its own bias. `bcosify` accoun
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,9 +16,10 @@ from aloe.bcos.functional import ACTIVATIONS
 from aloe.core.errors import UserError
 from aloe.core.torch_state import in_plain_torch
 from aloe.models.configuration import EVEN_KERNEL, STEM_NAMES, BcosViTConfig
-from aloe.models.families import GATED
+from aloe.models.importer import import_tensors, written_out
 from aloe.models.modeling import BcosViTForImageClassification, BcosViTModel
-from aloe.models.rules import Copy, Fold, Rule, assemble, renamed, same_but_for_unit_axes, sources_of
+from aloe.models.rules import Copy, Fold, Rule
+from aloe.models.rules import fold_normalization as fold_normalization  # its former home
 from aloe.models.teachers import Teacher, load_teacher
 from aloe.models.unwrap import plain_name
 
@@ -85,8 +86,7 @@ def bcosify(
         student: Any = model_class(config)
         student.to(_whole(reference).dtype)
     report = ConversionReport(unread=list(teacher.unread))
-    tensors = _convert(teacher, student, report)
-    student.load_state_dict(tensors, strict=False, assign=True)
+    student.load_state_dict(_import(teacher, student, report), strict=False, assign=True)
     student.requires_grad_(True).eval()
     return (student, report) if with_report else student
 
@@ -131,94 +131,27 @@ def student_config(teacher: Teacher, stem: str, b: float) -> BcosViTConfig:
     )
 
 
-def fold_normalization(weight: Tensor, bias: Tensor | None, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Patch embedding of normalised RGB -> bias-free patch embedding of (r, g, b, 1-r, 1-g, 1-b) in [0, 1].
-
-    With u = w / std the result is [u/2 + c, -u/2 + c] and 3 P^2 c = b - sum(w mean / std) + sum(u) / 2, computed in
-    float64. Shapes: weight (D, 3, P, P), bias (D,) -> (D, 6, P, P). Source: docs/method.md section 3.
-    """
-    wide = weight.double()
-    device = weight.device
-    scaled = wide / torch.tensor(std, dtype=torch.float64, device=device)[:, None, None]
-    offset = (scaled * torch.tensor(mean, dtype=torch.float64, device=device)[:, None, None]).sum((1, 2, 3))
-    constant = (0 if bias is None else bias.double()) - offset + scaled.sum((1, 2, 3)) / 2
-    shift = (constant / weight[0].numel())[:, None, None, None]
-    return torch.cat((scaled / 2 + shift, -scaled / 2 + shift), dim=1).to(weight.dtype)
-
-
-def _convert(teacher: Teacher, student: Student, report: ConversionReport) -> dict[str, Tensor]:
-    found = teacher.tower.state_dict()
-    source = {teacher.family.table_name(plain_name(name)): _whole(tensor) for name, tensor in found.items()}
-    used: set[str] = set()
+def _import(teacher: Teacher, student: Student, report: ConversionReport) -> dict[str, Tensor]:
+    """The student's tensors from the teacher's, each accounted for in the report."""
+    family, config = teacher.family, student.config
+    source = {family.table_name(plain_name(n)): _whole(t) for n, t in teacher.tower.state_dict().items()}
+    if (head := teacher.classifier) is not None:
+        values = {f"classifier.{part}": getattr(head, part) for part in ("weight", "bias")}
+        source |= {name: _whole(tensor.detach()) for name, tensor in values.items() if tensor is not None}
     prefix = "vit." if isinstance(student, BcosViTForImageClassification) else ""
-    config: Any = student.config
-    rules = _rules(teacher, config, source)
-    made: dict[str, Tensor] = {}
-    for name, tensor in student.state_dict().items():
-        rule = rules.get(name.removeprefix(prefix))
-        if name == "classifier.weight" and teacher.classifier is not None:
-            made[name] = _whole(teacher.classifier.weight.detach()).clone()
-            report.copied[name] = tensor.numel()
-        elif rule is None:
-            report.new[name] = tensor.numel()
-        else:
-            value = _apply(rule, source, used, teacher)
-            made[name] = _fit(value, tensor, name, teacher.name)
-            _group(report, rule)[name] = tensor.numel()
-    for name, tensor in source.items():
-        if name not in used:
-            report.dropped[name] = tensor.numel()
-    if teacher.classifier is not None and teacher.classifier.bias is not None:
-        report.dropped["classifier.bias"] = teacher.classifier.bias.numel()
-    return made
-
-
-def _rules(teacher: Teacher, config: BcosViTConfig, source: dict[str, Tensor]) -> dict[str, Rule]:
-    """The family's table with its blocks written out; the stem that the student does not copy is left out."""
-    rules: dict[str, Rule] = {}
-    for name, rule in teacher.family.tensors.items():
-        if isinstance(rule, Fold) and config.stem == "conv":
-            continue
-        if "{i}" not in name:
-            rules[name] = rule
-            continue
-        for i in range(config.num_hidden_layers):
-            rules[name.format(i=i)] = renamed(rule, "{i}", str(i))
-    if config.mlp == "swiglu":
-        for i in range(config.num_hidden_layers):
-            block = rules[f"layers.{i}.norm1.weight"]
-            assert isinstance(block, Copy)
-            stem = block.source.rsplit(".", 2)[0]
-            for part, choices in GATED.items():
-                formatted = [renamed(choice, "{block}", stem) for choice in choices]
-                present = [r for r in formatted if sources_of(r)[0] in source] or formatted
-                rules[f"layers.{i}.mlp.{part}.weight"] = present[0]
-    return rules
-
-
-def _apply(rule: Rule, source: dict[str, Tensor], used: set[str], teacher: Teacher) -> Tensor:
-    names = sources_of(rule)
-    absent = [n for n in names if n not in source]
-    if absent:
-        raise UserError(
-            f"{teacher.name}: tensor {absent[0]!r} not found; this {teacher.family.name} layout is not known "
-            "(transformers 5.17 to 5.23 layouts and their checkpoints are)."
-        )
-    used.update(names)
-    if isinstance(rule, Fold):
-        weight = source[rule.weight]
-        if weight.ndim == 2:  # NaFlex: a linear layer over patches in (row, column, channel) order
-            side = teacher.patch_size
-            weight = weight.view(weight.shape[0], side, side, -1).permute(0, 3, 1, 2)
-        bias = None if rule.bias is None else source[rule.bias]
-        return fold_normalization(weight, bias, teacher.mean, teacher.std)
-    return assemble(rule, source)
-
-
-def _fit(value: Tensor, like: Tensor, name: str, teacher: str) -> Tensor:
-    if not same_but_for_unit_axes(value, like):
-        raise UserError(f"{teacher}: {name} has shape {tuple(value.shape)}, the student needs {tuple(like.shape)}.")
-    return value.reshape(like.shape).contiguous()
+    rules: dict[str, Rule] = {"classifier.weight": Copy("classifier.weight")}
+    for name, rule in written_out(family.tensors, i=config.num_hidden_layers).items():
+        if not isinstance(rule, Fold):
+            rules[prefix + name] = rule
+        elif config.stem != "conv":  # which is new
+            rules[prefix + name] = replace(rule, mean=teacher.mean, std=teacher.std)
+    own = student.state_dict()
+    layout = f"the {family.name} layout of transformers 5.17 to 5.23"
+    result = import_tensors(own, rules, source, teacher.name, layout, unread=None)
+    for name, tensor in own.items():
+        _group(report, result.rules.get(name))[name] = tensor.numel()
+    report.dropped.update({name: source[name].numel() for name in result.left})
+    return result.tensors
 
 
 def _whole(tensor: Tensor) -> Tensor:
@@ -226,7 +159,9 @@ def _whole(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def _group(report: ConversionReport, rule: Rule) -> dict[str, int]:
+def _group(report: ConversionReport, rule: Rule | None) -> dict[str, int]:
+    if rule is None:
+        return report.new
     if isinstance(rule, Fold):
         return report.folded
     return report.copied if isinstance(rule, Copy) else report.fused
@@ -235,10 +170,10 @@ def _group(report: ConversionReport, rule: Rule) -> dict[str, int]:
 def _activation(name: str) -> str:
     """The gated activation of a teacher's name for it."""
     same = {"gelu_new": "gelu_pytorch_tanh", "gelu_fast": "gelu_pytorch_tanh", "swish": "silu"}
-    found = same.get(name, name)
-    if found not in ACTIVATIONS:
+    activation = same.get(name, name)
+    if activation not in ACTIVATIONS:
         raise UserError(f"The teacher's activation {name!r} has no B-cos form here; known: {', '.join(ACTIVATIONS)}.")
-    return found
+    return activation
 
 
 def _student_patch(patch: int, stem: str) -> int:

@@ -1,8 +1,8 @@
 """What ALOE knows of each teacher family, as data: where its parts lie, and how they become a student's.
 
 One `Family` per transformers architecture. `tensors` maps every student tensor to the teacher tensors it is made from;
-`aliases` rename the layouts that other transformers releases have had to the one the table is written in. The engine
-that reads the tables is `convert.py`; nothing else in the package knows a teacher's parameter names.
+`aliases` rename the layouts that other transformers releases have had to the one the table is written in. `convert.py`
+makes students by them; nothing else in the package knows a teacher's parameter names.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from aloe.models.rules import Concat, Copy, Fold, Part, Rule
+from aloe.core.errors import UserError
+from aloe.models.importer import translated
+from aloe.models.rules import Concat, Copy, Either, Fold, Part, Rule
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -59,8 +61,12 @@ class Family:
 
     def table_name(self, name: str) -> str:
         """A tensor's name in this table's layout, whichever transformers release wrote it."""
-        for other, ours in self.aliases:
-            name = name.replace(other, ours)
+        return translated(name, self.aliases)
+
+    def inner_name(self, name: str) -> str:
+        """A tensor's name inside the vision tower, without the levels around it."""
+        for level in self.towers:
+            name = name.removeprefix(f"{level}.")
         return name
 
 
@@ -78,6 +84,24 @@ def _block(prefix: str, norm1: str, norm2: str, attention: str, out: str, mlp: t
 
 def _scales(prefix: str) -> dict[str, Rule]:
     return {f"layers.{{i}}.layer_scale{n}.weight": Copy(f"{prefix}.layer_scale{n}.lambda1") for n in (1, 2)}
+
+
+def _gated(prefix: str) -> dict[str, Rule]:
+    """DINOv2's MLP, plain or gated; older layouts have one product for gate and values."""
+    fused = f"{prefix}.mlp.weights_in.weight"
+    return {
+        "layers.{i}.mlp.gate.weight": Either((Copy(f"{prefix}.mlp.gate_proj.weight"), Part(fused, 0, 2))),
+        "layers.{i}.mlp.up.weight": Either(
+            (Copy(f"{prefix}.mlp.fc1.weight"), Copy(f"{prefix}.mlp.up_proj.weight"), Part(fused, 1, 2))
+        ),
+        "layers.{i}.mlp.down.weight": Either(
+            (Copy(f"{prefix}.mlp.fc2.weight"), Copy(f"{prefix}.mlp.down_proj.weight"))
+        ),
+    }
+
+
+def _embedding(projection: str) -> Fold:
+    return Fold(f"{projection}.weight", f"{projection}.bias")
 
 
 _VIT = Family(
@@ -101,9 +125,7 @@ _VIT = Family(
         (".output.dense.", ".mlp.fc2."),
     ),
     tensors={
-        "embeddings.patch_embedding.weight": Fold(
-            "embeddings.patch_embeddings.projection.weight", "embeddings.patch_embeddings.projection.bias"
-        ),
+        "embeddings.patch_embedding.weight": _embedding("embeddings.patch_embeddings.projection"),
         "embeddings.cls_token": Copy("embeddings.cls_token"),
         "embeddings.position_embeddings": Copy("embeddings.position_embeddings"),
         **_block("layers.{i}", "layernorm_before", "layernorm_after", "attention", "o_proj", ("fc1", "fc2")),
@@ -113,6 +135,7 @@ _VIT = Family(
 
 _DINOV2_BLOCK = {
     **_block("encoder.layer.{i}", "norm1", "norm2", "attention", "o_proj", ("fc1", "fc2")),
+    **_gated("encoder.layer.{i}"),
     **_scales("encoder.layer.{i}"),
 }
 _DINOV2 = Family(
@@ -130,9 +153,7 @@ _DINOV2 = Family(
         (".mlp.weights_out.", ".mlp.down_proj."),
     ),
     tensors={
-        "embeddings.patch_embedding.weight": Fold(
-            "embeddings.patch_embeddings.projection.weight", "embeddings.patch_embeddings.projection.bias"
-        ),
+        "embeddings.patch_embedding.weight": _embedding("embeddings.patch_embeddings.projection"),
         "embeddings.cls_token": Copy("embeddings.cls_token"),
         "embeddings.position_embeddings": Copy("embeddings.position_embeddings"),
         **_DINOV2_BLOCK,
@@ -160,12 +181,11 @@ _DINOV3 = Family(
     student={"pooling": "cls", "layer_scale": True, "position_embedding": "rope"},
     aliases=(("model.layer.", "layer."),),
     tensors={
-        "embeddings.patch_embedding.weight": Fold(
-            "embeddings.patch_embeddings.weight", "embeddings.patch_embeddings.bias"
-        ),
+        "embeddings.patch_embedding.weight": _embedding("embeddings.patch_embeddings"),
         "embeddings.cls_token": Copy("embeddings.cls_token"),
         "embeddings.register_tokens": Copy("embeddings.register_tokens"),
         **_block("layer.{i}", "norm1", "norm2", "attention", "o_proj", ("up_proj", "down_proj")),
+        "layers.{i}.mlp.gate.weight": Copy("layer.{i}.mlp.gate_proj.weight"),
         **_scales("layer.{i}"),
         "norm.weight": Copy("norm.weight"),
     },
@@ -183,9 +203,7 @@ _SIGLIP = Family(
     asks_to_interpolate=True,
     student={"pooling": "attention", "use_cls_token": False},
     tensors={
-        "embeddings.patch_embedding.weight": Fold(
-            "embeddings.patch_embedding.weight", "embeddings.patch_embedding.bias"
-        ),
+        "embeddings.patch_embedding.weight": _embedding("embeddings.patch_embedding"),
         "embeddings.position_embeddings": Copy("embeddings.position_embedding.weight"),
         **_block("encoder.layers.{i}", "layer_norm1", "layer_norm2", "self_attn", "out_proj", ("fc1", "fc2")),
         "norm.weight": Copy("post_layernorm.weight"),
@@ -235,9 +253,15 @@ _CLIP = Family(
 
 FAMILIES = (_VIT, _DINOV2, _DINOV2_REGISTERS, _DINOV3, _SIGLIP, _SIGLIP2, _CLIP)
 
-# A gated MLP where the teacher has one: separate projections, or the fused one of older DINOv2 layouts.
-GATED: dict[str, tuple[Rule, ...]] = {
-    "gate": (Copy("{block}.mlp.gate_proj.weight"), Part("{block}.mlp.weights_in.weight", 0, 2)),
-    "up": (Copy("{block}.mlp.up_proj.weight"), Part("{block}.mlp.weights_in.weight", 1, 2)),
-    "down": (Copy("{block}.mlp.down_proj.weight"),),
-}
+
+def family_of(model_type: str | None) -> Family:
+    """The family of a transformers `model_type`.
+
+    Raises:
+        UserError: for any other architecture, listing the supported ones.
+    """
+    for family in FAMILIES:
+        if model_type in family.model_types:
+            return family
+    types = ", ".join(t for f in FAMILIES for t in f.model_types)
+    raise UserError(f"Model type {model_type!r} cannot be converted; ALOE takes {types}.")

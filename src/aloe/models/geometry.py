@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from math import isqrt
 from numbers import Integral
 from typing import Any
 
@@ -75,3 +77,28 @@ def side(value: Any, what: str) -> int:
     if len(set(sides)) != 1:
         raise UserError(f"Only square images and patches are supported; {what} is {value}.")
     return int(sides[0])
+
+
+def square_grid(rows: int, before: Iterable[int] = (0,)) -> int | None:
+    """Patches on a side, from the rows of a table of positions; None where they are no square.
+
+    Args:
+        before: how many rows may stand before those of the patches; the first that leaves a square counts.
+    """
+    patches = (rows - count for count in before)
+    return next((isqrt(n) for n in patches if n > 0 and isqrt(n) ** 2 == n), None)
+
+
+def native_side(config: Any, where: str) -> int:
+    """Native pixels on a side; NaFlex configurations state the number of patches instead.
+
+    Raises:
+        UserError: neither is stated, or what is stated is no square.
+    """
+    count = getattr(config, "num_patches", None)
+    if not count or getattr(config, "image_size", None):
+        return side(config.image_size, f"{where}: image_size")
+    grid = square_grid(int(count))
+    if grid is None:
+        raise UserError(f"{where}: num_patches {count} is no square grid of patches.")
+    return grid * int(config.patch_size)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Collection
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,9 @@ from torch import Tensor
 from aloe.core.errors import UserError
 from aloe.core.files import read_object
 from aloe.models.configuration import BcosViTConfig, stem_stride
-from aloe.models.headers import weight_files
+from aloe.models.geometry import side, square_grid
 from aloe.models.hub import explain_hub_errors
+from aloe.models.importer import import_tensors, read_tensors, written_out
 from aloe.models.labels import label_table, labels_of
 from aloe.models.modeling import BcosViTForImageClassification, BcosViTModel
 from aloe.models.processor import NAME as PROCESSOR
@@ -31,14 +31,16 @@ from aloe.models.published_layout import (
     CLASSIFIER,
     FINAL_NORM,
     KINDS,
+    LEVEL,
     LICENCE,
     POOLINGS,
+    POSITION_TABLE,
     POSITIONS,
     TENSORS,
     VARIANTS,
     Kind,
 )
-from aloe.models.rules import same_but_for_unit_axes
+from aloe.models.rules import Copy
 from aloe.models.stated import plain_fields
 from aloe.models.unwrap import common_prefix
 
@@ -95,18 +97,17 @@ def load_published(
         folder = Path(name) if Path(name).is_dir() else _download(name, revision)
         values = plain_fields(read_object(folder / "config.json", "fetch it again"), name)
         kind = _kind(name, values.get("model_type"))
-        tensors = _unwrapped(_tensors(folder, name))
-        prefix = _prefix(name, tensors)
-        theirs = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key != CLASSIFIER}
-        head = tensors.get(CLASSIFIER)
-        config = _translate(name, values, kind, theirs, head, _processor(folder), ignore)
+        tensors = _own_names(name, read_tensors(folder, name))
+        head, positions = tensors.get(CLASSIFIER), tensors.get(POSITION_TABLE)
+        rows = None if positions is None else len(positions)
+        config = _translate(name, values, kind, rows, head, _processor(folder), ignore)
         wants_head = str(values["model_type"]).endswith("_image_classification")
         if wants_head != (head is not None):
             raise UserError(f"{name}: {CLASSIFIER!r} is {'missing' if wants_head else 'left over'}.")
         model_class = BcosViTForImageClassification if wants_head else BcosViTModel
         with torch.device("meta"):
             student: Any = model_class(config)
-        student.load_state_dict(_rename(name, student, theirs, head, prefix, parameters), assign=True)
+        student.load_state_dict(_import(name, student, tensors, parameters), assign=True)
         if attn_implementation:
             student.set_attn_implementation(attn_implementation)
     logging.getLogger("aloe").warning("%s is licensed %s (its authors' terms, not ALOE's).", name, LICENCE)
@@ -117,32 +118,32 @@ def _translate(
     name: str,
     values: dict[str, Any],
     kind: Kind,
-    theirs: dict[str, Tensor],
+    rows: int | None,
     head: Tensor | None,
     processor: dict[str, Any],
     ignore: Collection[str],
 ) -> BcosViTConfig:
-    """Their config, its defaults and the tensors' shapes -> ours."""
-    known = kind.defaults | {k: v for k, v in values.items() if v is not None}
-    _check_keys(name, known, kind, ignore)
-    widths = list(known["aloe_add_conv_stem"] or []) or None
+    """Their config, its defaults and the tensors' shapes -> ours. rows: of the table of positions, if there is one."""
+    facts = kind.defaults | {k: v for k, v in values.items() if v is not None}
+    _check_keys(name, facts, kind, ignore)
+    widths = list(facts["aloe_add_conv_stem"] or []) or None
     stride = stem_stride(widths or [])
-    patch = math.ceil(known["aloe_patch_size"] / stride) * stride
-    theta = float(known["aloe_rope_theta"])
-    position = _choice(name, "aloe_position_embedding_type", known, POSITIONS)
-    pooling = _choice(name, "aloe_pooler_type", known, POOLINGS)
-    cls, registers = bool(known["aloe_cls_token"]), known["aloe_num_registers"]
+    patch = math.ceil(facts["aloe_patch_size"] / stride) * stride
+    theta = float(facts["aloe_rope_theta"])
+    position = _choice(name, "aloe_position_embedding_type", facts, POSITIONS)
+    pooling = _choice(name, "aloe_pooler_type", facts, POOLINGS)
+    cls, registers = bool(facts["aloe_cls_token"]), facts["aloe_num_registers"]
     if pooling == "mean" and (cls or registers):
         raise UserError(f"{name}: aloe_pooler_type 'mean' beside CLS or register tokens is not a known layout.")
     mean, std = _normalisation(kind, processor)
     config = BcosViTConfig(
         **{key: values[key] for key in BACKBONE_KEYS},
-        hidden_act=_choice(name, "hidden_act", {"hidden_act": "gelu"} | known, ACTIVATIONS),
-        layer_norm_eps=float(known.get("layer_norm_eps", 1e-6)),
-        image_size=_image_size(name, known, theirs, position, patch, int(cls)),
+        hidden_act=_choice(name, "hidden_act", {"hidden_act": "gelu"} | facts, ACTIVATIONS),
+        layer_norm_eps=float(facts.get("layer_norm_eps", 1e-6)),
+        image_size=_native_side(name, facts, None if position == "rope" else rows, patch, int(cls)),
         patch_size=patch,
-        b=known["aloe_b_linear"],
-        b_conv=known["aloe_b_conv"] if widths else None,
+        b=facts["aloe_b_linear"],
+        b_conv=facts["aloe_b_conv"] if widths else None,
         stem="conv" if widths else "patch",
         stem_widths=widths,
         conv_norm_eps=1e-6 if widths else 0.0,
@@ -151,15 +152,15 @@ def _translate(
         encoding="normalized",
         image_mean=mean,
         image_std=std,
-        bcos_variant=_choice(name, "aloe_bcos_impl", known, VARIANTS),
+        bcos_variant=_choice(name, "aloe_bcos_impl", facts, VARIANTS),
         use_cls_token=cls,
         num_register_tokens=registers,
         position_embedding=position,
-        rope_theta=100.0 if theta == 10000 and known.get("rope_theta") == 100 else theta,
-        layer_scale=bool(known["aloe_use_layer_scale"]),
+        rope_theta=100.0 if theta == 10000 and facts.get("rope_theta") == 100 else theta,
+        layer_scale=bool(facts["aloe_use_layer_scale"]),
         pooling=pooling,
         teacher={
-            "name": known["aloe_base_model_name"],
+            "name": facts["aloe_base_model_name"],
             "stage": "aligned",
             "family": kind.family,
             "source": Path(name).name if Path(name).exists() else name,
@@ -168,13 +169,13 @@ def _translate(
         **({} if head is None else _labels(name, values, len(head))),
     )
     if head is not None:
-        on = known["aloe_use_logit_layer"]
+        on = facts["aloe_use_logit_layer"]
         on = len(head) > 1 if on is None else bool(on)
-        bias = known["aloe_logit_bias"]
+        bias = facts["aloe_logit_bias"]
         if on and bias is None and len(head) < 2:
             raise UserError(f"{name}: aloe_use_logit_layer with one label needs aloe_logit_bias.")
         config.logit_bias = float(-math.log(len(head) - 1) if bias is None else bias) if on else 0.0
-        config.logit_scale = float(known["aloe_logit_temperature"] or 1.0)
+        config.logit_scale = float(facts["aloe_logit_temperature"] or 1.0)
     return config
 
 
@@ -208,28 +209,21 @@ def _choice(name: str, key: str, values: dict[str, Any], choices: dict[str, str]
     return choices[values[key]]
 
 
-def _image_size(
-    name: str, known: dict[str, Any], theirs: dict[str, Tensor], position: str, patch: int, cls: int
-) -> int:
+def _native_side(name: str, facts: dict[str, Any], rows: int | None, patch: int, cls: int) -> int:
     """Native pixels on a side: of the position table's square grid where there is one, else as the config says.
 
     The config's image size may be the teacher's (384 pixels of patch 14), so its grid counts by any patch size it states.
     """
-    stated, count = known.get("image_size"), known.get("num_patches")
-    side = stated[0] if isinstance(stated, list | tuple) else stated
-    if isinstance(stated, list | tuple) and len(set(stated)) != 1:
-        raise UserError(f"{name}: image_size {stated} is not square.")
-    table = theirs.get(TENSORS["embeddings.position_embeddings"])
-    if position == "rope" or table is None:
-        whole = int(side) // known["aloe_patch_size"] if side else math.isqrt(int(count or 196))
-        return whole * patch
-    rows = table.shape[0] - cls
-    grid = math.isqrt(max(rows, 0))
-    patches = {patch, known["aloe_patch_size"], known.get("patch_size") or patch}
-    grids = {side // p for p in patches} if side else {grid} if count is None else set()
-    if grid * grid != rows or not (grid in grids or count == rows):
+    count, stated = facts.get("num_patches"), facts.get("image_size")
+    pixels = None if stated is None else side(stated, f"{name}: image_size")
+    if rows is None:
+        return (pixels // facts["aloe_patch_size"] if pixels else math.isqrt(int(count or 196))) * patch
+    grid = square_grid(rows, (cls,))
+    patches = {patch, facts["aloe_patch_size"], facts.get("patch_size") or patch}
+    grids = {pixels // p for p in patches} if pixels else {grid} if count is None else set()
+    if grid is None or not (grid in grids or count == grid**2):
         raise UserError(
-            f"{name}: the position table has {rows} patch rows, which is not the grid the config describes."
+            f"{name}: the position table has {rows - cls} patch rows, which is not the grid the config describes."
         )
     return grid * patch
 
@@ -245,92 +239,38 @@ def _normalisation(kind: Kind, processor: dict[str, Any]) -> tuple[list[float], 
     return list(mean), list(std)
 
 
-def _rename(
-    name: str, student: Any, theirs: dict[str, Tensor], head: Tensor | None, prefix: str, dtype: torch.dtype
-) -> dict[str, Tensor]:
-    """Our state dict from their tensors: by the table, each used once."""
-    config: BcosViTConfig = student.config
-    table = {}
-    for ours, other in TENSORS.items():
-        for i in range(config.num_hidden_layers if "{i}" in ours else len(config.stem_widths or [])):
-            table[ours.format(i=i, j=i)] = other.format(i=i, j=i)
-        if "{" not in ours:
-            table[ours] = other
-    left, made = set(theirs), {}
-    for key, like in student.state_dict().items():
-        if key == "classifier.weight":
-            source, tensor = CLASSIFIER, head
-        else:
-            source = table[key.removeprefix("vit.") if head is not None else key]
-            tensor = theirs.get(source)
-            left.discard(source)
-        if tensor is None:
-            raise UserError(f"{name}: tensor {prefix + source!r} is missing.")
-        if not tensor.is_floating_point():
-            raise UserError(f"{name}: {prefix + source!r} holds {tensor.dtype}, not floating-point numbers.")
-        same = same_but_for_unit_axes(tensor, like)
-        if source == TENSORS["embeddings.patch_embedding.weight"]:  # rows in (channel, row, column) order
-            same = tuple(tensor.shape) == (like.shape[0], like[0].numel())
-        if not same:
-            raise UserError(
-                f"{name}: {prefix + source!r} has shape {tuple(tensor.shape)}, needed is {tuple(like.shape)}."
-            )
-        made[key] = tensor.to(dtype).reshape(like.shape).clone()
-    if left:
-        raise UserError(f"{name}: {len(left)} tensors are left over, first {prefix + min(left)!r}.")
-    return made
+def _import(name: str, student: Any, tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Our state dict from their tensors, each used once."""
+    level = "vit." if isinstance(student, BcosViTForImageClassification) else ""
+    stages = len(student.config.stem_widths or [])
+    table = written_out(TENSORS, i=student.config.num_hidden_layers, j=stages)
+    rules = {level + key: rule for key, rule in table.items()} | {"classifier.weight": Copy(CLASSIFIER)}
+    result = import_tensors(student.state_dict(), rules, tensors, name, "the published layout")
+    return {key: tensor.to(dtype) for key, tensor in result.tensors.items()}
 
 
-def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors whose every name stands behind what a wrapper added (`module.`), without it."""
-    prefix = common_prefix(list(tensors))
-    if f"{prefix}{CLASSIFIER}" not in tensors:  # without a classifier `_prefix` reads it
-        return tensors
-    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
-
-
-def _prefix(name: str, tensors: dict[str, Tensor]) -> str:
-    """What stands before the backbone's names (`vision_model.`), read off its final norm."""
-    found = [key.removesuffix(FINAL_NORM) for key in tensors if key.endswith(FINAL_NORM)]
-    if len(found) != 1:
-        raise UserError(
-            f"{name}: tensor {'vision_model.' + FINAL_NORM!r} is missing, so this is not the published layout."
-        )
-    stray = sorted(key for key in tensors if not key.startswith(found[0]) and key != CLASSIFIER)
-    if stray:
-        raise UserError(f"{name}: {len(stray)} tensors are left over, first {stray[0]!r}.")
-    return found[0]
+def _own_names(name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors by the layout's names, whatever stands before those of the backbone, which its final norm shows."""
+    prefixes = [key.removesuffix(FINAL_NORM) for key in tensors if key.endswith(FINAL_NORM)]
+    if len(prefixes) != 1:
+        raise UserError(f"{name}: tensor {LEVEL + FINAL_NORM!r} is missing, so this is not the published layout.")
+    head = common_prefix(list(tensors)) + CLASSIFIER  # a wrapper's level stands before it as well
+    own = {key: LEVEL + key.removeprefix(prefixes[0]) for key in tensors if key.startswith(prefixes[0])}
+    return {CLASSIFIER if key == head else own.get(key, key): tensor for key, tensor in tensors.items()}
 
 
 def _dtype(wanted: torch.dtype | str | None) -> torch.dtype:
-    found = getattr(torch, wanted, None) if isinstance(wanted, str) else wanted or torch.float32
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+    dtype = getattr(torch, wanted, None) if isinstance(wanted, str) else wanted or torch.float32
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise UserError(f"There is no dtype {wanted!r} for a model; give float32, bfloat16 or float16.")
-    return found
+    return dtype
 
 
 def _kind(name: str, model_type: Any) -> Kind:
-    known = [f"aloe_{kind}{suffix}" for kind in KINDS for suffix in _SUFFIXES]
-    if model_type not in known:
-        raise UserError(f"{name} is a {model_type} model, not a published checkpoint; known: {', '.join(known)}.")
+    types = [f"aloe_{kind}{suffix}" for kind in KINDS for suffix in _SUFFIXES]
+    if model_type not in types:
+        raise UserError(f"{name} is a {model_type} model, not a published checkpoint; known: {', '.join(types)}.")
     return KINDS[str(model_type).split("_")[1]]
-
-
-def _tensors(folder: Path, name: str) -> dict[str, Tensor]:
-    """Every tensor of model.safetensors, or of the files that its index names."""
-    from safetensors import safe_open
-
-    if not (files := weight_files(str(folder))):
-        raise UserError(f"{name} has no model.safetensors; only safetensors are loaded, never pickled weights.")
-    found: dict[str, Tensor] = {}
-    with ExitStack() as stack:
-        for file in files:
-            opened: Any = stack.enter_context(safe_open(file, framework="pt"))
-            for key in opened.keys():  # noqa: SIM118  (not a dictionary)
-                if key in found:
-                    raise UserError(f"{name}: tensor {key!r} is in two files.")
-                found[key] = opened.get_tensor(key)
-    return found
 
 
 def _download(name: str, revision: str | None) -> Path:

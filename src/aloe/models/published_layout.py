@@ -1,7 +1,7 @@
 """What ALOE knows of the authors' published checkpoints, as data: their config keys with defaults, and their tensor names.
 
 21 repositories exist (`REPOSITORIES`), licensed CC BY-NC-SA 4.0, in three kinds: `model_type` is `aloe_<kind>_vision` or
-`aloe_<kind>_image_classification`. The engine that reads these tables is `published.py`.
+`aloe_<kind>_image_classification`. `published.py` reads these tables.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aloe.models.families import HALF, IMAGENET_MEAN, IMAGENET_STD
+from aloe.models.rules import Copy, Kernel, Rule
 
 LICENCE = "CC BY-NC-SA 4.0"
 _SIZES = (
@@ -70,29 +71,30 @@ VARIANTS = {"v2": "cosine", "v1": "unnormalized"}
 ACTIVATIONS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu"}  # their forward takes the exact GELU for both
 
 # Tensor of `BcosViTModel` -> theirs; {i} is a block, {j} a convolution of the stem.
-TENSORS = {
-    "embeddings.stem.{j}.0.weight": "embeddings.conv_stem.stem.{j}.conv.linear.weight",
-    "embeddings.stem.{j}.1.weight": "embeddings.conv_stem.stem.{j}.norm.weight",
-    "embeddings.patch_embedding.weight": "embeddings.patch_embedding.linear.weight",
-    "embeddings.position_embeddings": "embeddings.pos_embedding.embedding.weight",
-    "embeddings.cls_token": "embeddings.cls_token",
-    "embeddings.register_tokens": "embeddings.register_tokens.tokens",
-    "layers.{i}.norm1.weight": "encoder.layers.{i}.layer_norm1.weight",
-    "layers.{i}.attention.qkv.weight": "encoder.layers.{i}.self_attn.qkv_proj.weight",
-    "layers.{i}.attention.out.weight": "encoder.layers.{i}.self_attn.out_proj.linear.weight",
-    "layers.{i}.layer_scale1.weight": "encoder.layers.{i}.layer_scale1.lambda1",
-    "layers.{i}.norm2.weight": "encoder.layers.{i}.layer_norm2.weight",
-    "layers.{i}.mlp.up.weight": "encoder.layers.{i}.mlp.fc1.linear.weight",
-    "layers.{i}.mlp.down.weight": "encoder.layers.{i}.mlp.fc2.linear.weight",
-    "layers.{i}.layer_scale2.weight": "encoder.layers.{i}.layer_scale2.lambda1",
-    "norm.weight": "post_layernorm.weight",
-    "pooler.probe": "head.probe",
-    "pooler.q.weight": "head.attention.q_proj.weight",
-    "pooler.kv.weight": "head.attention.kv_proj.weight",
-    "pooler.out.weight": "head.attention.out_proj.linear.weight",
-    "pooler.norm.weight": "head.layernorm.weight",
-    "pooler.mlp.up.weight": "head.mlp.fc1.linear.weight",
-    "pooler.mlp.down.weight": "head.mlp.fc2.linear.weight",
+TENSORS: dict[str, Rule] = {
+    "embeddings.stem.{j}.0.weight": Copy("vision_model.embeddings.conv_stem.stem.{j}.conv.linear.weight"),
+    "embeddings.stem.{j}.1.weight": Copy("vision_model.embeddings.conv_stem.stem.{j}.norm.weight"),
+    "embeddings.patch_embedding.weight": Kernel("vision_model.embeddings.patch_embedding.linear.weight"),
+    "embeddings.position_embeddings": Copy("vision_model.embeddings.pos_embedding.embedding.weight"),
+    "embeddings.cls_token": Copy("vision_model.embeddings.cls_token"),
+    "embeddings.register_tokens": Copy("vision_model.embeddings.register_tokens.tokens"),
+    "layers.{i}.norm1.weight": Copy("vision_model.encoder.layers.{i}.layer_norm1.weight"),
+    "layers.{i}.attention.qkv.weight": Copy("vision_model.encoder.layers.{i}.self_attn.qkv_proj.weight"),
+    "layers.{i}.attention.out.weight": Copy("vision_model.encoder.layers.{i}.self_attn.out_proj.linear.weight"),
+    "layers.{i}.layer_scale1.weight": Copy("vision_model.encoder.layers.{i}.layer_scale1.lambda1"),
+    "layers.{i}.norm2.weight": Copy("vision_model.encoder.layers.{i}.layer_norm2.weight"),
+    "layers.{i}.mlp.up.weight": Copy("vision_model.encoder.layers.{i}.mlp.fc1.linear.weight"),
+    "layers.{i}.mlp.down.weight": Copy("vision_model.encoder.layers.{i}.mlp.fc2.linear.weight"),
+    "layers.{i}.layer_scale2.weight": Copy("vision_model.encoder.layers.{i}.layer_scale2.lambda1"),
+    "norm.weight": Copy("vision_model.post_layernorm.weight"),
+    "pooler.probe": Copy("vision_model.head.probe"),
+    "pooler.q.weight": Copy("vision_model.head.attention.q_proj.weight"),
+    "pooler.kv.weight": Copy("vision_model.head.attention.kv_proj.weight"),
+    "pooler.out.weight": Copy("vision_model.head.attention.out_proj.linear.weight"),
+    "pooler.norm.weight": Copy("vision_model.head.layernorm.weight"),
+    "pooler.mlp.up.weight": Copy("vision_model.head.mlp.fc1.linear.weight"),
+    "pooler.mlp.down.weight": Copy("vision_model.head.mlp.fc2.linear.weight"),
 }
 CLASSIFIER = "classifier.linear.weight"
-FINAL_NORM = TENSORS["norm.weight"]
+LEVEL, FINAL_NORM = "vision_model.", "post_layernorm.weight"
+POSITION_TABLE = "vision_model.embeddings.pos_embedding.embedding.weight"

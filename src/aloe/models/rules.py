@@ -1,11 +1,12 @@
-"""How a tensor is made from those of a checkpoint with another layout: the words that the tables of `families.py` and
-`timm_layouts.py` are written in, and what they mean.
+"""How a tensor is made from those of a checkpoint with another layout: the words that the tables of `families.py`,
+`timm_layouts.py` and `published_layout.py` are written in, and what they mean. `importer.py` reads the tables.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Copy:
-    """The tensor as it is (reshaped where only unit axes differ)."""
+    """The tensor as it is."""
 
     source: str
 
@@ -36,42 +37,114 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Kernel:
+    """A convolution's kernel from a linear layer over patches in (channel, row, column) order."""
+
+    source: str
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Position embeddings of CLS and patches; zeros for the CLS token where the checkpoint gives it none."""
+
+    source: str
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """A tensor that the checkpoint has no use for: the mask token."""
+
+
+@dataclass(frozen=True)
 class Fold:
-    """The patch embedding with the teacher's normalisation and its bias, if any, folded into six channels (method.md, 3)."""
+    """The patch embedding with the normalisation of images and its bias, if any, folded into six channels (method.md, 3)."""
 
     weight: str
     bias: str | None
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
 
 
-Rule = Copy | Concat | Part | Fold
+@dataclass(frozen=True)
+class Either:
+    """The first of several rules whose tensors are all there."""
+
+    rules: tuple[Rule, ...]
 
 
-def sources_of(rule: Rule) -> tuple[str, ...]:
-    """Names of the tensors that a rule reads."""
-    if isinstance(rule, Fold):
-        return (rule.weight,) if rule.bias is None else (rule.weight, rule.bias)
-    return rule.sources if isinstance(rule, Concat) else (rule.source,)
+Rule = Copy | Concat | Part | Kernel | Positions | Zeros | Fold | Either
 
 
-def assemble(rule: Copy | Concat | Part, source: Mapping[str, Tensor]) -> Tensor:
-    """The tensor that a rule makes, in memory of its own."""
-    if isinstance(rule, Concat):
-        return torch.cat([source[name] for name in rule.sources])
-    if isinstance(rule, Part):
-        pieces = source[rule.source].chunk(rule.parts)
-        return torch.cat(pieces[rule.index : rule.stop or rule.index + 1])
-    return source[rule.source].clone()
+def sources_of(rule: Any) -> list[str]:
+    """Names of the tensors that a rule reads: the words among its fields, in their order."""
+    return list(_words(getattr(rule, field.name) for field in fields(rule)))
 
 
-def renamed(rule: Rule, key: str, value: str) -> Rule:
-    """The rule with `key`, such as `{i}`, replaced in the names it reads."""
-    if isinstance(rule, Concat):
-        return Concat(tuple(name.replace(key, value) for name in rule.sources))
-    if isinstance(rule, Fold):
+def renamed(rule: Rule, old: str, new: str) -> Rule:
+    """The rule over tensors whose names have `new` in place of `old`, such as `{i}`."""
+
+    def change(value: Any) -> Any:
+        if isinstance(value, str):
+            return value.replace(old, new)
+        if isinstance(value, tuple):
+            return tuple(map(change, value))
+        return renamed(value, old, new) if isinstance(value, Rule) else value
+
+    return cast(Rule, replace(rule, **{field.name: change(getattr(rule, field.name)) for field in fields(rule)}))
+
+
+def among(rule: Rule, names: Collection[str]) -> Rule:
+    """The rule that counts for a checkpoint with tensors of these names."""
+    if not isinstance(rule, Either):
         return rule
-    return replace(rule, source=rule.source.replace(key, value))
+    return next((r for r in rule.rules if all(name in names for name in sources_of(r))), rule.rules[0])
 
 
-def same_but_for_unit_axes(a: Tensor, b: Tensor) -> bool:
-    """Whether one can be reshaped to the other by adding or dropping axes of length 1 alone."""
-    return [n for n in a.shape if n != 1] == [n for n in b.shape if n != 1]
+def make(rule: Rule, parts: Sequence[Tensor], like: Tensor) -> Tensor:
+    """The tensor that a rule makes of those it reads, in memory of its own; `like` is the model's, for its shape.
+
+    Raises:
+        RuntimeError, IndexError, ValueError: shapes that do not go together.
+    """
+    match rule:
+        case Concat():
+            return torch.cat(tuple(parts))
+        case Part():
+            return torch.cat(parts[0].chunk(rule.parts)[rule.index : rule.stop or rule.index + 1])
+        case Kernel():
+            return parts[0].unflatten(1, like.shape[1:]).clone()
+        case Positions():
+            rows = parts[0].flatten(0, -2)
+            lacking = max(like.shape[-2] - len(rows), 0)
+            return torch.cat((rows.new_zeros(lacking, rows.shape[1]), rows))
+        case Zeros():
+            return torch.zeros(like.shape)
+        case Fold():
+            weight, bias = parts[0], parts[1] if rule.bias else None
+            if weight.ndim == 2:  # NaFlex: a linear layer over patches in (row, column, channel) order
+                weight = weight.unflatten(1, (*like.shape[2:], -1)).permute(0, 3, 1, 2)
+            return fold_normalization(weight, bias, rule.mean, rule.std)
+    return parts[0].clone()
+
+
+def fold_normalization(weight: Tensor, bias: Tensor | None, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Patch embedding of normalised RGB -> bias-free patch embedding of (r, g, b, 1-r, 1-g, 1-b) in [0, 1].
+
+    With u = w / std the result is [u/2 + c, -u/2 + c] and 3 P^2 c = b - sum(w mean / std) + sum(u) / 2, computed in
+    float64. Shapes: weight (D, 3, P, P), bias (D,) -> (D, 6, P, P). Source: docs/method.md section 3.
+    """
+    wide = weight.double()
+    device = weight.device
+    scaled = wide / torch.tensor(std, dtype=torch.float64, device=device)[:, None, None]
+    offset = (scaled * torch.tensor(mean, dtype=torch.float64, device=device)[:, None, None]).sum((1, 2, 3))
+    constant = (0 if bias is None else bias.double()) - offset + scaled.sum((1, 2, 3)) / 2
+    shift = (constant / weight[0].numel())[:, None, None, None]
+    return torch.cat((scaled / 2 + shift, -scaled / 2 + shift), dim=1).to(weight.dtype)
+
+
+def _words(values: Iterable[Any]) -> Iterator[str]:
+    for value in values:
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, tuple):
+            yield from _words(value)

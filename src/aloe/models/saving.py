@@ -6,22 +6,21 @@ import json
 import os
 import shutil
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from aloe.core.errors import UserError
 from aloe.core.torch_state import in_plain_torch
 from aloe.models.configuration import BcosViTConfig
-from aloe.models.headers import check_finite, classifier_rows, shapes_of
+from aloe.models.headers import check_finite, shapes_of
 from aloe.models.hub import explain_hub_errors
 from aloe.models.labels import STATED as LABELS
-from aloe.models.labels import label_table, set_labels
+from aloe.models.labels import set_labels
 from aloe.models.modeling import BcosViTForImageClassification, BcosViTModel
+from aloe.models.pretrained import is_weight_file, missing_weights, read_pretrained, stated_classes
 from aloe.models.published import is_published, load_published
 from aloe.models.stated import hold_against, mismatch, stated
-from aloe.models.teachers import is_weight_file, missing_weights
-from aloe.models.unwrap import common_prefix, renaming
+from aloe.models.unwrap import common_prefix
 from aloe.models.zoo_models import locate
 
 
@@ -48,26 +47,14 @@ def load(source: str | Path, **options: Any) -> BcosViTModel | BcosViTForImageCl
             return load_published(name, **options)
         _check_kind(source, values)
         classifier = "BcosViTForImageClassification" in (values.get("architectures") or [])
-        shapes, names = shapes_of(name, options.get("revision")), None
-        if classifier and (rows := classifier_rows(shapes)) is not None:
-            names = label_table(values, rows, str(source)) or {i: f"LABEL_{i}" for i in range(rows)}
+        shapes = shapes_of(name, options.get("revision"))
+        names = stated_classes(values, shapes, str(source)) if classifier else None
         hold_against(values, shapes, str(source))
         config = BcosViTConfig.from_dict({k: v for k, v in values.items() if k not in LABELS or names is None})
         if names is not None:
             set_labels(config, names)
         model_class: Any = BcosViTForImageClassification if classifier else BcosViTModel
-        read = partial(
-            model_class.from_pretrained,
-            name,
-            config=config,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            **options,
-        )
-        model, report = read()
-        if report["missing_keys"] and (mapping := renaming(list(shapes))):
-            model, report = read(key_mapping=mapping)
+        model, report = read_pretrained(model_class, name, config, shapes, **options)
     if report["missing_keys"] and common_prefix(list(shapes)):
         raise UserError(missing_weights(name, sorted(report["missing_keys"]), list(shapes)))
     if report["mismatched_keys"]:

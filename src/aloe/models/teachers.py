@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +19,17 @@ from torch import Tensor, nn
 from aloe.core.errors import UserError
 from aloe.core.torch_state import in_plain_torch
 from aloe.models.backbone import Backbone, Features
-from aloe.models.families import FAMILIES, Family
-from aloe.models.geometry import settle, settle_modules, side
-from aloe.models.headers import check_finite, classifier_rows, shapes_of
-from aloe.models.labels import STATED as LABELS
+from aloe.models.families import Family, family_of
+from aloe.models.geometry import native_side, settle, settle_modules
+from aloe.models.hub import explain_hub_errors
 from aloe.models.labels import label_table, set_labels
-from aloe.models.processor import normalisation, pixels_of_use, read_processor, three
-from aloe.models.stated import check_activation, hold_against, mismatch, stated, vision_of
-from aloe.models.unwrap import common_prefix, extends, renaming, unwrapped
+from aloe.models.pretrained import is_weight_file, read_transformers
+from aloe.models.processor import three
+from aloe.models.published import is_published
+from aloe.models.stated import stated
+from aloe.models.timm import is_timm_config, read_timm
+from aloe.models.unwrap import extends, unwrapped
 from aloe.models.zoo_models import locate
-
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".tar")
 
 
 class Teacher(Backbone):
@@ -85,7 +83,7 @@ class Teacher(Backbone):
         if min(self.std) <= 0:
             raise UserError(f"{self.name}: std must be positive, got {list(self.std)}.")
         self.patch_size = int(self.config.patch_size)
-        self.image_size = _image_size(self.config, self.patch_size)
+        self.image_size = native_side(self.config, self.name)
         self.resolution = resolution or self.image_size
         self.classifier, self.note = _classifier(self.model, self.family, self.name)
         if self.classifier is not None:
@@ -103,11 +101,11 @@ class Teacher(Backbone):
         """The transformer blocks, in order."""
         for path in self.family.blocks:
             try:
-                found = self.tower.get_submodule(path)
+                blocks = unwrapped(self.tower.get_submodule(path))
             except AttributeError:
                 continue
-            if isinstance(unwrapped(found), nn.ModuleList):
-                return unwrapped(found)
+            if isinstance(blocks, nn.ModuleList):
+                return blocks
         raise UserError(f"{self.name}: no list of blocks found in this {self.family.name} layout.")
 
     @property
@@ -145,12 +143,12 @@ class Teacher(Backbone):
         blocks = self.blocks
         hooks = [blocks[k - 1].register_forward_hook(_capture(captured, k)) for k in sorted(set(after_block))]
         try:
-            found = self.features(self.normalize(images))
+            features = self.features(self.normalize(images))
         finally:
             for hook in hooks:
                 hook.remove()
-        found.states = captured
-        return found
+        features.states = captured
+        return features
 
     def read(self, images: Tensor, after_block: Iterable[int] = ()) -> Features:
         rows, columns = self.grid(*images.shape[-2:])
@@ -219,97 +217,25 @@ def load_teacher(
     if isinstance(source, nn.Module):
         inner = unwrapped(source)
         return inner if isinstance(inner, Teacher) else Teacher(inner, "", mean, std, resolution)
-    import transformers
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-    from aloe.models.hub import explain_hub_errors
-    from aloe.models.published import is_published
-    from aloe.models.timm import is_timm_config, load_timm
-
     name = locate(source)
-    from_timm = is_weight_file(name)
-    with nullcontext() if from_timm else explain_hub_errors(name):
-        values = {} if from_timm else stated(name)
-        if is_published(values.get("model_type")) or values.get("model_type") == "bcos_vit":
-            raise UserError(f"{source} is a B-cos student, not a teacher; aloe.load reads it.")
-        if from_timm or is_timm_config(values):
-            return load_timm(name, mean=mean, std=std, resolution=resolution, dtype=dtype, architecture=architecture)
-        config: Any = None
-        shapes, rows = shapes_of(name), None
-        wanted = [str(known) for known in values.get("architectures") or []]
-        family = family_of(values.get("model_type"))
-        with_head = family.classifier_class in wanted
-        if with_head and (rows := classifier_rows(shapes)) is not None:
-            names = label_table(values, rows, str(source)) or {i: f"LABEL_{i}" for i in range(rows)}
-        hold_against(vision_of(values), shapes, str(source))
-        check_activation(vision_of(values), str(source))
-        plain = {key: value for key, value in values.items() if key not in LABELS}
-        config = CONFIG_MAPPING[str(values["model_type"])].from_dict({**plain, "_name_or_path": name})
-        if rows is not None:
-            set_labels(config, names)
-        vision = getattr(config, "vision_config", config)
-        settle(vision, str(source))
-        model_class: Any = getattr(transformers, str(family.classifier_class if with_head else family.model_class))
-        options: dict[str, Any] = {"add_pooling_layer": False} if model_class.__name__ == "ViTModel" else {}
-        load = partial(
-            model_class.from_pretrained,
-            name,
-            config=config if with_head else vision,
-            use_safetensors=True,
-            dtype=dtype,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            **options,
-        )
-        model, report = load()
-        if report["missing_keys"] and (mapping := renaming(list(shapes))):
-            model, report = load(key_mapping=mapping)
-    if report["missing_keys"]:
-        raise UserError(missing_weights(name, sorted(report["missing_keys"]), list(shapes)))
-    if report["mismatched_keys"]:
-        raise UserError(mismatch(name, report["mismatched_keys"]))
-    check_finite(model, name)
-    processor = read_processor(name)
-    found_mean, found_std = normalisation(processor, family.mean, family.std, f"{name}: its image processor")
-    label = Path(source).name if Path(source).exists() else str(source)
+    if is_weight_file(name):
+        tower = read_timm(name, mean=mean, std=std, dtype=dtype, architecture=architecture)
+    else:
+        with explain_hub_errors(name):
+            values = stated(name)
+            if is_published(values.get("model_type")) or values.get("model_type") == "bcos_vit":
+                raise UserError(f"{source} is a B-cos student, not a teacher; aloe.load reads it.")
+            if is_timm_config(values):
+                tower = read_timm(name, mean=mean, std=std, dtype=dtype, architecture=architecture)
+            else:
+                tower = read_transformers(name, str(source), values, dtype)
     teacher = Teacher(
-        model,
-        label,
-        mean or found_mean,
-        std or found_std,
-        resolution or _resolution(processor, model.config, f"{name}: its image processor"),
-        keep_half=True,
+        tower.model, tower.name, mean or tower.mean, std or tower.std, resolution or tower.resolution, keep_half=True
     )
-    heads = [known for known in wanted if "Classification" in known]
-    if heads and not with_head:
-        teacher.note = head_note(label, heads[0])
-    teacher.unread = tuple(sorted(report["unexpected_keys"]))
+    teacher.unread = tower.unread
+    if tower.other_head:
+        teacher.note = head_note(tower.name, tower.other_head)
     return teacher
-
-
-def is_weight_file(source: str | Path) -> bool:
-    """Whether a teacher is named by its weights alone.
-
-    Raises:
-        UserError: for weights that are not safetensors.
-    """
-    path = Path(source)
-    if path.suffix in PICKLES and path.is_file():
-        raise UserError(f"{source} is not a safetensors file; only safetensors are loaded, never pickled weights.")
-    return path.suffix == ".safetensors"
-
-
-def family_of(model_type: str | None) -> Family:
-    """The family of a transformers `model_type`.
-
-    Raises:
-        UserError: for any other architecture, listing the supported ones.
-    """
-    for family in FAMILIES:
-        if model_type in family.model_types:
-            return family
-    known = ", ".join(t for f in FAMILIES for t in f.model_types)
-    raise UserError(f"Model type {model_type!r} cannot be converted; ALOE takes {known}.")
 
 
 def resize(images: Tensor, side: int) -> Tensor:
@@ -333,17 +259,6 @@ def in_float32(model: Any, *, also: tuple[torch.dtype, ...] = ()) -> Any:
     """A module in half precision, or in one of the dtypes `also`, as a copy in float32; any other as it is."""
     others = any(p.dtype in (torch.float16, torch.bfloat16, *also) for p in model.parameters())
     return copy.deepcopy(model).float() if others else model
-
-
-def missing_weights(name: str, missing: Sequence[str], found: Sequence[str]) -> str:
-    """A sentence on weights that a checkpoint lacks, with what stands before their names where that is all."""
-    prefix = common_prefix(found)
-    if prefix:
-        return (
-            f"{name}: the names of its weights begin with {prefix!r}, and without it {len(missing)} do not fit either; save"
-            " the model inside its wrapper (merge an adapter first)."
-        )
-    return f"{name}: {len(missing)} weights are missing from the checkpoint, first {missing[0]!r}."
 
 
 def head_note(name: str, what: str) -> str:
@@ -378,13 +293,6 @@ def _capture(into: dict[int, Tensor], k: int) -> Any:
     return hook
 
 
-def _image_size(config: Any, patch: int) -> int:
-    """Native pixels on a side; NaFlex configurations state the number of patches instead."""
-    if getattr(config, "num_patches", None) and not getattr(config, "image_size", None):
-        return patch * round(config.num_patches**0.5)
-    return side(config.image_size, "image_size")
-
-
 def _naflex(pixels: Tensor, patch: int) -> dict[str, Tensor]:
     """What SigLIP2's NaFlex tower takes: flattened patches in (row, column, channel) order, a mask, the grid."""
     batch, channels, height, width = pixels.shape
@@ -394,13 +302,3 @@ def _naflex(pixels: Tensor, patch: int) -> dict[str, Tensor]:
     shapes = torch.tensor([[rows, columns]], device=pixels.device).expand(batch, -1)
     mask = torch.ones(batch, rows * columns, dtype=torch.long, device=pixels.device)
     return {"pixel_values": flat, "pixel_attention_mask": mask, "spatial_shapes": shapes}
-
-
-def _resolution(processor: dict[str, Any], config: Any, where: str) -> int | None:
-    """The side the checkpoint's preprocessing crops or resizes to, if it is a whole number of patches."""
-    config = getattr(config, "vision_config", config)
-    pixels, patch = pixels_of_use(processor, where), int(config.patch_size)
-    if not pixels or pixels < patch:
-        return None
-    native = _image_size(config, patch)
-    return pixels if pixels == native or pixels % patch == 0 else None

@@ -11,22 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aloe.models.families import HALF, IMAGENET_MEAN, IMAGENET_STD, OPENAI_MEAN, OPENAI_STD
-from aloe.models.rules import Concat, Copy, Part, Rule
-
-
-@dataclass(frozen=True)
-class Positions:
-    """Position embeddings of CLS and patches; zeros for the CLS token where timm gives it none (`no_embed_class`)."""
-
-    source: str
-
-
-@dataclass(frozen=True)
-class Zeros:
-    """A tensor that timm has no use for: the mask token."""
-
-
-HostRule = Rule | Positions | Zeros
+from aloe.models.rules import Concat, Copy, Part, Positions, Rule, Zeros
 
 
 @dataclass(frozen=True)
@@ -47,12 +32,12 @@ class Layout:
     architectures: str
     config_class: str
     model_class: str
-    tensors: dict[str, HostRule]
+    tensors: dict[str, Rule]
     config: dict[str, Any] = field(default_factory=dict)
     aliases: tuple[tuple[str, str], ...] = ()
     unread: tuple[str, ...] = ("head",)
     classifier_class: str | None = None
-    classifier: dict[str, HostRule] = field(default_factory=dict)
+    classifier: dict[str, Rule] = field(default_factory=dict)
     heads: dict[int, int] = field(default_factory=dict)
 
 
@@ -104,11 +89,11 @@ TOLD_BY_TENSORS = frozenset(
 )
 
 
-def _linear(host: str, source: str) -> dict[str, HostRule]:
+def _linear(host: str, source: str) -> dict[str, Rule]:
     return {f"{host}.{part}": Copy(f"{source}.{part}") for part in ("weight", "bias")}
 
 
-def _block(host: str, norm1: str, norm2: str, attention: str, out: str) -> dict[str, HostRule]:
+def _block(host: str, norm1: str, norm2: str, attention: str, out: str) -> dict[str, Rule]:
     """Norms, attention and output projection of one block; Q, K and V are equal pieces of one tensor."""
     block = "blocks.{i}"
     fused = {
@@ -124,11 +109,11 @@ def _block(host: str, norm1: str, norm2: str, attention: str, out: str) -> dict[
     }
 
 
-def _mlp(host: str, *pairs: tuple[str, str]) -> dict[str, HostRule]:
+def _mlp(host: str, *pairs: tuple[str, str]) -> dict[str, Rule]:
     return {k: v for ours, timm in pairs for k, v in _linear(f"{host}.mlp.{ours}", f"blocks.{{i}}.mlp.{timm}").items()}
 
 
-def _packed(host: str) -> dict[str, HostRule]:
+def _packed(host: str) -> dict[str, Rule]:
     """timm's SwiGLU in one product, the gate first: the host's two products, or the one of older transformers releases."""
     block, parts = "blocks.{i}.mlp", ("weight", "bias")
     return {
@@ -138,7 +123,7 @@ def _packed(host: str) -> dict[str, HostRule]:
     }
 
 
-def _scales(host: str, timm: str) -> dict[str, HostRule]:
+def _scales(host: str, timm: str) -> dict[str, Rule]:
     return {f"{host}.layer_scale{n}.lambda1": Copy(f"blocks.{{i}}.{timm.format(n)}") for n in (1, 2)}
 
 
