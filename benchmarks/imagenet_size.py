@@ -5,6 +5,7 @@ python benchmarks/imagenet_size.py knn --home /tmp/imagenet_size --queries 1000 
 python benchmarks/imagenet_size.py probe --home /tmp/imagenet_size --steps 6
 python benchmarks/imagenet_size.py folder --home /tmp/imagenet_size
 python benchmarks/imagenet_size.py report --home /tmp/imagenet_size
+python benchmarks/imagenet_size.py precision --home /tmp/imagenet_size
 
 Seconds are the processor's, on one thread, since wall time counts what else runs. Plain matrix products of the same sizes run
 between the blocks and steps of what is measured, and are not counted in it. Every size is a process of its own, whose peak
@@ -227,6 +228,32 @@ def report(home: Path, share: int, _: Any) -> dict[str, Any]:
     return {"rows": 10_000 // share, "report": clock.seconds}
 
 
+def precision(home: Path, share: int, images: int) -> dict[str, Any]:
+    """Forward passes of a plain and a B-cos ViT-B/16 of random weights at 224 pixels, float32 and bf16 in turns."""
+    from transformers import ViTConfig, ViTModel
+
+    from aloe.models.convert import bcosify
+    from aloe.models.teachers import Teacher
+
+    plain = ViTModel(ViTConfig(), add_pooling_layer=False).eval()
+    teacher = Teacher(plain, (0.5,) * 3, (0.5,) * 3)
+    student, found = bcosify(teacher).eval(), {}
+    pixels = torch.rand(images, 3, 224, 224)
+    kept: dict[str, Tensor] = {}
+    seconds: dict[str, list[float]] = {}
+    for _ in range(3):
+        for name, model in (("teacher", teacher), ("student", student)):
+            for kind in ("float32", "bf16"):
+                clock = Clock()
+                with clock, torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=kind == "bf16"):
+                    kept[f"{name} {kind}"] = model.read(pixels).pooled.float()
+                seconds.setdefault(f"{name} {kind}", []).append(clock.seconds)
+    for name in ("teacher", "student"):
+        pair = (kept[f"{name} float32"], kept[f"{name} bf16"])
+        found[f"{name} least cosine"] = float(torch.nn.functional.cosine_similarity(*pair).min())
+    return {**{f"{name} images/s": images / min(spent) for name, spent in seconds.items()}, **found}
+
+
 def _measured(pipe: Any, part: Callable[..., Any], *arguments: Any) -> None:
     torch.set_num_threads(1)
     torch.randn(256, 256) @ torch.randn(256, 256)  # the matrix library loads itself at its first product
@@ -236,7 +263,7 @@ def _measured(pipe: Any, part: Callable[..., Any], *arguments: Any) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["features", "knn", "probe", "folder", "report"])
+    parser.add_argument("what", choices=["features", "knn", "probe", "folder", "report", "precision"])
     parser.add_argument(
         "--home", type=Path, required=True, help="holds 4 GB of features and the links; remove it afterwards"
     )
@@ -249,9 +276,9 @@ def main() -> None:
         return make_features(args.home)
     if args.what == "folder":
         make_files(args.home)
-    option = {"knn": args.queries, "probe": args.steps}.get(args.what)
+    option = {"knn": args.queries, "probe": args.steps, "precision": 8}.get(args.what)
     context = multiprocessing.get_context("spawn")
-    for share in args.shares:
+    for share in args.shares if args.what != "precision" else [1]:
         ours, theirs = context.Pipe()
         process = context.Process(target=_measured, args=(theirs, globals()[args.what], args.home, share, option))
         process.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from aloe.evaluation.reads import check_read, task_names
 from aloe.evaluation.results import ResultLog, Row, describe, row_key, versions
 from aloe.evaluation.settings import EvaluateSettings
 from aloe.evaluation.tasks import TASKS, Case, Outcome
+from aloe.evaluation.together import extract_together
 from aloe.models.teachers import Teacher
 from aloe.models.unwrap import unwrapped
 
@@ -116,6 +118,16 @@ def evaluate_all(
         raise UserError(" ".join(dict.fromkeys(problems)))
     rows = []
     recognition, explaining = [t for t in tasks if t in TASKS], [t for t in tasks if t in EXPLAINING]
+    if cache is not None and len(models) > 1 and recognition and os.environ.get("WORLD_SIZE", "1") == "1":
+        loaded = {name: load_any(name) for name in dict.fromkeys(models)}
+        for splits in opened:
+            cases = [
+                _case(n, m, splits, chosen, device, cache, progress, None, list(models)) for n, m in loaded.items()
+            ]
+            extract_together(
+                [(c, [t for t in recognition if log.get(row_key(_row_facts(c, t))) is None]) for c in cases]
+            )
+        del loaded
     for name in models if recognition else ():
         model = load_any(name)
         for splits in opened:
