@@ -14,12 +14,11 @@ from aloe.report.explained import (
     collect,
     measure_of,
     method_of,
-    number,
-    numbers,
     protocols_of,
 )
 from aloe.report.explained_tables import explained_others, localization_table, scores_table
 from aloe.report.methods import LOOKS, look, rank
+from aloe.report.metric import number, numbers
 from aloe.report.protocol import deviations, grid_protocol, settings_of
 from aloe.report.rows import Result
 

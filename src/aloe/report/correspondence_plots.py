@@ -7,8 +7,9 @@ from math import isfinite, nan
 from typing import Any
 
 from aloe.draw.figures import STYLE, load_matplotlib, plain
-from aloe.report.explained import Measured, number, numbers
+from aloe.report.explained import Measured
 from aloe.report.lines import STAGES, Column, Group, Line, heading
+from aloe.report.metric import number, numbers
 from aloe.report.plots import COLOURS, as_files
 from aloe.report.rows import Result
 

@@ -7,14 +7,14 @@ baseline and the share of the gap between converted model and teacher that align
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 from aloe.draw.tables import MINUS, MISSING, Block, Cell, Row, Table
 from aloe.report.compare import add_deltas, add_gaps, add_paper, mark_best
-from aloe.report.explained import Measured, number, numbers, side_by_side
+from aloe.report.explained import Measured, side_by_side
 from aloe.report.explained_tables import way_notes
 from aloe.report.grid import marks, model_of
 from aloe.report.lines import STAGES, Column, Group, Line, heading
+from aloe.report.metric import Metric, detail, number, numbers
 from aloe.report.paper import paper_tables
 from aloe.report.protocol import DENSE
 from aloe.report.rows import Result
@@ -29,18 +29,6 @@ _CAPTIONS = {
 _VALUES = {"b4": "Relative δ1 (%)", "b5": "δ1 (%)", "correspondence": "Recall (%)"}  # of a row's `value`
 _DIGITS = {"b4": 4, "b5": 3}
 _RECALLS = {"mean_of_bins": "{} ↑", "global": "{}, all ↑", "reachable/global": "{}, possible"}
-
-
-@dataclass(frozen=True)
-class _Metric:
-    """A column: `key` is the variant by which the paper's table knows it; an upper bound is not `compared`."""
-
-    key: str
-    heading: str
-    of: Callable[[Result], float | None]
-    decimals: int = 2
-    lower: bool = False
-    compared: bool = True
 
 
 def collect_dense(name: str, results: Sequence[Result]) -> Measured | None:
@@ -81,21 +69,21 @@ def _main_table(measured: Measured, with_paper: bool) -> Table:
     return Table(name, caption, LABELS, heads, tuple(blocks), tuple(_footnotes(measured, groups)))
 
 
-def _printed(name: str) -> list[_Metric]:
+def _printed(name: str) -> list[Metric]:
     """The paper's columns; behind the data, `nyuv2/relative.delta1` has the way to the number in a row's details."""
     found = []
     for key, words in paper_tables()[name.upper()].columns.items():
         metric = key.partition("/")[2]
         digits = 2 if metric == "rmse" else _DIGITS[name]  # degrees, unlike metres
-        found.append(_Metric(metric, words, _detail(*metric.split(".")), digits, lower="↓" in words))
+        found.append(Metric(words, detail(*metric.split(".")), digits, metric, lower="↓" in words))
     return found
 
 
-def _recalls(results: Sequence[Result]) -> list[_Metric]:
+def _recalls(results: Sequence[Result]) -> list[Metric]:
     """At every distance of any row, what some row has of: the mean over bins, all matches, the most a model could reach."""
     steps = sorted({step for row in results for step in numbers(row, "thresholds") if step == step})
     found = [
-        _Metric(f"{kind}@{step:g}", words.format(_centimetres(step)), _recall(kind, step), compared="↑" in words)
+        Metric(words.format(_centimetres(step)), _recall(kind, step), key=f"{kind}@{step:g}", compared="↑" in words)
         for kind, words in _RECALLS.items()
         for step in steps
     ]
@@ -110,11 +98,7 @@ def _recall(kind: str, step: float) -> Callable[[Result], float | None]:
     return of
 
 
-def _detail(*path: str) -> Callable[[Result], float | None]:
-    return lambda row: number(row, *path)
-
-
-def _line(line: Line, data: str, metrics: Sequence[_Metric]) -> Line:
+def _line(line: Line, data: str, metrics: Sequence[Metric]) -> Line:
     """A model's numbers on one data set, without those that its row lacks."""
     row = line.results[Column(data)]
     values = {metric: metric.of(row) for metric in metrics}

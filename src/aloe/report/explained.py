@@ -6,13 +6,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import PurePath
-from typing import Any
 
 from aloe.attribution.presets import DIFFERENT
 from aloe.core.errors import UserError
-from aloe.report.grid import Place, line_up, model_of
+from aloe.report.grid import Place, line_up, model_of, select
 from aloe.report.lines import Column, Group, Line
 from aloe.report.methods import PAPER, rank
 from aloe.report.protocol import (
@@ -120,36 +118,11 @@ def _once(results: Sequence[Result]) -> list[Result]:
 
 
 def side_by_side(name: str, rows: Sequence[Result], place_of: Callable[[Result], Place | None]) -> Measured | None:
-    """The rows of one task that may be compared, or None without rows.
-
-    Of several ways of measuring a teacher and its students on one data set the paper's is taken (its settings, then its
-    split), then the one with most numbers, then the last; of several rows for one place one on the official split, then the
-    last.
-    """
+    """The rows of one task that may be compared, or None without rows: of a teacher and its students on one data set those
+    that were measured in one way, see `select`."""
     if not rows:
         return None
-    places = {id(row): place_of(row) for row in rows}
-    blocks: dict[tuple[str, str], dict[str, list[Result]]] = {}
-    for row in rows:
-        if places[id(row)]:
-            blocks.setdefault((row.teacher, row.data), {}).setdefault(measured_alike(row), []).append(row)
-    chosen: dict[Place, Result] = {}
-    stand_in: dict[tuple[str, str], Result] = {}
-    for block, ways in blocks.items():
-        *_, shown = sorted(
-            ways.values(),
-            key=lambda way: (not deviations(way[-1]), way[-1].official, len({places[id(row)] for row in way})),
-        )
-        ordered = sorted(shown, key=lambda row: row.official)  # stable: the last of equals wins
-        found = {place: row for row in ordered if (place := places[id(row)])}
-        chosen |= found
-        stand_in[block] = next(iter(found.values()))
-    taken = {id(row) for row in chosen.values()}
-    others = [
-        (row, (chosen.get(place) or stand_in.get((row.teacher, row.data))) if (place := places[id(row)]) else None)
-        for row in rows
-        if id(row) not in taken
-    ]
+    chosen, others = select(rows, place_of, lambda row: (row.teacher, row.data), measured_alike)
     return Measured(name, line_up(chosen, rows), others)
 
 
@@ -176,24 +149,6 @@ def by_method(line: Line, data: str) -> dict[str, Result]:
     """A model's rows on one data set, in the order of methods."""
     found = {c.variant: row for c, row in line.results.items() if c.data == data}
     return {method: found[method] for method in sorted(found, key=rank)}
-
-
-def number(row: Result, *path: str | int) -> float | None:
-    """A number in a row's details, None where it is missing or not finite: `number(row, "interval", 0)`."""
-    value: Any = row.details
-    for step in path:
-        try:
-            value = value[step]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value) else None
-
-
-def numbers(row: Result, name: str) -> list[float]:
-    """A list in a row's details, NaN for what is no number."""
-    found = row.details.get(name)
-    values = [number(row, name, i) for i in range(len(found))] if isinstance(found, list) else []
-    return [float("nan") if value is None else value for value in values]
 
 
 def accuracy(row: Result, task: str, results: Sequence[Result]) -> Result | None:

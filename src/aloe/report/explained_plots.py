@@ -9,10 +9,11 @@ from textwrap import fill
 from typing import Any
 
 from aloe.draw.figures import STYLE, load_matplotlib, plain
-from aloe.report.explained import GRIDS, Measured, accuracy, by_method, number, numbers
+from aloe.report.explained import GRIDS, Measured, accuracy, by_method
 from aloe.report.explained_tables import paper_row
 from aloe.report.lines import STAGES, Column, Group, Line, heading
 from aloe.report.methods import INHERENT, PAPER, look, rank
+from aloe.report.metric import number, numbers
 from aloe.report.paper import PaperRow
 from aloe.report.plots import as_files
 from aloe.report.rows import Result

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from aloe.draw.tables import MINUS, Block, Cell, Row, Table
-from aloe.report.explained import GRIDS, Measured, accuracy, by_method, number, numbers, variant_of
+from aloe.report.explained import GRIDS, Measured, accuracy, by_method, variant_of
 from aloe.report.grid import NOT_PROTOCOL, marks
 from aloe.report.lines import STAGES, Column, Group, Line, heading
 from aloe.report.methods import INHERENT, PAPER, look, rank
+from aloe.report.metric import Metric, detail, number, numbers
 from aloe.report.paper import PaperRow, paper_tables
 from aloe.report.protocol import deviations, in_words, settings_of, shared_settings
 from aloe.report.rows import Result
@@ -40,13 +41,6 @@ _CAPTIONS = {
     "inside": "Object masks. Share (%) of the positive attribution inside the object. Bold: a model's best.",
     "clarity": "Clarity. Share (%) of a map's spectrum above a quarter of the sampling rate (bold: the least), and seams.",
 }
-
-
-@dataclass(frozen=True)
-class _Number:
-    heading: str
-    of: Callable[[Result], float | None]
-    decimals: int = 2
 
 
 def localization_table(measured: Measured, results: Sequence[Result], with_paper: bool = True) -> Table:
@@ -320,10 +314,6 @@ def _shown(cell: Cell) -> float:
     return round(cell.value or 0.0, cell.decimals)
 
 
-def _detail(*path: str | int) -> Callable[[Result], float | None]:
-    return lambda row: number(row, *path)
-
-
 def _cell(pick: Callable[[list[float]], float]) -> Callable[[Result], float | None]:
     def of(row: Result) -> float | None:
         known = [value for value in numbers(row, "per_cell") if value == value]
@@ -342,51 +332,51 @@ def _megabytes(row: Result) -> float | None:
 
 
 _COST = (
-    _Number("Forward", _detail("cost", "forward"), 1),
-    _Number("Backward", _detail("cost", "backward"), 1),
-    _Number("s / image", _detail("cost", "seconds"), 3),
-    _Number("MiB", _megabytes, 1),
+    Metric("Forward", detail("cost", "forward"), 1),
+    Metric("Backward", detail("cost", "backward"), 1),
+    Metric("s / image", detail("cost", "seconds"), 3),
+    Metric("MiB", _megabytes, 1),
 )
 _AREAS = (
-    _Number("Most first", _value),
-    _Number("95 % from", _detail("area_most_interval", 0)),
-    _Number("to", _detail("area_most_interval", 1)),
-    _Number("Least first", _detail("area_least")),
-    _Number("95 % from", _detail("area_least_interval", 0)),
-    _Number("to", _detail("area_least_interval", 1)),
-    _Number("Untouched", _detail("most", 0)),
-    _Number("Images", _detail("images"), 0),
+    Metric("Most first", _value),
+    Metric("95 % from", detail("area_most_interval", 0)),
+    Metric("to", detail("area_most_interval", 1)),
+    Metric("Least first", detail("area_least")),
+    Metric("95 % from", detail("area_least_interval", 0)),
+    Metric("to", detail("area_least_interval", 1)),
+    Metric("Untouched", detail("most", 0)),
+    Metric("Images", detail("images"), 0),
     *_COST,
 )
-_INTERVAL = (_Number("95 % from", _detail("interval", 0)), _Number("to", _detail("interval", 1)))
-_NUMBERS: dict[str, tuple[_Number, ...]] = {
+_INTERVAL = (Metric("95 % from", detail("interval", 0)), Metric("to", detail("interval", 1)))
+_NUMBERS: dict[str, tuple[Metric, ...]] = {
     "b6": (
-        _Number("GridPG", _value),
+        Metric("GridPG", _value),
         *_INTERVAL,
-        _Number("Least cell", _cell(min)),
-        _Number("Best cell", _cell(max)),
-        _Number("Chance", _detail("chance")),
-        _Number("Grids", _detail("grids"), 0),
-        _Number("Maps", _detail("cells"), 0),
-        _Number("Discarded", _detail("discarded"), 0),
+        Metric("Least cell", _cell(min)),
+        Metric("Best cell", _cell(max)),
+        Metric("Chance", detail("chance")),
+        Metric("Grids", detail("grids"), 0),
+        Metric("Maps", detail("cells"), 0),
+        Metric("Discarded", detail("discarded"), 0),
         *_COST,
     ),
     "deletion": _AREAS,
     "insertion": tuple(s for s in _AREAS if s.heading != "Untouched"),
     "inside": (
-        _Number("Inside", _value),
+        Metric("Inside", _value),
         *_INTERVAL,
-        _Number("Pointing", _detail("pointing")),
-        _Number("Mask area", _detail("area")),
-        _Number("Images", _detail("images"), 0),
+        Metric("Pointing", detail("pointing")),
+        Metric("Mask area", detail("area")),
+        Metric("Images", detail("images"), 0),
         *_COST,
     ),
     "clarity": (
-        _Number("Speckle", _value),
+        Metric("Speckle", _value),
         *_INTERVAL,
-        _Number("Seams", _detail("seams")),
-        _Number("Patch", _detail("patch"), 0),
-        _Number("Images", _detail("images"), 0),
+        Metric("Seams", detail("seams")),
+        Metric("Patch", detail("patch"), 0),
+        Metric("Images", detail("images"), 0),
         *_COST,
     ),
 }

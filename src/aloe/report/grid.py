@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from aloe.draw.tables import Cell
 from aloe.report.compare import add_averages, add_deltas, add_paper, mark_best
@@ -26,7 +27,7 @@ class Grid:
     paper: PaperTable
     columns: list[Column]
     groups: list[Group]
-    others: list[tuple[Result, Result | None]]
+    others: Others
 
 
 def build_grid(
@@ -34,18 +35,13 @@ def build_grid(
 ) -> Grid | None:
     """The grid of a table (`b1`, `b2` or `b3`), or None without a row of its task.
 
-    Of several rows for a model and a column the one of the protocol is taken, then one on the official split, then the last.
+    Of several rows for a model and a column one is taken, see `select`.
     """
     paper = paper_tables()[table.upper()]
     rows = [at_protocol_k(r) for r in results if r.task == paper.task]
     if not rows:
         return None
-    chosen: dict[Place, Result] = {}
-    for row in sorted(rows, key=lambda r: (not deviations(r), r.official)):  # stable, so that the last of equals wins
-        if place := _place(row):
-            chosen[place] = row
-    taken = {id(row) for row in chosen.values()}
-    others = [(row, chosen.get(place) if (place := _place(row)) else None) for row in rows if id(row) not in taken]
+    chosen, others = select(rows, _place, _place, lambda row: str(id(row)))
     columns = _in_order({column for _, column in chosen}, paper, all_columns)
     groups = line_up(chosen, rows)
     for group in groups:
@@ -62,6 +58,47 @@ def build_grid(
 
 Model = tuple[str, str, str, str, str]
 Place = tuple[Model, Column]
+Others = list[tuple[Result, Result | None]]
+
+
+def select(
+    rows: Sequence[Result],
+    place_of: Callable[[Result], Place | None],
+    block_of: Callable[[Result], Any],
+    way_of: Callable[[Result], str],
+) -> tuple[dict[Place, Result], Others]:
+    """The row for every place of a table, and the others, each with the row that it stands behind.
+
+    Of several ways of measuring a block the paper's is taken (its settings, then its split), then the one with most numbers,
+    then the last; within it of several rows for one place one on the official split, then the last.
+
+    Args:
+        place_of: model and column of a row; None for one without a place, which stands behind no other.
+        block_of: what is to be measured in one way. way_of: equal for rows that were measured alike.
+    """
+    places = {id(row): place_of(row) for row in rows}
+    blocks: dict[Any, dict[str, list[Result]]] = {}
+    for row in rows:
+        if places[id(row)]:
+            blocks.setdefault(block_of(row), {}).setdefault(way_of(row), []).append(row)
+    chosen: dict[Place, Result] = {}
+    first: dict[Any, Result] = {}
+    for block, ways in blocks.items():
+        *_, shown = sorted(
+            ways.values(),
+            key=lambda way: (not deviations(way[-1]), way[-1].official, len({places[id(row)] for row in way})),
+        )
+        ordered = sorted(shown, key=lambda row: row.official)  # stable: the last of equals wins
+        by_place = {place: row for row in ordered if (place := places[id(row)])}
+        chosen |= by_place
+        first[block] = next(iter(by_place.values()))
+    taken = {id(row) for row in chosen.values()}
+    others = [
+        (row, (chosen.get(place) or first.get(block_of(row))) if (place := places[id(row)]) else None)
+        for row in rows
+        if id(row) not in taken
+    ]
+    return chosen, others
 
 
 def model_of(row: Result) -> Model:
