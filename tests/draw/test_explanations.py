@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from aloe.draw.explanations import NEGATIVE, POSITIVE, colour_explanation, gaussian_smooth, over_white, signed_map
+from aloe.core.smoothing import gaussian_smooth
+from aloe.draw.explanations import NEGATIVE, POSITIVE, colour_explanation, over_white, signed_map
 
 
 @pytest.fixture

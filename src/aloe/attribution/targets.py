@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aloe.bcos.dynamic import is_explaining
-from aloe.bcos.functional import NORM_FLOOR
+from aloe.bcos.units import NORM_FLOOR
 from aloe.core.arrays import as_tensor
 from aloe.core.errors import UserError
 from aloe.core.names import nearest

@@ -22,9 +22,7 @@ from torch.autograd.function import once_differentiable
 
 from aloe.bcos import plain
 from aloe.bcos.dynamic import in_plain_operations
-from aloe.bcos.units import NORM_FLOOR, BcosConv2dFunction, BcosLinearFunction, wide
-
-__all__ = ["NORM_FLOOR"]
+from aloe.bcos.units import BcosConv2dFunction, BcosLinearFunction, wide
 
 
 def encode(images: Tensor) -> Tensor:

@@ -8,11 +8,11 @@ from __future__ import annotations
 from numbers import Integral
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from aloe.core.bounds import MAX_SIDE
 from aloe.core.errors import UserError
+from aloe.core.smoothing import gaussian_smooth
 
 PERCENTILE = 99.5
 POSITIVE, NEGATIVE = (0.70, 0.02, 0.15), (0.02, 0.30, 0.62)  # signed maps: red adds to the value, blue takes from it
@@ -69,18 +69,6 @@ def over_white(rgba: Tensor) -> Tensor:
     """RGBA over a white page: (B, H, W, 4) uint8 -> (B, H, W, 3) uint8."""
     colour, alpha = rgba[..., :3].float(), rgba[..., 3:].float() / 255
     return (colour * alpha + 255 * (1 - alpha)).round().to(torch.uint8)
-
-
-def gaussian_smooth(maps: Tensor, window: int) -> Tensor:
-    """Gaussian of an odd window (sigma = window / 6) over (B, H, W), edges repeated; an even window becomes the next odd."""
-    if window <= 1:
-        return maps
-    window |= 1
-    offsets = torch.arange(window, device=maps.device, dtype=maps.dtype) - (window - 1) / 2
-    kernel = torch.exp(-0.5 * (offsets / (window / 6)) ** 2)
-    kernel = kernel / kernel.sum()
-    padded = F.pad(maps[:, None], (window // 2,) * 4, mode="replicate")
-    return F.conv2d(F.conv2d(padded, kernel[None, None, None, :]), kernel[None, None, :, None])[:, 0]
 
 
 def _default_window(pixels: int) -> int:

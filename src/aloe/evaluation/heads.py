@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aloe.bcos.functional import NORM_FLOOR, bcos_linear
+from aloe.bcos.functional import bcos_linear
+from aloe.bcos.units import NORM_FLOOR
 from aloe.core.errors import UserError
 from aloe.core.files import read_bytes, read_json, whole
 from aloe.models.labels import label_table

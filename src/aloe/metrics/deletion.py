@@ -21,7 +21,7 @@ from torch import Tensor
 
 from aloe.core.arrays import as_tensor
 from aloe.core.errors import UserError
-from aloe.draw.explanations import gaussian_smooth
+from aloe.core.smoothing import gaussian_smooth
 from aloe.metrics.bootstrap import SAMPLES, bootstrap_interval
 from aloe.metrics.maps import checked_maps, in_unit_interval, tile_sums
 

@@ -309,11 +309,10 @@ def _offered(explorer: Explorer, images: str | Path | Sequence[str | Path] | Non
 
 
 def _html(name: str, **options: Any) -> gr.HTML:
-    """One of our own components: its skeleton and its script."""
-    script = _asset(f"{name}.js")
+    """One of our own components: its skeleton and its script, with what the scripts share before it."""
     return gr.HTML(
         html_template=_asset(f"{name}.html"),
-        js_on_load=script,
+        js_on_load=f"{_asset('shared.js')}\n{_asset(f'{name}.js')}",
         apply_default_css=False,
         elem_id=f"aloe-{name}",
         **options,

@@ -19,7 +19,8 @@ from PIL import Image
 from aloe.apps.grounding.ground import Grounding, WordGrounding
 from aloe.core.errors import UserError
 from aloe.core.files import write_whole
-from aloe.draw.explanations import NEGATIVE, POSITIVE, colour_explanation, gaussian_smooth, over_white
+from aloe.core.smoothing import gaussian_smooth
+from aloe.draw.explanations import NEGATIVE, POSITIVE, colour_explanation, over_white
 from aloe.draw.gallery import row, save_png, stack
 
 SIDE = 448

@@ -20,7 +20,7 @@ from aloe.attribution.alike.regions import check_masks, check_region, listed, sh
 from aloe.attribution.inherent import Explanation, check_student, explain
 from aloe.attribution.inputs import as_batch
 from aloe.attribution.subject import opened
-from aloe.bcos.functional import NORM_FLOOR
+from aloe.bcos.units import NORM_FLOOR
 from aloe.core.bounds import counted, numbered
 from aloe.core.errors import UserError
 from aloe.core.torch_state import in_plain_torch, trackable

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from aloe.attribution.alike.similarity import pooled
 from aloe.attribution.inherent import Explanation, explain
-from aloe.bcos.functional import NORM_FLOOR
+from aloe.bcos.units import NORM_FLOOR
 from aloe.core.errors import UserError
 
 

@@ -1,20 +1,8 @@
 // Two images beside one another: draws what the server sent (`pair_controls.py`) and sends rectangles back. Whatever text came
 // with it is set as text, never as HTML.
-const find = name => element.querySelector('.aloe-' + name);
 const compare = find('compare'), swap = find('swap'), kind = find('pair-kind'), signed = kind.querySelector('input');
 const words = find('pair-words'), sides = find('sides'), near = find('near'), busy = find('busy');
-const EVERY = 150; // milliseconds between two questions while a rectangle is dragged
-const SMALL = 160; // images of fewer pixels are shown with their pixels
 let open = false, first = '', box = null, owner = null, start = null, last = 0, waiting = 0, shown = {};
-
-function make(tag, options = {}, ...children) {
-  const { text, data, ...rest } = options;
-  const node = Object.assign(document.createElement(tag), rest);
-  if (text !== undefined) node.textContent = text;
-  Object.assign(node.dataset, data || {});
-  node.append(...children);
-  return node;
-}
 
 const number = x => (x < 0 ? '\u2212' : '') + Math.abs(x).toFixed(4);
 const other = side => (side === 'a' ? 'b' : 'a');

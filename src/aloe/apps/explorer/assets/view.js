@@ -1,9 +1,6 @@
 // The view: draws what the server sent (`payload.py`), reads pixels under the pointer, and sends rectangles back. Whatever text
 // came with it (names of files, classes and models) is set as text, never as HTML.
-const find = name => element.querySelector('.aloe-' + name);
 const overlay = find('overlay'), signed = find('signed'), panels = find('panels');
-const SMALL = 160; // images of fewer pixels are shown with their pixels
-const EVERY = 150; // milliseconds between two questions while a rectangle is dragged
 let maps = []; // of every panel with values: what it shows, its nodes, and the panel itself
 let cursor = null; // [x, y], shares of the square
 let box = null, start = null, last = 0, shownImage = null, shownAim = '', shownPart = null, waiting = 0;
@@ -13,15 +10,6 @@ results.setAttribute('aria-live', 'polite');
 const keep = make('select', {}, make('option', { value: '', text: 'delete' }), make('option', { value: '1', text: 'keep only' }));
 const fill = make('select', {}, ...props.fills.map(([value, text]) => make('option', { value, text })));
 const region = make('p', { className: 'aloe-region' }, make('label', { text: 'Drag to ' }, keep), make('label', { text: 'filled with ' }, fill));
-
-function make(tag, options = {}, ...children) {
-  const { text, data, ...rest } = options;
-  const node = Object.assign(document.createElement(tag), rest);
-  if (text !== undefined) node.textContent = text;
-  Object.assign(node.dataset, data || {});
-  node.append(...children);
-  return node;
-}
 
 function floats(base64) {
   const bytes = Uint8Array.from(atob(base64), c => c.charCodeAt(0)), view = new DataView(bytes.buffer);

@@ -25,7 +25,7 @@ from aloe.apps.export.verify import SEED, completeness_error, difference, random
 from aloe.attribution.inherent import Explanation, explain, explain_batch
 from aloe.attribution.targets import ClassIndices, GivenDirections, TextTarget
 from aloe.bcos.dynamic import is_explaining
-from aloe.bcos.functional import NORM_FLOOR
+from aloe.bcos.units import NORM_FLOOR
 from aloe.core.errors import UserError
 
 MAPS = ("logit", "contributions", "weights", "residual")
