@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from math import isfinite, nan
 from typing import Any
 
-from aloe.draw.figures import STYLE, load_matplotlib, plain
+from aloe.draw.figures import plain
 from aloe.report.explained import Measured
-from aloe.report.lines import STAGES, Column, Group, Line, heading
+from aloe.report.lines import Column, Line, stage_title
 from aloe.report.metric import number, numbers
-from aloe.report.plots import COLOURS, as_files
+from aloe.report.panels import DASHES, as_files, colour_of, rule, sheet
 from aloe.report.rows import Result
 
-_MARKERS, _DASHES = "os^Dvp", ("-", "--", ":", "-.")
+_MARKERS = "os^Dvp"
 
 
 def correspondence_chart(measured: Measured) -> dict[str, bytes] | None:
@@ -26,7 +26,6 @@ def correspondence_chart(measured: Measured) -> dict[str, bytes] | None:
     Raises:
         UserError: matplotlib is not installed.
     """
-    matplotlib = load_matplotlib()
     shown = []
     for group, data, models in measured.cases():
         lines = [line for line in models if _bins(line.results[Column(data)])]
@@ -36,15 +35,12 @@ def correspondence_chart(measured: Measured) -> dict[str, bytes] | None:
     if not shown:
         return None
     across = max(len(steps) for *_, steps in shown)
-    with matplotlib.rc_context(STYLE):
-        size = (2.4 + 2.3 * across, 0.3 + 2.3 * len(shown))
-        figure = matplotlib.figure.Figure(size, layout="constrained")
-        table = figure.subplots(len(shown), across, squeeze=False)
+    with sheet((2.4 + 2.3 * across, 0.3 + 2.3 * len(shown)), len(shown), across) as (figure, table):
         for panels, (group, data, lines, steps) in zip(table, shown, strict=True):
             for i, panel in enumerate(panels):
                 if i < len(steps):
                     _curves(panel, data, lines, i)
-                    words = f"{_title(group, data, measured) if i == 0 else ''}\nwithin {100 * steps[i]:g} cm"
+                    words = f"{measured.title(group, data) if i == 0 else ''}\nwithin {100 * steps[i]:g} cm"
                     panel.set_title(plain(words), loc="left", fontsize=8)
                 else:
                     panel.set_visible(False)
@@ -69,7 +65,7 @@ def _curves(panel: Any, data: str, lines: Sequence[Line], threshold: int) -> Non
     panel.set_xlim(-0.4, len(bins) + 0.4)
     panel.set_ylim(0, 1.08 * highest or 1.0)
     panel.set_xlabel("rotation between the views")
-    panel.grid(axis="y", alpha=0.25, linewidth=0.6)
+    rule(panel, "y")
 
 
 def _style(lines: Sequence[Line], line: Line) -> dict[str, Any]:
@@ -77,9 +73,9 @@ def _style(lines: Sequence[Line], line: Line) -> dict[str, Any]:
     twins = [other for other in lines if other.stage == line.stage]
     place, twin = (next(i for i, other in enumerate(some) if other is line) for some in (lines, twins))
     return {
-        "color": COLOURS.get(line.stage, "#000000"),
+        "color": colour_of(line.stage),
         "marker": _MARKERS[place % len(_MARKERS)],
-        "linestyle": _DASHES[twin % len(_DASHES)],
+        "linestyle": DASHES[twin % len(DASHES)],
         "markersize": 4,
         "linewidth": 1.3,
     }
@@ -89,7 +85,7 @@ def _legend(panel: Any, lines: Sequence[Line]) -> None:
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], **_style(lines, line)) for line in lines]
-    names = [plain(f"{STAGES.get(line.stage, line.stage)}: {line.name}") for line in lines]
+    names = [plain(f"{stage_title(line.stage)}: {line.name}") for line in lines]
     panel.legend(handles, names, loc="upper left", bbox_to_anchor=(1, 1), fontsize=6.5, frameon=False)
 
 
@@ -104,7 +100,3 @@ def _bins(row: Result) -> list[tuple[float, float]]:
     pairs = [(number(row, "bins", b, 0), number(row, "bins", b, 1)) for b in range(len(numbers(row, "bins")))]
     whole = [(low, high) for low, high in pairs if low is not None and high is not None]
     return whole if len(whole) == len(pairs) else []
-
-
-def _title(group: Group, data: str, measured: Measured) -> str:
-    return f"{group.teacher or 'teacher unknown'}, {heading(Column(data), measured.columns)}"

@@ -13,7 +13,7 @@ from aloe.report.compare import add_deltas, add_gaps, add_paper, mark_best
 from aloe.report.explained import Measured, side_by_side
 from aloe.report.explained_tables import way_notes
 from aloe.report.grid import marks, model_of
-from aloe.report.lines import STAGES, Column, Group, Line, heading
+from aloe.report.lines import Column, Group, Line, stage_title
 from aloe.report.metric import Metric, detail, number, numbers
 from aloe.report.paper import paper_tables
 from aloe.report.protocol import DENSE
@@ -39,7 +39,7 @@ def collect_dense(name: str, results: Sequence[Result]) -> Measured | None:
 
 def dense_tables(measured: Measured, *, with_paper: bool = True) -> list[Table]:
     """The table itself, of correspondence also by the angle between the views, and the rows measured in another way."""
-    places = [heading(Column(row.data), measured.columns) for row, _ in measured.others]
+    places = [measured.place(row.data) for row, _ in measured.others]
     name = measured.name
     others = others_table(name, DENSE_TITLES[name], measured.others, places, measured.columns, _VALUES[name])
     angles = _angle_tables(measured) if name == "correspondence" else []
@@ -63,7 +63,7 @@ def _main_table(measured: Measured, with_paper: bool) -> Table:
         for line, source in zip(shown.of("model"), lines, strict=True):
             line.cells |= _line(source, data, bounds).cells
         groups.append(shown)
-        blocks.append(Block(_block_title(group, data, measured), rows_of(shown, columns)))
+        blocks.append(Block(measured.title(group, data), rows_of(shown, columns)))
     caption = f"{DENSE_TITLES[name]}. {_CAPTIONS[name]} Bold: the best of a block's interpretable models."
     heads = tuple(metric.heading for metric in metrics)
     return Table(name, caption, LABELS, heads, tuple(blocks), tuple(_footnotes(measured, groups)))
@@ -121,10 +121,10 @@ def _angle_tables(measured: Measured) -> list[Table]:
             for i, step in enumerate(numbers(row, "thresholds")):
                 cells = tuple(Cell(number(row, "binned", i, b), note=marks(row)) for b in range(len(edges)))
                 known = tuple(cell if cell.value is not None else Cell() for cell in cells)
-                words = (line.name, STAGES.get(line.stage, line.stage), _centimetres(step))
+                words = (line.name, stage_title(line.stage), _centimetres(step))
                 found.append(Row(words, known, gray=not line.interpretable))
         if edges:
-            blocks.setdefault(edges, []).append(Block(_block_title(group, data, measured), tuple(found)))
+            blocks.setdefault(edges, []).append(Block(measured.title(group, data), tuple(found)))
     caption = "Correspondence, by the rotation between the views. Matches (%) closer than a distance in 3-D."
     headers = (*LABELS[:2], "Within")
     notes = (
@@ -171,16 +171,10 @@ def _pair_notes(measured: Measured) -> Iterator[str]:
         bins = [
             f"{edge}: {n:.0f}" for edge, n in zip(_bins(row), numbers(row, "pairs_in_bins"), strict=False) if n == n
         ]
-        found.setdefault(words + (f" (pairs at {', '.join(bins)})" if bins else ""), []).append(
-            heading(Column(data), measured.columns)
-        )
+        found.setdefault(words + (f" (pairs at {', '.join(bins)})" if bins else ""), []).append(measured.place(data))
     for words, places in found.items():
         if words:
             yield f"{', '.join(dict.fromkeys(places))}: {words}."
-
-
-def _block_title(group: Group, data: str, measured: Measured) -> str:
-    return f"{group.teacher or 'teacher unknown'}, {heading(Column(data), measured.columns)}"
 
 
 def _centimetres(metres: float) -> str:

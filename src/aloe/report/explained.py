@@ -11,7 +11,7 @@ from pathlib import PurePath
 from aloe.attribution.presets import DIFFERENT
 from aloe.core.errors import UserError
 from aloe.report.grid import Place, line_up, model_of, select
-from aloe.report.lines import Column, Group, Line
+from aloe.report.lines import Column, Group, Line, heading
 from aloe.report.methods import PAPER, rank
 from aloe.report.protocol import (
     EXPLANATIONS,
@@ -70,6 +70,14 @@ class Measured:
     def results(self) -> list[Result]:
         """The rows that are shown."""
         return [row for group in self.groups for line in group.lines for row in line.results.values()]
+
+    def place(self, data: str) -> str:
+        """A data set's heading."""
+        return heading(Column(data), self.columns)
+
+    def title(self, group: Group, data: str) -> str:
+        """A block's teacher and data set."""
+        return f"{group.teacher or 'teacher unknown'}, {self.place(data)}"
 
     def cases(self) -> Iterator[tuple[Group, str, list[Line]]]:
         """Every teacher with every data set it has, and the models measured there, teachers first."""

@@ -8,14 +8,14 @@ from math import isfinite
 from textwrap import fill
 from typing import Any
 
-from aloe.draw.figures import STYLE, load_matplotlib, plain
+from aloe.draw.figures import plain
 from aloe.report.explained import GRIDS, Measured, accuracy, by_method
 from aloe.report.explained_tables import paper_row
-from aloe.report.lines import STAGES, Column, Group, Line, heading
+from aloe.report.lines import Group, Line, stage_title
 from aloe.report.methods import INHERENT, PAPER, look, rank
 from aloe.report.metric import number, numbers
+from aloe.report.panels import as_files, in_rows, rule, sheet
 from aloe.report.paper import PaperRow
-from aloe.report.plots import as_files
 from aloe.report.rows import Result
 
 _HATCHES = ("", "xxx", "---", "\\\\\\\\")
@@ -37,15 +37,12 @@ def method_bars(measured: Measured, with_paper: bool = False) -> dict[str, bytes
     Raises:
         UserError: matplotlib is not installed.
     """
-    matplotlib = load_matplotlib()
     cases = list(measured.cases())
     methods = _methods(cases)
     most = max(len(models) for *_, models in cases)
     width = min(11.0, max(3.8, 1.0 + len(methods) * (0.34 + 0.24 * most)))
-    with matplotlib.rc_context(STYLE):
-        figure = matplotlib.figure.Figure((width, 0.5 + 2.4 * len(cases)), layout="constrained")
-        panels = figure.subplots(len(cases), 1, squeeze=False)[:, 0]
-        for panel, (group, data, models) in zip(panels, cases, strict=True):
+    with sheet((width, 0.5 + 2.4 * len(cases)), len(cases)) as (figure, table):
+        for panel, (group, data, models) in zip(table[:, 0], cases, strict=True):
             _bars(panel, methods, models, data)
             panel.set_ylabel(_WORDS[measured.name])
             title = _title(group, data, measured)
@@ -62,7 +59,6 @@ def deletion_chart(measured: Measured) -> dict[str, bytes] | None:
 
     None where no row has a curve. See `method_bars`.
     """
-    matplotlib = load_matplotlib()
     shown = [
         (group, data, line)
         for group, data, models in measured.cases()
@@ -72,12 +68,9 @@ def deletion_chart(measured: Measured) -> dict[str, bytes] | None:
     if not shown:
         return None
     orders = [o for o in ("most", "least") if any(_curve(r, o) for _, d, m in shown for r in by_method(m, d).values())]
-    across = min(4, len(shown))
-    down = -(-len(shown) // across)
-    with matplotlib.rc_context(STYLE):
-        size = (max(3.6, 0.4 + 2.3 * across), 0.6 + 2.0 * down * len(orders))
-        figure = matplotlib.figure.Figure(size, layout="constrained")
-        panels = figure.subplots(down * len(orders), across, squeeze=False, sharex=True, sharey=True)
+    down, across = in_rows(len(shown), 4)
+    size = (max(3.6, 0.4 + 2.3 * across), 0.6 + 2.0 * down * len(orders))
+    with sheet(size, down * len(orders), across, sharex=True, sharey=True) as (figure, panels):
         for n in range(down * across):
             for i, order in enumerate(orders):
                 panel = panels[n // across * len(orders) + i][n % across]
@@ -87,7 +80,7 @@ def deletion_chart(measured: Measured) -> dict[str, bytes] | None:
                 _, data, line = shown[n]
                 _curves(panel, by_method(line, data), order)
                 if i == 0:
-                    words = f"{_cut(line.name)}\n{STAGES.get(line.stage, line.stage)}, {_place(data, measured)}"
+                    words = f"{_cut(line.name)}\n{stage_title(line.stage)}, {measured.place(data)}"
                     panel.set_title(plain(words), loc="left", fontsize=8)
                 panel.text(
                     0.97, 0.96, f"{order} attributed first", transform=panel.transAxes, ha="right", va="top", fontsize=7
@@ -107,7 +100,6 @@ def accuracy_chart(measured: Measured, results: Sequence[Result]) -> dict[str, b
 
     None where fewer than two models have an accuracy of one kind. See `method_bars`.
     """
-    matplotlib = load_matplotlib()
     shown = []
     for group, data, models in measured.cases():
         task, known = max(((t, _known(models, data, t, results)) for t in _PROBES), key=lambda found: len(found[1]))
@@ -115,11 +107,9 @@ def accuracy_chart(measured: Measured, results: Sequence[Result]) -> dict[str, b
             shown.append((group, data, [line for line, _ in known], task, [value for _, value in known]))
     if not shown:
         return None
-    across = min(3, len(shown))
-    down = -(-len(shown) // across)
-    with matplotlib.rc_context(STYLE):
-        figure = matplotlib.figure.Figure((max(4.2, 3.2 * across), 0.6 + 2.8 * down), layout="constrained")
-        panels = figure.subplots(down, across, squeeze=False).flatten()
+    down, across = in_rows(len(shown), 3)
+    with sheet((max(4.2, 3.2 * across), 0.6 + 2.8 * down), down, across) as (figure, table):
+        panels = table.flatten()
         for panel, (group, data, models, task, values) in zip(panels, shown, strict=False):
             _points(panel, models, data, values)
             panel.set_xlabel(_PROBES[task])
@@ -173,7 +163,7 @@ def _bars(panel: Any, methods: Sequence[str], models: Sequence[Line], data: str)
     panel.set_xlim(-0.55, len(methods) - 0.45)
     panel.set_ylim(0, max(1.0, top * (1.3 if len(models) > 2 else 1.14)))
     panel.set_yticks([tick for tick in range(0, 101, 20 if top > 50 else 10) if tick <= max(20, top + 5)])
-    panel.grid(axis="y", alpha=0.25, linewidth=0.6)
+    rule(panel, "y")
     panel.tick_params(axis="x", length=0)
 
 
@@ -211,7 +201,7 @@ def _curves(panel: Any, rows: dict[str, Result], order: str) -> None:
     panel.set_ylim(0, 100)
     panel.set_xticks(range(0, 101, 25))
     panel.set_yticks(range(0, 101, 25))
-    panel.grid(alpha=0.25, linewidth=0.6)
+    rule(panel)
 
 
 def _points(panel: Any, models: Sequence[Line], data: str, values: Sequence[float]) -> None:
@@ -236,7 +226,7 @@ def _points(panel: Any, models: Sequence[Line], data: str, values: Sequence[floa
         names = "\n".join(f"{n}  {line.name}" for n, (line, *_) in enumerate(students, 1))
         panel.annotate(plain(names), (1, 1), (6, 0), "axes fraction", "offset points", va="top", fontsize=6.5)
     panel.margins(0.22, 0.16)
-    panel.grid(alpha=0.25, linewidth=0.6)
+    rule(panel)
 
 
 def _point(panel: Any, x: float, row: Result, marker: str, size: float, colour: str) -> None:
@@ -298,7 +288,7 @@ def _model_legend(panel: Any, models: Sequence[Line], title: str, paper: PaperRo
         )
         for line in models
     ]
-    names = [plain(f"{STAGES.get(line.stage, line.stage)}: {_cut(line.name)}") for line in models]
+    names = [plain(f"{stage_title(line.stage)}: {_cut(line.name)}") for line in models]
     if paper:
         mark: dict[str, Any] = {"markerfacecolor": "white", "markeredgecolor": "black", "markersize": 5.0}
         handles.append(Line2D([], [], marker="D", linestyle="", **mark))
@@ -327,13 +317,9 @@ def _method_legend(figure: Any, methods: Sequence[str], markers: bool = False) -
 def _title(group: Group, data: str, measured: Measured, colon: str = ": ") -> str:
     """Teacher, data and, of GridPG, how grids were shown."""
     grids = f"{colon}{GRIDS.get(measured.protocol, measured.protocol)}" if measured.name == "b6" else ""
-    return f"{group.teacher or 'teacher unknown'}, {_place(data, measured)}{grids}"
+    return f"{measured.title(group, data)}{grids}"
 
 
 def _cut(name: str, most: int = 27) -> str:
     """The end of a long name, which mostly tells more."""
     return name if len(name) <= most else f"…{name[1 - most :]}"
-
-
-def _place(data: str, measured: Measured) -> str:
-    return heading(Column(data), measured.columns)

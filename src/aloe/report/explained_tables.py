@@ -8,7 +8,7 @@ from dataclasses import replace
 from aloe.draw.tables import MINUS, Block, Cell, Row, Table
 from aloe.report.explained import GRIDS, Measured, accuracy, by_method, variant_of
 from aloe.report.grid import NOT_PROTOCOL, marks
-from aloe.report.lines import STAGES, Column, Group, Line, heading
+from aloe.report.lines import STAGES, Column, Group, Line, heading, stage_title
 from aloe.report.methods import INHERENT, PAPER, look, rank
 from aloe.report.metric import Metric, detail, number, numbers
 from aloe.report.paper import PaperRow, paper_tables
@@ -62,15 +62,15 @@ def localization_table(measured: Measured, results: Sequence[Result], with_paper
             shown = student or teacher
             assert shown is not None
             cells = _accuracies(teacher, student, data, results, notes) | _scores(teacher, student, data)
-            place = heading(Column(data), measured.columns)
-            labels = (shown.name, STAGES.get(shown.stage, shown.stage), place)
+            place = measured.place(data)
+            labels = (shown.name, stage_title(shown.stage), place)
             lines.append((group.teacher, labels, cells, False))
             if best := _best_baseline(teacher, data) if _DELTA in cells else "":
                 deltas.setdefault(best, []).append(f"{shown.name} on {place}")
         rest = [line.name for line in models if line.stage == "teacher" and line is not teacher]
         if teacher and rest:
             elsewhere = f"{', '.join(rest)} in the table of all methods"
-            notes.append(f"The teacher on {heading(Column(data), measured.columns)} is {teacher.name}; {elsewhere}.")
+            notes.append(f"The teacher on {measured.place(data)} is {teacher.name}; {elsewhere}.")
         if with_paper and (paper := paper_row(group, data, measured)):
             own = paper.teacher == group.teacher
             printed_labels = ("paper" if own else f"paper, {paper.architecture}", *labels_of_paper)
@@ -125,9 +125,9 @@ def scores_table(measured: Measured) -> Table:
                 cells = [Cell(spec.of(row), spec.decimals) for spec in specs]
                 bold = len(found) > 1 and round(row.value, 2) == best
                 cells[0] = replace(cells[0], note=marks(row), bold=bold)
-                labels = (line.name, STAGES.get(line.stage, line.stage), look(method).title)
+                labels = (line.name, stage_title(line.stage), look(method).title)
                 rows.append(Row(labels, tuple(cells), gray=not line.interpretable))
-        title = f"{group.teacher or 'teacher unknown'}, {heading(Column(data), measured.columns)}"
+        title = measured.title(group, data)
         blocks.append(Block(title, tuple(rows)))
     headers = (*LABELS[:2], "Method")
     notes = (
@@ -230,7 +230,7 @@ def _against_the_papers(measured: Measured) -> Iterator[str]:
         for line in models:
             if line.stage != "teacher" and (own := by_method(line, data).get(INHERENT)):
                 difference = round(own.value, 2) - round(theirs[best].value, 2)
-                place = f"{line.name} on {heading(Column(data), measured.columns)}"
+                place = f"{line.name} on {measured.place(data)}"
                 words = f"{difference:+.2f}".replace("-", MINUS)
                 baseline = look(best.partition(PAPER)[0]).title
                 yield (
@@ -302,7 +302,7 @@ def _option_notes(measured: Measured) -> Iterator[str]:
 
 
 def _block_name(group: Group, data: str, measured: Measured) -> str:
-    place = heading(Column(data), measured.columns)
+    place = measured.place(data)
     return f"{place}, {group.teacher}" if len(measured.groups) > 1 else place
 
 

@@ -16,6 +16,13 @@ from aloe.report.protocol import TEMPLATES
 from aloe.report.rows import Result
 
 STAGES = {name: stage.table for name, stage in stages.STAGES.items()}
+
+
+def stage_title(stage: str) -> str:
+    """A stage as tables and legends call it; one that is not known goes by its own name."""
+    return STAGES.get(stage, stage)
+
+
 TEN = {key: heading for key, heading in paper_tables()["B1"].columns.items() if key != AVERAGE}
 
 

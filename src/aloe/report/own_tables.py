@@ -7,7 +7,7 @@ from typing import Any
 
 from aloe.draw.tables import Block, Cell, Row, Table
 from aloe.report.grid import NOT_OFFICIAL
-from aloe.report.lines import STAGES
+from aloe.report.lines import STAGES, stage_title
 from aloe.report.rows import Result
 from aloe.report.tables import LABELS, split_notes
 
@@ -46,7 +46,7 @@ def _table(task: str, rows: Sequence[Result], columns: Columns) -> Table:
     decimals = 4 if task == COSINE else 2
     parts: dict[str, dict[tuple[str, str, str], Row]] = {}
     for row in sorted(rows, key=lambda row: [*STAGES, row.stage].index(row.stage)):
-        labels = (row.name, STAGES.get(row.stage, row.stage), row.architecture, row.data)
+        labels = (row.name, stage_title(row.stage), row.architecture, row.data)
         mark = NOT_OFFICIAL * (not row.official)
         numbers = [value if isinstance(value, int | float) else None for value in values(row)]
         cells = tuple(Cell(value, decimals, note=mark if value is not None else "") for value in numbers)

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from aloe.draw.figures import STYLE, drawn, load_matplotlib, plain
-from aloe.models import stages
+from aloe.draw.figures import plain
 from aloe.report.grid import Grid
-from aloe.report.lines import STAGES, Column, Group, Line, heading
+from aloe.report.lines import STAGES, Column, Group, Line, heading, stage_title
+from aloe.report.panels import COLOURS, DASHES, as_files, colour_of, in_rows, rule, sheet
 from aloe.report.protocol import accuracy_by_k
 
-COLOURS = {name: stage.colour for name, stage in stages.STAGES.items()}
 _MARKERS = dict(zip(COLOURS, "os^Dvp", strict=True))
 _HATCHES = ("", "////", "....", "xxxx")
-_DASHES: tuple[Any, ...] = ("-", "--", ":", "-.")
 
 
 def bar_chart(grid: Grid) -> dict[str, bytes]:
@@ -26,12 +24,10 @@ def bar_chart(grid: Grid) -> dict[str, bytes]:
     Raises:
         UserError: matplotlib is not installed.
     """
-    matplotlib = load_matplotlib()
     most = max(len(group.of("model")) for group in grid.groups)
     width = min(14.0, max(3.6, 1.0 + len(grid.columns) * (0.3 + 0.32 * most)))
-    with matplotlib.rc_context(STYLE):
-        figure = matplotlib.figure.Figure((width, 0.5 + 2.2 * len(grid.groups)), layout="constrained")
-        panels = figure.subplots(len(grid.groups), 1, squeeze=False)[:, 0]
+    with sheet((width, 0.5 + 2.2 * len(grid.groups)), len(grid.groups)) as (figure, table):
+        panels = table[:, 0]
         for panel, group in zip(panels, grid.groups, strict=True):
             _bars(panel, group, grid.columns, small=len(grid.columns) * most > 24)
         _legend(figure, grid.groups, panels)
@@ -40,15 +36,12 @@ def bar_chart(grid: Grid) -> dict[str, bytes]:
 
 def k_chart(grid: Grid) -> dict[str, bytes] | None:
     """k-NN accuracy against k, a panel per teacher and data set; None where no row has several k. See `bar_chart`."""
-    matplotlib = load_matplotlib()
     shown = [(group, column) for group in grid.groups for column in grid.columns if _curves(group, column)]
     if not shown:
         return None
-    across = min(4, len(shown))
-    down = -(-len(shown) // across)
-    with matplotlib.rc_context(STYLE):
-        figure = matplotlib.figure.Figure((max(3.6, 2.8 * across), 0.5 + 2.5 * down), layout="constrained")
-        panels = figure.subplots(down, across, squeeze=False).flatten()
+    down, across = in_rows(len(shown), 4)
+    with sheet((max(3.6, 2.8 * across), 0.5 + 2.5 * down), down, across) as (figure, table):
+        panels = table.flatten()
         for panel, (group, column) in zip(panels, shown, strict=False):
             _lines(panel, group, column, grid.columns)
         for panel in panels[len(shown) :]:
@@ -68,7 +61,7 @@ def _bars(panel: Any, group: Group, columns: Sequence[Column], small: bool) -> N
             lefts,
             heights,
             0.92 * thick,
-            color=COLOURS.get(line.stage, "#000000"),
+            color=colour_of(line.stage),
             hatch=_HATCHES[_twin(group, line) % len(_HATCHES)],
             edgecolor="white",
             linewidth=0,
@@ -99,7 +92,7 @@ def _bars(panel: Any, group: Group, columns: Sequence[Column], small: bool) -> N
     panel.set_yticks([tick for tick in range(0, 101, 20) if tick <= max(20, top + 10)])
     panel.set_ylabel("accuracy (%)")
     panel.set_title(plain(group.teacher), loc="left", fontsize=8)
-    panel.grid(axis="y", alpha=0.25, linewidth=0.6)
+    rule(panel, "y")
     panel.tick_params(axis="x", length=0)
 
 
@@ -109,9 +102,9 @@ def _lines(panel: Any, group: Group, column: Column, columns: Sequence[Column]) 
         panel.plot(
             list(values),
             list(values.values()),
-            color=COLOURS.get(line.stage, "#000000"),
+            color=colour_of(line.stage),
             marker=_MARKERS.get(line.stage, "x"),
-            linestyle=_DASHES[_twin(group, line) % len(_DASHES)],
+            linestyle=DASHES[_twin(group, line) % len(DASHES)],
             markersize=4,
             linewidth=1.2,
         )
@@ -123,7 +116,7 @@ def _lines(panel: Any, group: Group, column: Column, columns: Sequence[Column]) 
     panel.set_xlabel("k (neighbours)")
     panel.set_ylabel("k-NN accuracy (%)")
     panel.set_title(plain(f"{group.teacher}\n{heading(column, columns)}"), loc="left", fontsize=8)
-    panel.grid(alpha=0.25, linewidth=0.6)
+    rule(panel)
 
 
 def _curves(group: Group, column: Column) -> list[tuple[Line, dict[int, float]]]:
@@ -142,15 +135,15 @@ def _legend(figure: Any, groups: Sequence[Group], panels: Sequence[Any], lines: 
     from matplotlib.patches import Patch
 
     def key(stage: str, twin: int) -> Any:
-        colour = COLOURS.get(stage, "#000000")
+        colour = colour_of(stage)
         if lines:
-            dash = _DASHES[twin % len(_DASHES)]
+            dash = DASHES[twin % len(DASHES)]
             return Line2D([], [], color=colour, marker=_MARKERS.get(stage, "x"), linestyle=dash, markersize=4)
         return Patch(facecolor=colour, edgecolor="white", linewidth=0, hatch=_HATCHES[twin % len(_HATCHES)])
 
     found = {line.stage for group in groups for line in group.of("model")}
     stages = [*(s for s in STAGES if s in found), *sorted(found - set(STAGES))]
-    keys = {plain(STAGES.get(stage, stage)): key(stage, 0) for stage in stages}
+    keys = {plain(stage_title(stage)): key(stage, 0) for stage in stages}
     if not lines and any(group.of("paper") for group in groups):
         keys["paper"] = Line2D([], [], color="black", linewidth=1.1)
     across = min(len(keys), int(figure.get_figwidth() / 0.9))
@@ -159,11 +152,6 @@ def _legend(figure: Any, groups: Sequence[Group], panels: Sequence[Any], lines: 
     for panel, group in zip(panels, groups, strict=False):
         models = group.of("model")
         if len({line.stage for line in models}) < len(models):
-            names = [f"{STAGES.get(line.stage, line.stage)}: {line.name}" for line in models]
+            names = [f"{stage_title(line.stage)}: {line.name}" for line in models]
             handles = [key(line.stage, _twin(group, line)) for line in models]
             panel.legend(handles, map(plain, names), loc="upper left", bbox_to_anchor=(1, 1), fontsize=6, frameon=False)
-
-
-def as_files(figure: Any) -> dict[str, bytes]:
-    """The picture's bytes by format."""
-    return {"svg": drawn(figure, "svg"), "png": drawn(figure, "png", dpi=200)}

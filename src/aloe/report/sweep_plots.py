@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from aloe.draw.figures import STYLE, load_matplotlib, plain
-from aloe.report.lines import STAGES
-from aloe.report.plots import COLOURS, as_files
+from aloe.draw.figures import plain
+from aloe.report.lines import STAGES, stage_title
+from aloe.report.panels import as_files, colour_of, in_rows, rule, sheet
 from aloe.report.rows import Result
 from aloe.report.sweep_rows import SweepRow
 from aloe.report.sweep_tables import title
@@ -42,12 +42,9 @@ def sweep_chart(axis: str, runs: Sequence[SweepRow], rows: Sequence[Result]) -> 
     measures = measures_of([run for curve in curves for run in curve.runs])
     if not measures:
         return None
-    matplotlib = load_matplotlib()
-    across = min(3, len(measures))
-    down = -(-len(measures) // across)
-    with matplotlib.rc_context(STYLE):
-        figure = matplotlib.figure.Figure((0.6 + 3.6 * across, 0.4 + 2.7 * down), layout="constrained")
-        panels = figure.subplots(down, across, squeeze=False).flatten()
+    down, across = in_rows(len(measures), 3)
+    with sheet((0.6 + 3.6 * across, 0.4 + 2.7 * down), down, across) as (figure, table):
+        panels = table.flatten()
         for panel, measure in zip(panels, measures, strict=False):
             _panel(panel, curves, measure, rows)
         for panel in panels[len(measures) :]:
@@ -87,7 +84,7 @@ def _panel(panel: Any, curves: Sequence[Curve], measure: Measure, rows: Sequence
     panel.margins(x=0.08, y=0.1)
     if not numeric:
         panel.set_xlim(-0.5, len(places) - 0.5)
-    panel.grid(axis="y", alpha=0.25, linewidth=0.6)
+    rule(panel, "y")
 
 
 def _curve(
@@ -134,8 +131,8 @@ def _beside(panel: Any, rows: Sequence[Result]) -> None:
     for number, row in enumerate(rows):
         panel.axhline(
             row.value,
-            color=COLOURS.get(row.stage, "#000000"),
+            color=colour_of(row.stage),
             linestyle=_BESIDE[number % len(_BESIDE)],
             linewidth=1.0,
-            label=plain(f"{STAGES.get(row.stage, row.stage)}: {row.name}"),
+            label=plain(f"{stage_title(row.stage)}: {row.name}"),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from aloe.draw.tables import Block, Cell, Row, Table
-from aloe.report.lines import STAGES
+from aloe.report.lines import stage_title
 from aloe.report.paper import paper_tables
 from aloe.report.rows import Result
 from aloe.report.sweep_rows import SweepRow, value_in_words
@@ -98,7 +98,7 @@ def _beside(curve: Curve, measures: Sequence[Measure], rows: Sequence[Result]) -
     shown = []
     for (name, stage), values in found.items():
         cells = [(Cell(values[m].value, m.decimals) if m in values else Cell(), Cell()) for m in measures]
-        words = f"{STAGES.get(stage, stage)}: {name}"
+        words = f"{stage_title(stage)}: {name}"
         shown.append(Row((words, ""), tuple(cell for pair in cells for cell in pair), gray=stage == "teacher"))
     return shown
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from aloe.draw.tables import Block, Cell, Row, Table
 from aloe.report.grid import NOT_OFFICIAL, NOT_PROTOCOL, Grid
-from aloe.report.lines import MEAN, STAGES, TEN, Column, Group, Line, heading
+from aloe.report.lines import MEAN, TEN, Column, Group, Line, heading, stage_title
 from aloe.report.paper import AVERAGE
 from aloe.report.protocol import accuracy_by_k, deviations, differences, in_words
 from aloe.report.rows import Result
@@ -52,7 +52,7 @@ def others_table(
         return None
     blocks: dict[str, list[Row]] = {}
     for (row, chosen), place in zip(others, places, strict=True):
-        labels = (row.name, STAGES.get(row.stage, row.stage), row.architecture, place)
+        labels = (row.name, stage_title(row.stage), row.architecture, place)
         words = (*labels, differences(row, chosen))
         mark = NOT_OFFICIAL * (not row.official)
         shown = Row(words, (Cell(row.value, note=mark),), gray=not row.interpretable)
@@ -73,7 +73,7 @@ def by_k(grid: Grid) -> Table | None:
     blocks: dict[str, list[Row]] = {}
     for line, column, row in rows:
         values = accuracy_by_k(row)
-        labels = (line.name, STAGES.get(line.stage, line.stage), heading(column, grid.columns))
+        labels = (line.name, stage_title(line.stage), heading(column, grid.columns))
         mark = NOT_OFFICIAL * (not row.official)
         cells = tuple(Cell(values.get(k), note=mark * (k in values)) for k in ks)
         blocks.setdefault(row.teacher, []).append(Row(labels, cells, gray=not line.interpretable))
@@ -118,7 +118,7 @@ def split_notes(results: Sequence[Result], columns: Sequence[Column]) -> Iterato
 
 def _labels(line: Line) -> tuple[str, ...]:
     tick = {True: "✓", False: "✗", None: ""}[line.interpretable]
-    return (line.name, STAGES.get(line.stage, line.stage), line.architecture, tick)
+    return (line.name, stage_title(line.stage), line.architecture, tick)
 
 
 def _footnotes(grid: Grid) -> Iterator[str]:
