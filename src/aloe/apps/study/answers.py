@@ -8,12 +8,13 @@ import json
 import sqlite3
 from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from aloe.apps.study.store import CHOICES, LEFT, RIGHT, connect
+from aloe.apps.study.answer import Answer
+from aloe.apps.study.store import CHOICES, connect
 from aloe.apps.study.together import put_together
 from aloe.apps.study.trials import IDENTICAL, KINDS
 from aloe.core.errors import UserError
@@ -32,33 +33,6 @@ _SQLITE = b"SQLite format 3\0"
 _TABLES = (".csv", ".tsv", ".txt", ".jsonl", ".json")
 _OTHERS = (b"PK\3\4", b"\xd0\xcf\x11\xe0", b"%PDF", b"\x1f\x8b")  # workbooks and archives, old workbooks, PDF, gzip
 _ACCEPTED = "the study's own file, or its answers as a table (CSV) or as JSON lines"
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A participant's answer to the trial at a position of `planned`: methods left and right of an image, and the choice.
-
-    `title` is the class that was explained, `repeats` the position of the trial that a repeat repeats, `seconds` from the
-    page's making to its answer, `answered` seconds since 1970.
-    """
-
-    participant: str
-    position: int
-    planned: int
-    kind: str
-    image: str
-    title: str
-    left: str
-    right: str
-    repeats: int | None
-    choice: str
-    seconds: float
-    answered: float
-
-    @property
-    def winner(self) -> str | None:
-        """The method that was chosen; None for a tie."""
-        return {LEFT: self.left, RIGHT: self.right}.get(self.choice)
 
 
 def read_answers(paths: Path | Iterable[Path]) -> list[Answer]:

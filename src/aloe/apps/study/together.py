@@ -6,13 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
-from typing import TYPE_CHECKING
 
+from aloe.apps.study.answer import Answer
 from aloe.core.rows import Keyed, repeats
 from aloe.core.typed import whole_number
-
-if TYPE_CHECKING:
-    from aloe.apps.study.answers import Answer
 
 _SEPARATOR = ":"  # between the study's number and the participant's, where there are several studies
 _ZONE = 900.0  # seconds that time zones are whole multiples of
