@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aloe.attribution import files
+from aloe.attribution import made
 from aloe.evaluation import evaluate
 from aloe.models.convert import bcosify
 from aloe.models.saving import save_student
@@ -47,10 +47,10 @@ def stopped(aloe, *words) -> str:
     return next(line for line in err.splitlines() if line.startswith("Interrupted"))
 
 
-def test_explain_begins_anew(aloe, home, monkeypatch):
-    interrupt(monkeypatch, files, "save_png", after=2)
+def test_explain_goes_on(aloe, home, monkeypatch):
+    interrupt(monkeypatch, made, "save_png", after=2)
     words = stopped(aloe, "explain", home / "student", home / "images", "-o", "out")
-    assert words == "Interrupted; run the same command again to begin anew."
+    assert words == "Interrupted; run the same command again; pictures that were made are kept."
     assert aloe("explain", home / "student", home / "images", "-o", "out")[0] == 0
 
 

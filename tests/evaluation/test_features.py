@@ -83,11 +83,11 @@ def test_an_interrupted_extraction_goes_on_where_it_stopped(folder, tmp_path, mo
     model, source = bcosify(build_teacher("vit")), open_images(folder)
     whole, done = features_module._extract_part, []
 
-    def interrupted(*args):
+    def interrupted(*args, **how):
         if len(done) == 2:
             raise KeyboardInterrupt
         done.append(1)
-        return whole(*args)
+        return whole(*args, **how)
 
     monkeypatch.setattr(features_module, "_extract_part", interrupted)
     with pytest.raises(KeyboardInterrupt):

@@ -10,7 +10,7 @@ import torch
 
 from aloe.bcos.layers import BcosLinear
 from aloe.core.errors import UserError
-from aloe.evaluation import heads, linear
+from aloe.evaluation import linear
 from aloe.evaluation.heads import Probe
 from aloe.evaluation.linear import HEADS, ProbeSettings, fit_probe
 from aloe.train.finetune.losses import LOSSES
@@ -92,19 +92,16 @@ def test_equals_a_literal_training(head, loss):
     assert (found.predict(features) == labels).double().mean() > 0.5, "vacuous: it learns nothing"
 
 
-def test_one_product_per_step(monkeypatch):
-    products = []
-
-    def counted(x, weight, bias=None):
-        products.append(tuple(weight.shape))
-        return x @ weight.T + bias
-
-    monkeypatch.setattr(heads.F, "linear", counted)
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("head", HEADS)
+def test_a_head_is_the_same_to_the_last_bit_whichever_are_trained_beside_it(head, loss):
     features, labels = problem()
-    fit_probe(features, labels, 4, replace(QUICK, head="linear", refit=False))
-    steps = [shape for shape in products if shape == (2 * 4, 12)]
-    assert len(steps) == 5 * 6, "five epochs of 360 images in batches of 64"
-    assert len(products) == len(steps) + 2, "and one per head to validate"
+    rows, rates = torch.arange(len(features)), (1e-1, 1e-2, 3e-3)
+    run = lambda *some: training(features.float(), labels, replace(QUICK, head=head, loss=loss)).heads(rows, some)  # noqa: E731
+    for rate, found in zip(rates, run(*rates), strict=True):
+        (alone,) = run(rate)
+        assert torch.equal(found.weight, alone.weight)
+        assert found.bias is None or torch.equal(found.bias, alone.bias)
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -13,25 +13,19 @@ import torch
 from torch import Tensor
 
 from aloe.attribution.inherent import Explanation, explain
-from aloe.attribution.records import (
-    check_owner,
-    free_name,
-    image_bytes,
-    image_hashes,
-    names_of_images,
-    replaced,
-    with_earlier,
-)
+from aloe.attribution.made import Made
+from aloe.attribution.records import Row, image_bytes, image_hashes, replaced, with_earlier
 from aloe.attribution.targets import TextTarget
+from aloe.core import processes
 from aloe.core.bounds import check_batch
 from aloe.core.files import write_json
 from aloe.core.printable import shown
-from aloe.data.batches import image_batches
+from aloe.data.batches import over_batches
 from aloe.data.places import check_output
-from aloe.data.sources import left_out, open_images
-from aloe.data.subset import SubsetImages
+from aloe.data.sources import left_out
+from aloe.data.subset import SubsetImages, open_whole
 from aloe.draw.explanations import over_white, signed_map
-from aloe.draw.gallery import row, save_png, stack
+from aloe.draw.gallery import row, stack
 from aloe.models.fingerprint import fingerprint
 from aloe.models.saving import load
 from aloe.models.unwrap import unwrapped
@@ -45,13 +39,14 @@ PANEL = 224
 @dataclass
 class Explained:
     """What was written: one row per image (file, picture, the target if one was given, prediction, logit, residual),
-    what could not be read, what of the source was left out, and the pictures that took the place of those of other images, or
-    of another target or other texts."""
+    what could not be read, what of the source was left out, the pictures that took the place of those of other images, or
+    of another target or other texts, and how many were there and not made again."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
+    kept: int = 0
 
 
 def explain_files(
@@ -69,7 +64,7 @@ def explain_files(
     name: str | None = None,
 ) -> Explained:
     """Write a picture `<stem>_explained.png` for every image of a source, and `explanations.json` with the model and every
-    row; run again with the same model and target, pictures are written anew.
+    row; run again with the same model, settings and versions, what is there of the same image is not made again.
 
     Args:
         model: folder or hub id of a student, or the student itself. name: what to call it in pictures; default: by where it
@@ -83,8 +78,7 @@ def explain_files(
     """
     student: Any = load(model) if isinstance(model, str | Path) else unwrapped(model)
     student.to(device)
-    source = open_images(images)
-    taken = names_of_images(source, output_dir)
+    source = processes.after_first(lambda: open_whole(images))
     if limit is not None:
         source = SubsetImages(source, np.arange(min(limit, len(source))))
     check_batch(batch_size, len(source))
@@ -93,12 +87,16 @@ def explain_files(
     known = name or (Path(model).name if isinstance(model, str | Path) else type(student).__name__)
     title = shown(known)
     about = {"model": title, "model_fingerprint": fingerprint(student)}
-    earlier = check_owner(output_dir, RECORD_NAME, "explanations", about, taken)
-    done = Explained(left_out=left_out(source))
-    shown_of: dict[str, str] = {}
-    bar = "explaining" if progress else None
-    for loaded, numbers_of in image_batches(source, side, batch_size, done.unreadable, bar):
-        pixels, names = loaded.to(device), [source.name(i) for i in numbers_of]
+    meant = {k: [t.embedding.flatten().tolist(), float(t.scale), float(t.bias)] for k, t in (texts or {}).items()}
+    settings = {"target": target, "texts": meant, "side": side}
+    made = Made.of(output_dir / RECORD_NAME, "explanations", about, source, ("explained",), settings)
+
+    def explained(loaded: Tensor, numbers_of: list[int]) -> list[Row]:
+        names, hashes = [source.name(i) for i in numbers_of], image_hashes(loaded)
+        known = [{"file": name, "image": image} for name, image in zip(names, hashes, strict=True)]
+        if (there := made.there(numbers_of, known)) is not None:
+            return there
+        pixels = loaded.to(device)
         if texts:
             by_text = {text: explain(student, pixels, goal, batch_size=batch_size) for text, goal in texts.items()}
             numbers, sheets = text_rows(by_text), text_pictures(pixels, by_text, title)
@@ -107,19 +105,24 @@ def explain_files(
             numbers = rows(explanation, student)
             words = [f"{target or seen(n, student) or 'feature'}: {n['logit']:.2f}" for n in numbers]
             sheets = pictures(pixels, explanation, words, title)
-        for file, picture, values, image in zip(names, sheets, numbers, image_hashes(pixels), strict=True):
-            path = output_dir / free_name(file, taken)
-            if not done.rows:  # from here on the folder is this model's, also if the command is stopped
-                output_dir.mkdir(parents=True, exist_ok=True)
-                write_json(output_dir / RECORD_NAME, {**about, "explanations": earlier})
-            save_png(picture, path)
-            asked = {} if target is None else {"target": target}  # what logit and residual are of
-            done.rows.append({"file": file, "picture": str(path), **asked, **values})
-            shown_of[path.name] = image
+        asked = {} if target is None else {"target": target}  # what logit and residual are of
+        return [
+            made.save(number, {"explained": picture}, {**file, **asked, **values})
+            for number, picture, file, values in zip(numbers_of, sheets, known, numbers, strict=True)
+        ]
+
+    done = Explained(left_out=left_out(source))
+    bar = "explaining" if progress else None
+    recorded = over_batches(explained, source, side, batch_size, done.unreadable, bar)
+    done.rows = [
+        {**{k: v for k, v in found.items() if k != "image"}, "picture": str(output_dir / found["picture"])}
+        for found in recorded
+    ]
+    done.replaced, done.kept = replaced(recorded, made.earlier), sum(processes.gathered(made.kept))
     lost = {"unreadable": done.unreadable, "left_out": done.left_out}
-    recorded = [{**row, "image": shown_of[Path(row["picture"]).name]} for row in done.rows]
-    done.replaced = replaced(recorded, earlier)
-    write_json(output_dir / RECORD_NAME, {**about, "explanations": with_earlier(recorded, earlier), **lost})
+    if processes.is_first():
+        index = {**about, "explanations": with_earlier(recorded, made.earlier), **lost}
+        write_json(output_dir / RECORD_NAME, index)
     return done
 
 

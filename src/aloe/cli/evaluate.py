@@ -92,6 +92,7 @@ def evaluate(
 ) -> None:
     """Evaluate MODELS on data sets. Run the same command again to go on; `aloe report` makes tables of the results."""
     quiet_libraries()
+    from aloe.core import processes
     from aloe.core.errors import UserError
     from aloe.core.settings import merged
     from aloe.core.typed import whole_numbers
@@ -99,6 +100,7 @@ def evaluate(
     from aloe.evaluation.evaluate import Data, evaluate_all
     from aloe.evaluation.reads import KNOWN
 
+    processes.join()
     if train is not None and test is None:
         raise UserError("--train needs --test; or give data sets with --data.")
     sets: list[Data] = [*(data or []), *([(train, test)] if test is not None else [])]

@@ -9,12 +9,12 @@ import typer
 
 from aloe.cli.choices import one_of
 from aloe.cli.common import Device, Json, OutputDir, choose_device, quiet_libraries, replaced_words, say
-from aloe.core.bounds import MAX_BATCH, MAX_COUNT, MAX_SIDE
+from aloe.core.bounds import MAX_BATCH, MAX_COUNT, MAX_HELD, MAX_SIDE
 
 
 def explain(
     model: Annotated[str, typer.Argument(help="Folder or hub id of an aligned student.", autocompletion=one_of("zoo"))],
-    images: Annotated[list[str], typer.Argument(help="Files, folders, globs or archives.")],
+    images: Annotated[list[str], typer.Argument(help="Files, folders, globs, archives or wds: shards.")],
     output_dir: OutputDir,
     target: Annotated[str | None, typer.Option(help="Class name or index; default: the predicted class.")] = None,
     text: Annotated[
@@ -33,7 +33,7 @@ def explain(
         list[str] | None, typer.Option(help="With --like: only like this region, x,y,width,height in its pixels.")
     ] = None,
     pairs: Annotated[
-        int, typer.Option(min=0, max=MAX_COUNT, help="With --like: draw this many of the strongest pairs of patches.")
+        int, typer.Option(min=0, max=MAX_HELD, help="With --like: draw this many of the strongest pairs of patches.")
     ] = 0,
     toward: Annotated[
         str | None, typer.Option(help="Explain the direction of the mean feature of these images.")
@@ -47,9 +47,11 @@ def explain(
     device: Device = None,
     json: Json = False,
 ) -> None:
-    """Write a picture for every image: the input, the model's own colour explanation, and the signed contributions."""
+    """Write a picture for every image: the input, the model's own colour explanation, and the signed contributions. Run the
+    same command again to go on: pictures that are there are not made again."""
     quiet_libraries()
     from aloe.attribution.files import explain_files
+    from aloe.core import processes
     from aloe.core.errors import UserError
     from aloe.evaluation.alike.files import explain_like, explain_toward
     from aloe.evaluation.zeroshot import text_targets
@@ -57,6 +59,7 @@ def explain(
     from aloe.models.stages import standing
     from aloe.models.text import text_tower_for
 
+    processes.join()
     if text and target is not None:
         raise UserError("Give --target or --text, not both.")
     if not text and (text_tower or templates):
@@ -87,6 +90,7 @@ def explain(
         texts = text_targets(text_tower_for(student, text_tower), text, templates) if text else None
         done = explain_files(student, source, output_dir, target=target, texts=texts, **settings)
     words = [f"{model}: {standing(student.config.teacher)}", f"{len(done.rows)} explanations in {output_dir}"]
+    words[-1] += f", {done.kept} of them were there" if done.kept else ""
     words[1:1] = [f"{r['file']} is like {r['like']}: cosine {r['cosine']:.4f}" for r in done.rows[:20] if "like" in r]
     words += [f"{len(done.unreadable)} unreadable images were left out: {'; '.join(done.unreadable[:3])}"] * bool(
         done.unreadable
@@ -98,6 +102,7 @@ def explain(
         "replaced": done.replaced,
         "unreadable": done.unreadable,
         "left_out": done.left_out,
+        "kept": done.kept,
     }
     found["student"] = standing(student.config.teacher)
     say(found, "\n".join(words), json)

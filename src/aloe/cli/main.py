@@ -35,6 +35,7 @@ from aloe.cli import (
     app as explorer,
 )
 from aloe.cli.verb import Verb
+from aloe.core import processes, survival
 from aloe.core.errors import UserError
 from aloe.core.files import expanded
 from aloe.core.printable import shown_line
@@ -99,21 +100,40 @@ def main() -> None:
         with suppress(AttributeError, ValueError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        _check_processes()
-        app()
+        _run()
     except UserError as error:
-        _fail(str(error))
+        _fail(str(error), alike=isinstance(error, processes.OnEveryProcess))
     except OSError as error:
         if error.errno == errno.ENOSPC:
             place = error.filename or "while writing"
             _fail(f"The disk is full ({place}): free some space and run the same command again.")
         if error.filename is None:
-            raise
+            _end_with(error)
         _fail(f"{error.filename} cannot be read or written: {error.strerror or type(error).__name__}.")
     except SystemExit as stop:
-        if stop.code == 130:  # how typer reports Ctrl-C
+        if stop.code == 130 and os.environ.get("RANK", "0") == "0":  # how typer reports Ctrl-C
             typer.echo(f"Interrupted; {_going_on()}.", err=True)
         raise
+    except Exception as error:
+        _end_with(error)
+
+
+def _run() -> None:
+    """The command; one of several processes that has done its part waits for the others."""
+    _check_processes()
+    try:
+        app()
+    except SystemExit as stop:
+        if not stop.code:
+            processes.leave()
+        raise
+
+
+def _end_with(error: Exception) -> NoReturn:
+    """A mistake of ours keeps its traceback; of several processes that of the first that stops is seen."""
+    if survival.stopped_by(error):
+        raise error
+    sys.exit(1)
 
 
 def _check_processes() -> None:
@@ -126,7 +146,7 @@ def _check_processes() -> None:
 
 
 def _going_on() -> str:
-    """What to do after Ctrl-C: a training with a checkpoint goes on from it, every other command begins again."""
+    """What to do after Ctrl-C: what is kept is gone on from, every other command begins again."""
     from aloe.train.checkpoints import checkpoints
 
     words = sys.argv[1:]
@@ -141,9 +161,14 @@ def _going_on() -> str:
         return "there is no checkpoint yet, so the same command begins again"
     if words[:1] == ["evaluate"]:
         return "run the same command again; rows that were measured are kept"
+    if words[:1] == ["explain"]:
+        return "run the same command again; pictures that were made are kept"
     return "run the same command again to begin anew"
 
 
-def _fail(message: str) -> NoReturn:
-    typer.echo(f"aloe: {shown_line(message)}", err=True)
+def _fail(message: str, alike: bool = False) -> NoReturn:
+    """Ends with one sentence, which one of several processes says: `alike` where all of them have met it."""
+    words = survival.last_words(message, alike)
+    if words is not None:
+        typer.echo(f"aloe: {shown_line(words)}", err=True)
     sys.exit(2)

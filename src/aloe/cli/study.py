@@ -13,7 +13,7 @@ import typer
 from aloe.cli.choices import one_of, some_of
 from aloe.cli.common import Device, Json, choose_device, parse_settings, quiet_libraries, say, split_options, table
 from aloe.cli.verb import Verb
-from aloe.core.bounds import MAX_COUNT, MAX_SEED
+from aloe.core.bounds import MAX_COUNT, MAX_HELD, MAX_SEED
 
 app = typer.Typer(help="Ask people which explanation helps them more.", no_args_is_help=True)
 
@@ -36,8 +36,8 @@ def build(
     methods: Annotated[
         str, typer.Option(help="With commas, of {methods}.", autocompletion=some_of("methods"))
     ] = "inherent,attnlrp,intgrad,legrad,chefercam,lime",
-    trials: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Comparisons per participant that count.")] = 50,
-    practice: Annotated[int, typer.Option(min=0, max=MAX_COUNT, help="Trials for practice before them.")] = 3,
+    trials: Annotated[int, typer.Option(min=1, max=MAX_HELD, help="Comparisons per participant that count.")] = 50,
+    practice: Annotated[int, typer.Option(min=0, max=MAX_HELD, help="Trials for practice before them.")] = 3,
     ties: Annotated[bool, typer.Option("--ties", help="Offer 'no difference'.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, max=MAX_COUNT, help="At most this many images.")] = None,
     title: Annotated[str | None, typer.Option(help="Heading of the study's pages.")] = None,
@@ -112,7 +112,7 @@ def serve(
 
 @app.command(cls=Verb, short_help="Print personal links, one session each.")
 def invite(
-    count: Annotated[int, typer.Argument(min=1, max=MAX_COUNT, help="How many links.")],
+    count: Annotated[int, typer.Argument(min=1, max=MAX_HELD, help="How many links.")],
     db: Db = Path("study.sqlite"),
     url: Annotated[str, typer.Option(help="Where the study is served.")] = "http://127.0.0.1:8000",
     json: Json = False,
@@ -155,7 +155,7 @@ def fit(
         list[str] | None,
         typer.Option(help="What participants may do, such as noise=0.5, seconds=2, finished=false; docs/study.md."),
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Of the bootstrap over participants.")] = 1000,
+    samples: Annotated[int, typer.Option(min=1, max=MAX_HELD, help="Of the bootstrap over participants.")] = 1000,
     paper: Annotated[bool, typer.Option(help="The paper's own numbers beside ours.")] = True,
     seed: Seed = 0,
     json: Json = False,
@@ -186,9 +186,9 @@ def simulate(
         Path, typer.Option("--output", "-o", help="File to write, .csv or .jsonl, for `aloe study fit`.")
     ],
     scores: Annotated[str, typer.Option(help="Such as inherent=0.97,intgrad=0.41.")],
-    participants: Annotated[int, typer.Option(min=1, max=MAX_COUNT)] = 41,
-    images: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Images of the study.")] = 24,
-    trials: Annotated[int, typer.Option(min=1, max=MAX_COUNT)] = 50,
+    participants: Annotated[int, typer.Option(min=1, max=MAX_HELD)] = 41,
+    images: Annotated[int, typer.Option(min=1, max=MAX_HELD, help="Images of the study.")] = 24,
+    trials: Annotated[int, typer.Option(min=1, max=MAX_HELD)] = 50,
     ties: Annotated[float, typer.Option(min=0, max=MAX_COUNT, help="Differences below this are called ties.")] = 0.0,
     spread: Annotated[
         float, typer.Option(min=0, max=MAX_COUNT, help="How scores differ from person to person (SD).")
@@ -221,14 +221,14 @@ def power(
     difference: Annotated[float, typer.Option(help="Of two methods' scores; 0.56 is a win rate of 63.6 %.")],
     trials: Annotated[str, typer.Option(help="Trials per participant that count, with commas.")] = "25,50,100",
     participants: Annotated[
-        int | None, typer.Option(min=2, max=MAX_COUNT, help="The power with so many; default: how many are needed.")
+        int | None, typer.Option(min=2, max=MAX_HELD, help="The power with so many; default: how many are needed.")
     ] = None,
     goal: Annotated[float, typer.Option(help="Probability of finding the difference.")] = 0.8,
-    methods: Annotated[int, typer.Option(min=2, max=MAX_COUNT, help="Methods of the study.")] = 6,
+    methods: Annotated[int, typer.Option(min=2, max=MAX_HELD, help="Methods of the study.")] = 6,
     spread: Annotated[
         float, typer.Option(min=0, max=MAX_COUNT, help="How scores differ from person to person (SD).")
     ] = 0.5,
-    simulations: Annotated[int, typer.Option(min=1, max=MAX_COUNT)] = 200,
+    simulations: Annotated[int, typer.Option(min=1, max=MAX_HELD)] = 200,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:

@@ -11,6 +11,10 @@ MAX_SEED = 2**32 - 1
 """The largest that every generator of random numbers takes."""
 MAX_COUNT = 10**9
 """Of steps, epochs, images and whatever else is counted."""
+MAX_HELD = 10**6
+"""Of what is made one by one and held in memory together: grids, heads, samples of a bootstrap, simulated people."""
+MAX_PREFETCH = 64
+"""Batches that each process that reads images has ready."""
 MAX_SIDE = 1 << 14
 """Pixels on a side of the largest image that a model may be given."""
 MAX_BATCH = 1 << 16

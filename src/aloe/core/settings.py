@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from aloe.core import processes
 from aloe.core.bounds import MAX_COUNT, MAX_SEED
 from aloe.core.errors import UserError
 from aloe.core.names import nearest
@@ -96,11 +97,17 @@ def merged(flags: Mapping[str, Any], pairs: Mapping[str, Any], known: Collection
 
 
 def workers_here(wanted: int) -> int:
-    """So many processes that read images, but no more than this machine has cores; said where that is fewer."""
+    """So many processes that read images, but no more than this machine has cores, which several processes of a command
+    share; said where that is fewer."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if wanted > cores:
-        _say_once(f"{wanted} workers are asked for; {cores} are started, one for each core that may be used here.")
-    return min(wanted, cores)
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if processes.count() > 1 else 1
+    most = max(1, cores // beside)
+    if wanted > most:
+        of_each = "" if beside == 1 else f" by each of the {beside} processes here"
+        _say_once(
+            f"{wanted} workers are asked for; {most} are started{of_each}, one for each core that may be used here."
+        )
+    return min(wanted, most)
 
 
 @cache

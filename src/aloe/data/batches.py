@@ -2,17 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from aloe.core import processes
 from aloe.core.errors import UserError
 from aloe.core.progress import tracked
 from aloe.data.draws import ImageDataset, collate_images
 from aloe.data.sources import ImageSource
 from aloe.data.transforms import ResizeCenterCrop
+
+R = TypeVar("R")
+
+
+def over_batches(
+    make: Callable[[Tensor, list[int]], list[R]],
+    source: ImageSource,
+    side: int,
+    batch_size: int,
+    unreadable: list[str],
+    title: str | None = None,
+) -> list[R]:
+    """What `make` gives for every batch of the source, in order; batches are dealt out to the processes of a command, each
+    batch the same whoever makes it, and every process knows all that was made.
+
+    Args:
+        make: from pixels (B, 3, side, side) in [0, 1] and the images' numbers. unreadable, title: as of `image_batches`.
+
+    Raises:
+        UserError: no image can be read; said at the end.
+    """
+    batches = [rows.tolist() for rows in torch.arange(len(source)).split(batch_size)]
+    own, found = processes.dealt(batches), []
+    dataset = ImageDataset(source, ResizeCenterCrop(side))
+    loader: Any = DataLoader(dataset, batch_sampler=own, collate_fn=collate_images)
+    for batch in tracked(loader, title, len(own)):
+        pixels = batch["pixel_values"]
+        made = make(pixels, batch["index"].tolist()) if len(pixels) else []
+        found.append((made, batch["unreadable"], len(pixels)))
+    found = processes.in_order(found)
+    unreadable += [line for _, lines, _ in found for line in lines]
+    if not any(count for _, _, count in found):
+        raise _none_readable(source, unreadable)
+    return [one for made, _, _ in found for one in made]
 
 
 def image_batches(
@@ -34,4 +70,8 @@ def image_batches(
             some = True
             yield batch["pixel_values"], batch["index"].tolist()
     if not some:
-        raise UserError(f"None of the {len(source)} images could be read: {'; '.join(unreadable[:3])}.")
+        raise _none_readable(source, unreadable)
+
+
+def _none_readable(source: ImageSource, unreadable: list[str]) -> UserError:
+    return UserError(f"None of the {len(source)} images could be read: {'; '.join(unreadable[:3])}.")

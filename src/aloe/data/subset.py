@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -10,7 +13,7 @@ from PIL import Image
 from aloe.core.files import digest
 from aloe.data.decode import DraftSize, decode_image
 from aloe.data.shared import content_of, file_size_of
-from aloe.data.sources import ImageSource
+from aloe.data.sources import ImageSource, left_out, open_source
 
 
 class MemoryImages:
@@ -21,6 +24,7 @@ class MemoryImages:
 
     def __init__(self, images: list[tuple[str, bytes]]) -> None:
         self.images = images
+        self.left_out: list[str] = []
 
     def __len__(self) -> int:
         return len(self.images)
@@ -43,6 +47,20 @@ class MemoryImages:
 
     def state(self) -> str:
         return digest(f"{name}\0{hashlib.sha256(data).hexdigest()}" for name, data in self.images)
+
+
+def open_whole(spec: str | Path | Sequence[str | Path]) -> ImageSource:
+    """The images that `spec` names, in an order and with a length: of `wds:` shards all, encoded in memory.
+
+    Raises:
+        UserError: as `open_source`; a shard that cannot be read.
+    """
+    opened: Any = open_source(spec)
+    if not hasattr(opened, "in_order"):
+        return opened
+    images = MemoryImages(list(opened.in_order()))
+    images.left_out = list(left_out(opened))
+    return images
 
 
 class SubsetImages:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from aloe.core.files import whole
 
@@ -42,14 +43,17 @@ def stack(rows: Sequence[Image.Image]) -> Image.Image:
     return sheet
 
 
-def save_png(picture: Image.Image, path: Path) -> None:
-    """Write a PNG aside and rename it into place.
+def save_png(picture: Image.Image, path: Path, texts: Mapping[str, str] | None = None) -> None:
+    """Write a PNG aside and rename it into place; `texts` by their keys are kept in it.
 
     Raises:
         UserError: the folder cannot be written or the disk is full.
     """
+    info = PngInfo()
+    for key, text in (texts or {}).items():
+        info.add_text(key, text)
     with whole(path) as aside:
-        picture.save(aside, "PNG", optimize=True)
+        picture.save(aside, "PNG", optimize=True, pnginfo=info)
 
 
 def _scaled(picture: np.ndarray | Image.Image, side: int) -> Image.Image:

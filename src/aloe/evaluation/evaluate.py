@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from aloe.attribution.methods import find_methods
+from aloe.core import processes
 from aloe.core.bounds import check_batch
 from aloe.core.devices import choose_device
 from aloe.core.errors import UserError
@@ -106,16 +108,18 @@ def evaluate_all(
     chosen = EvaluateSettings.of(**settings)
     check_output([path for one in data for path in _paths(one)], output_dir)
     log = ResultLog(output_dir)
-    opened, problems = _open_all(data)
+    opened, problems = processes.after_first(lambda: _open_all(data))
     _check_batch(chosen, opened)
-    problems += _check_all(
+    asked = _check_all(
         models,
         tasks,
         opened,
         lambda name, model, splits: _case(name, model, splits, chosen, device, None, False, None, list(models)),
     )
+    problems += asked.problems
     if problems:
         raise UserError(" ".join(dict.fromkeys(problems)))
+    processes.check_same(asked.read)
     rows = []
     recognition, explaining = [t for t in tasks if t in TASKS], [t for t in tasks if t in EXPLAINING]
     if cache is not None and len(models) > 1 and recognition and os.environ.get("WORLD_SIZE", "1") == "1":
@@ -264,26 +268,39 @@ def _open_all(data: Sequence[Data]) -> tuple[list[Splits], list[str]]:
     return opened, problems
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What is wrong, in sentences; and hashes of what is read, where several processes have to read the same."""
+
+    problems: list[str] = field(default_factory=list)
+    read: dict[str, str] = field(default_factory=dict)
+
+
 def _check_all(
     models: Sequence[str], tasks: Sequence[str], opened: Sequence[Splits], case: Callable[[str, Any, Splits], Case]
-) -> list[str]:
-    """Every model loaded once and every task asked what it needs: what is wrong, so that it stops the run at its start."""
+) -> _Asked:
+    """Every model loaded once and every task asked what it needs, so that what is wrong stops the run at its start."""
     if not models:
         raise UserError("Name at least one model.")
-    problems: list[str] = []
+    found = _Asked()
     for name in dict.fromkeys(models):
         try:
             model = load_any(name)
         except UserError as error:
-            problems.append(str(error))
+            found.problems.append(str(error))
             continue
         for splits in opened:
             for task in tasks:
                 try:
+                    one = case(name, model, splits)
                     if task in EXPLAINING:
-                        check_explanations(case(name, model, splits), [task])
+                        check_explanations(one, [task])
+                        facts = _facts(one, task, {}, ("test",)) if processes.count() > 1 else {}
                     else:
-                        _row_facts(case(name, model, splits), task)
+                        facts = _row_facts(one, task)
+                    prints = facts.get("fingerprints", {})
+                    titles = {part: f"{splits.name} ({part})" for part in prints} | {"model": f"model ({name})"}
+                    found.read.update({titles[part]: value for part, value in prints.items()})
                 except UserError as error:
-                    problems.append(str(error))
-    return problems
+                    found.problems.append(str(error))
+    return found

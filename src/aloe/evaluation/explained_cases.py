@@ -13,6 +13,7 @@ from torch import Tensor
 
 from aloe.attribution.methods import Cost, attribute
 from aloe.attribution.presets import preset_options
+from aloe.core import processes
 from aloe.core.errors import UserError
 from aloe.data.transforms import ResizeCenterCrop, to_tensor
 from aloe.evaluation.features import classify
@@ -50,7 +51,8 @@ class Common:
         grids = GridList(s.grid_size, indices, labels, rule, self.cases[0].splits.name, self.state)
         folder = self.cases[0].output_dir
         if folder is not None:
-            grids.save(folder / "grids" / f"{_plain(grids.data)}-{grids_key(grids)}.json")
+            path = folder / "grids" / f"{_plain(grids.data)}-{grids_key(grids)}.json"
+            processes.of_first(lambda: grids.save(path))
         return grids
 
     def images(self, among: Tensor) -> Tensor:
@@ -97,10 +99,11 @@ class Explainer:
         return self.case.settings.resolution or self.case.model.side()
 
     def cost(self) -> dict[str, float | int | None]:
-        """Passes and seconds per image, over all maps so far; peak memory of a single image."""
-        count = sum(n for n, _ in self.costs)
-        mean = {k: sum(n * getattr(c, k) for n, c in self.costs) / count for k in ("forward", "backward", "seconds")}
-        return {**mean, "peak_bytes": self.peak}
+        """Passes and seconds per image, over all maps so far, of every process; peak memory of a single image."""
+        costs = [cost for part in processes.gathered(self.costs) for cost in part]
+        count = sum(n for n, _ in costs)
+        mean = {k: sum(n * getattr(c, k) for n, c in costs) / count for k in ("forward", "backward", "seconds")}
+        return {**mean, "peak_bytes": processes.gathered(self.peak)[0]}
 
 
 def stored_grids(path: Path, source: Any) -> GridList:

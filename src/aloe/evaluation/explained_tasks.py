@@ -9,22 +9,25 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import isfinite
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from aloe.attribution.methods import METHODS
 from aloe.attribution.subject import opened
+from aloe.core import processes
 from aloe.evaluation.explained_cases import Common, Explainer, grids_key
 from aloe.evaluation.tasks import Case, Outcome
 from aloe.metrics.bootstrap import bootstrap_interval
 from aloe.metrics.clarity import fine_share, seams
-from aloe.metrics.deletion import FRACTIONS, PAPER_FRACTIONS, deletion_curves
+from aloe.metrics.deletion import FRACTIONS, PAPER_FRACTIONS, Curves, deletion_curves
 from aloe.metrics.gridpg import grid_pointing
 from aloe.metrics.pointing import inside_share, pointing_hits
 from aloe.metrics.windows import window_starts
 from aloe.models.teachers import resize
+
+R = TypeVar("R")
 
 
 @dataclass
@@ -54,6 +57,7 @@ def _gridpg(common: Common) -> Prepared:
             smooth=settings.smooth,
             seed=grids.rule.get("seed", 0),
             progress=advance,
+            share=processes.shared,
         )
         images = part.indices.unique()
         wrong = int((~common.right[case.name][images]).sum())
@@ -92,28 +96,23 @@ def _deletion(common: Common) -> Prepared:
     fractions = PAPER_FRACTIONS if settings.fractions == "paper" else FRACTIONS
 
     def run(case: Case, explainer: Explainer, advance: Callable[[int, int], None]) -> Outcome:
-        labels, parts, told = common.labels[chosen], [], case.model.probabilities
-        for i in range(0, len(chosen), _IMAGES_PER_PASS):
-            images, classes = (
-                explainer.load(chosen[i : i + _IMAGES_PER_PASS].tolist()),
-                labels[i : i + _IMAGES_PER_PASS],
-            )
-            maps = explainer(images, classes)
+        told: Callable[[Any], Tensor] = case.model.probabilities
+
+        def deleted(part: Tensor, images: Tensor, maps: Tensor) -> Curves:
             with opened(case.model) as subject:
-                parts.append(
-                    deletion_curves(
-                        maps,
-                        images,
-                        explainer.logit[classes],
-                        prepare=lambda x, s=subject: s.prepare(x.to(s.device, s.dtype)),  # type: ignore[misc]
-                        probability=lambda x, y, s=subject: told(s.forward(x).logits).gather(1, y[:, None])[:, 0],  # type: ignore[misc]
-                        block=settings.block,
-                        fractions=fractions,
-                        fill=settings.fill,
-                        mode=settings.deletion_mode,
-                    )
+                return deletion_curves(
+                    maps,
+                    images,
+                    explainer.logit[common.labels[part]],
+                    prepare=lambda x: subject.prepare(x.to(subject.device, subject.dtype)),
+                    probability=lambda x, y: told(subject.forward(x).logits).gather(1, y[:, None])[:, 0],
+                    block=settings.block,
+                    fractions=fractions,
+                    fill=settings.fill,
+                    mode=settings.deletion_mode,
                 )
-            advance(min(i + _IMAGES_PER_PASS, len(chosen)), len(chosen))
+
+        parts = _by_pass(deleted, explainer, chosen, common, advance)
         curves = replace(parts[0], **{k: torch.cat([getattr(p, k) for p in parts]) for k in ("most", "least")})
         summary = curves.summary(seed=settings.seed)
         numbers = {k: v.tolist() if k == "fractions" else (100 * v).tolist() for k, v in vars(summary).items()}
@@ -137,10 +136,17 @@ def _inside(common: Common) -> Prepared:
 
     def run(case: Case, explainer: Explainer, advance: Callable[[int, int], None]) -> Outcome:
         side = settings.resolution or case.model.side()
-        masks = torch.stack([_mask(source, int(i), side) for i in chosen])
-        seen = masks.flatten(1).any(1)
-        found, masks = _maps(explainer, chosen, common, advance)[seen], masks[seen]
-        shares, hits = inside_share(found, masks), pointing_hits(found, masks)
+
+        def inside(part: Tensor, _: Tensor, maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            masks = torch.stack([_mask(source, int(i), side) for i in part])
+            seen = masks.flatten(1).any(1)
+            maps, masks = maps[seen], masks[seen]
+            if not len(masks):
+                return torch.empty(0, dtype=torch.float64), torch.empty(0), torch.empty(0)
+            return inside_share(maps, masks), pointing_hits(maps, masks), masks.flatten(1).double().mean(1)
+
+        parts = _by_pass(inside, explainer, chosen, common, advance)
+        shares, hits, areas = (torch.cat(each) for each in zip(*parts, strict=True))
         none = not bool(shares.isfinite().any())
         notes = (f"{METHODS[explainer.method].title} gave no map with positive mass",) if none else ()
         shares = torch.zeros_like(shares) if none else shares
@@ -148,13 +154,13 @@ def _inside(common: Common) -> Prepared:
         details = {
             "interval": _interval(low, high),
             "pointing": 100 * float(hits.double().mean()),
-            "area": 100 * float(masks.double().mean()),
-            "images": len(masks),
-            "discarded": len(masks) if none else int(shares.isnan().sum()),
+            "area": 100 * float(areas.mean()),
+            "images": len(areas),
+            "discarded": len(areas) if none else int(shares.isnan().sum()),
             "cost": explainer.cost(),
         }
         return Outcome(
-            100 * float(shares.nanmean()), {"test": len(masks)}, details, (*notes, *_of_one("image", len(masks)))
+            100 * float(shares.nanmean()), {"test": len(areas)}, details, (*notes, *_of_one("image", len(areas)))
         )
 
     return Prepared({"resolution": settings.resolution, "seed": settings.seed, **_of_images(chosen)}, run)
@@ -164,9 +170,11 @@ def _clarity(common: Common) -> Prepared:
     settings, chosen = common.settings, common.images(common.correct)
 
     def run(case: Case, explainer: Explainer, advance: Callable[[int, int], None]) -> Outcome:
-        found = _maps(explainer, chosen, common, advance)
         patch = case.model.patch_size
-        shares, jumps = fine_share(found), seams(found, patch)
+        parts = _by_pass(
+            lambda part, images, maps: (fine_share(maps), seams(maps, patch)), explainer, chosen, common, advance
+        )
+        shares, jumps = (torch.cat(each) for each in zip(*parts, strict=True))
         none = not bool(shares.isfinite().any())
         notes = (f"{METHODS[explainer.method].title} gave constant maps only",) if none else ()
         shares = torch.zeros_like(shares) if none else shares
@@ -175,25 +183,35 @@ def _clarity(common: Common) -> Prepared:
             "interval": _interval(low, high),
             "seams": float(jumps[jumps.isfinite()].median()) if bool(jumps.isfinite().any()) else None,
             "patch": patch,
-            "images": len(found),
-            "discarded": len(found) if none else int(shares.isnan().sum()),
+            "images": len(shares),
+            "discarded": len(shares) if none else int(shares.isnan().sum()),
             "cost": explainer.cost(),
         }
         return Outcome(
-            100 * float(shares.nanmean()), {"test": len(found)}, details, (*notes, *_of_one("image", len(found)))
+            100 * float(shares.nanmean()), {"test": len(shares)}, details, (*notes, *_of_one("image", len(shares)))
         )
 
     return Prepared({"resolution": settings.resolution, "seed": settings.seed, **_of_images(chosen)}, run)
 
 
-def _maps(explainer: Explainer, chosen: Tensor, common: Common, advance: Callable[[int, int], None]) -> Tensor:
-    """The maps of the chosen images, for the class of each, (B, H, W)."""
-    maps = []
-    for i in range(0, len(chosen), _IMAGES_PER_PASS):
-        part = chosen[i : i + _IMAGES_PER_PASS]
-        maps.append(explainer(explainer.load(part.tolist()), common.labels[part]))
-        advance(min(i + _IMAGES_PER_PASS, len(chosen)), len(chosen))
-    return torch.cat(maps)
+def _by_pass(
+    measure: Callable[[Tensor, Tensor, Tensor], R],
+    explainer: Explainer,
+    chosen: Tensor,
+    common: Common,
+    advance: Callable[[int, int], None],
+) -> list[R]:
+    """What `measure` gives for the chosen images, some at a time: of their numbers (B,), the images (B, 3, H, W), and the
+    maps for the class of each (B, H, W). Passes are dealt out to the processes, each pass the same whoever makes it."""
+
+    def measured(start: int) -> R:
+        part = chosen[start : start + _IMAGES_PER_PASS]
+        images = explainer.load(part.tolist())
+        found = measure(part, images, explainer(images, common.labels[part]))
+        advance(min(start + _IMAGES_PER_PASS, len(chosen)), len(chosen))
+        return found
+
+    return list(processes.shared(measured, range(0, len(chosen), _IMAGES_PER_PASS)))
 
 
 def _interval(low: Any, high: Any) -> list[float] | None:

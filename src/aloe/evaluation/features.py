@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from aloe.core import processes
 from aloe.core.errors import UserError
 from aloe.core.files import digest_of
 from aloe.core.progress import Bar
@@ -29,6 +31,7 @@ FEATURES = ("pooled", "cls", "mean", "concat")
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 PART_IMAGES = 8192  # images whose features are written, and later read, together
 IN_MEMORY = 1 << 30  # bytes of features that a probe draws from memory
+SEEN_WITHIN = 70.0  # seconds after which a file that another machine wrote is there, on any file system
 
 
 @dataclass(frozen=True)
@@ -106,21 +109,46 @@ def extract(
         key = _key(model, source, feature=feature, side=side, precision=precision, device=torch.device(device).type)
         folder = PartFolder(cache / key)
     starts = range(0, len(source), PART_IMAGES)
-    todo = [i for i in range(len(starts)) if folder is None or not folder.has(i)]
-    images = sum(min(PART_IMAGES, len(source) - starts[i]) for i in todo)
+    todo = processes.of_first(lambda: [i for i in range(len(starts)) if folder is None or not folder.has(i)])
+    alone = 0 if folder is None else len(todo) // processes.count() * processes.count()
+    own = processes.dealt(todo[:alone])
+    images = sum(min(PART_IMAGES, len(source) - starts[i]) for i in [*own, *todo[alone:]])
     parts: list[Part | Path] = [] if folder is None else [folder.path(i) for i in range(len(starts))]
     with Bar(progress, -(-images // batch_size)) as bar:
-        for i in todo:
-            numbers = np.arange(starts[i], min(starts[i] + PART_IMAGES, len(source)))
-            part, unreadable = _extract_part(
-                model, SubsetImages(source, numbers), feature, side, batch_size, device, precision, workers, bar.advance
-            )
+
+        def made(i: int, together: bool) -> tuple[Part, list[str]]:
+            images = SubsetImages(source, np.arange(starts[i], min(starts[i] + PART_IMAGES, len(source))))
+            view = feature, side, batch_size, device, precision, workers
+            part, unreadable = _extract_part(model, images, *view, together=together, advance=bar.advance)
             part["index"] += starts[i]
+            return part, unreadable
+
+        for i in own:  # a part for each process, as often as there are enough of them
+            folder.write(i, *made(i, together=False))  # type: ignore[union-attr]
+        for i in todo[alone:]:  # of each of the others every process makes some batches
+            part, unreadable = made(i, together=True)
             if folder is None:
                 parts.append({**part, "unreadable": unreadable})
-            else:
+            elif processes.is_first():
                 folder.write(i, part, unreadable)
+    if folder is not None:
+        _check_shared(folder, range(len(starts)))
     return _collected(parts)
+
+
+def _check_shared(folder: PartFolder, numbers: Sequence[int]) -> None:
+    """Wait for the parts of every process; raises UserError where this one does not see them."""
+    if processes.count() == 1:
+        return
+    processes.wait()
+    until = time.monotonic() + SEEN_WITHIN
+    while not all(folder.path(i).is_file() for i in numbers):
+        if time.monotonic() > until:
+            raise UserError(
+                f"The features that other processes made are not in {folder.folder.parent} here; give a --cache folder"
+                " that all machines share, or --no-cache."
+            )
+        time.sleep(0.2)
 
 
 def classify(model: Backbone, features: Tensor) -> Tensor | None:
@@ -142,33 +170,38 @@ def _extract_part(
     device: str,
     precision: str,
     workers: int,
+    *,
+    together: bool,
     advance: Any,
 ) -> tuple[Part, list[str]]:
+    """The images of one part, batch by batch; `together`: every process makes some of the batches, all have the part."""
+    batches = [rows.tolist() for rows in torch.arange(len(source)).split(batch_size)]
     loader: Any = torch.utils.data.DataLoader(
         ImageDataset(source, ResizeCenterCrop(side)),
-        batch_size=batch_size,
+        batch_sampler=processes.dealt(batches) if together else batches,
         num_workers=workers_here(workers),
         collate_fn=collate_images,
         pin_memory=torch.device(device).type == "cuda",
     )
-    found: dict[str, list[Tensor]] = {"features": [], "labels": [], "index": []}
-    unreadable: list[str] = []
+    found: list[tuple[Part, list[str]]] = []
     kind, dtype = torch.device(device).type, PRECISIONS[precision]
     with torch.no_grad(), torch.autocast(kind, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
         for batch in loader:
             advance()
-            unreadable += batch["unreadable"]
+            part: Part = {}
             if len(batch["pixel_values"]):
                 images = batch["pixel_values"].to(device, non_blocking=True)
-                features = _features(model, images, feature)
                 # A copy: the CLS token is a view that would keep the tokens of every image alive.
-                found["features"].append(features.to("cpu", torch.float32, copy=True))
-                found["labels"].append(batch["label"])
-                found["index"].append(batch["index"])
-    if not found["index"]:
+                features = _features(model, images, feature).to("cpu", torch.float32, copy=True)
+                part = {"features": features, "labels": batch["label"], "index": batch["index"]}
+            found.append((part, batch["unreadable"]))
+    found = processes.in_order(found) if together else found
+    unreadable = [name for _, names in found for name in names]
+    full = [part for part, _ in found if part]
+    if not full:
         empty = torch.empty(0, dtype=torch.int64)
         return {"features": torch.empty(0, 0), "labels": empty, "index": empty.clone()}, unreadable
-    return {name: torch.cat(tensors) for name, tensors in found.items()}, unreadable
+    return {name: torch.cat([part[name] for part in full]) for name in full[0]}, unreadable
 
 
 def _features(model: Any, images: Tensor, feature: str) -> Tensor:

@@ -1,9 +1,9 @@
 """Linear probe on frozen features (method.md, 6): AdamW, one cycle, a grid of learning rates, one validation split.
 
-The heads of the grid see the same batches and are trained together: their weights are stacked, so that a step costs one
-matrix product. Features are preconditioned only in ways that fold back exactly into the head that is kept: a plain head takes
-standardised features, a B-cos head, which is homogeneous of degree 1, features divided by one number. The rate with the best
-validation accuracy is trained again on all images; test images are never seen here.
+The heads of the grid see the same batches, each with matrix products of its own: the same bits whichever heads are beside it,
+also where several processes share the rates. Features are preconditioned only in ways that fold back exactly into the head
+that is kept: a plain head takes standardised features, a B-cos head, which is homogeneous of degree 1, features divided by
+one number. The rate with the best validation accuracy is trained again on all images; test images are never seen here.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from aloe.core import processes
 from aloe.core.arrays import as_tensor
 from aloe.core.errors import UserError
 from aloe.core.progress import tracked
@@ -110,7 +111,9 @@ def fit_probe(
         train, held_out = torch.arange(len(features)), torch.arange(len(validation[0])) + len(features)
         features, labels = _joined(features, validation[0]), torch.cat([labels, validation[1]])
     training = _Training(features, labels, num_classes, settings, torch.device(device), progress)
-    heads = {head.learning_rate: head for head in training.heads(train, settings.learning_rates) if head is not None}
+    own = processes.dealt(settings.learning_rates)
+    trained = processes.in_order(training.heads(train, own) if own else [])
+    heads = {head.learning_rate: head for head in trained if head is not None}
     scores = {rate: _score(head, features, labels, held_out) for rate, head in heads.items()}
     scores = {rate: score for rate, score in scores.items() if isfinite(score[1])}
     if not scores:
@@ -120,7 +123,7 @@ def fit_probe(
     chosen = max(scores, key=lambda rate: scores[rate])
     best: Probe | None = heads[chosen]
     if settings.refit:
-        (best,) = training.heads(torch.cat([train, held_out]), (chosen,))
+        (best,) = processes.of_first(lambda: training.heads(torch.cat([train, held_out]), (chosen,)))
     if best is None:
         raise UserError(f"Training diverged at the chosen learning rate {chosen}; give smaller ones.")
     return replace(best, validation={rate: accuracy for rate, (accuracy, _) in scores.items()})
@@ -158,16 +161,18 @@ class _Training:
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, list(rates), total_steps=total)
         for batch in self._batches(rows, size, total):
             x = (self.features[batch].to(self.device, self.dtype) - shift) / scale
-            outputs = head_outputs(
-                x, torch.cat(weights), torch.cat(biases) if plain else None, settings.head, settings.b
-            )
-            target = self.labels[batch].to(self.device).repeat_interleave(len(rates))
-            mean = LOSSES[settings.loss](outputs.view(len(target), -1) + self.logit_bias, target)
+            target = self.labels[batch].to(self.device)
+            losses = [self._loss(x, target, *group) for group in groups]
             optimizer.zero_grad()
-            (mean * len(rates)).backward()  # every head descends its own mean loss
+            torch.stack(losses).sum().backward()  # every head descends its own mean loss
             optimizer.step()
             schedule.step()
         return [self._folded(lr, shift, scale, *group) for lr, group in zip(rates, groups, strict=True)]
+
+    def _loss(self, x: Tensor, target: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The mean loss of one head on features x (B, D): a product of its own, so that the heads beside it change no bit."""
+        outputs = head_outputs(x, weight, bias, self.settings.head, self.settings.b)
+        return LOSSES[self.settings.loss](outputs + self.logit_bias, target)
 
     def _preconditioning(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """(shift, scale), float64: per feature for a plain head, no shift and the root mean square for a B-cos head."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from aloe.core import processes
 from aloe.core.errors import UserError
 from aloe.core.files import append_line, digest_of, read_bytes
 from aloe.core.progress import say
@@ -37,7 +38,8 @@ class _Keyed(BaseModel):
 class ResultLog:
     """The rows of a results folder, or of another file in it, whose rows are of `kind`.
 
-    A line that is no row stays in the file, is named on standard error and does not count, as in a report.
+    A line that is no row stays in the file, is named on standard error and does not count, as in a report. Of several
+    processes the first reads and writes the file, for all.
 
     Raises:
         UserError: the folder cannot be written, or holds a file of that name without any row, or two results of a key that
@@ -46,7 +48,10 @@ class ResultLog:
 
     def __init__(self, folder: Path, name: str = RESULTS_NAME, kind: type[BaseModel] | None = None) -> None:
         self.path = folder / name
-        self.rows: dict[str, Row] = {}
+        self.rows = processes.of_first(lambda: self._found(name, kind))
+
+    def _found(self, name: str, kind: type[BaseModel] | None) -> dict[str, Row]:
+        folder = self.path.parent
         there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
         if not there.is_dir() or not os.access(there, os.W_OK):
             raise UserError(f"{there} is not a folder that results can be written to; give another --output-dir.")
@@ -55,11 +60,11 @@ class ResultLog:
         except OSError as error:
             raise UserError(f"{self.path} cannot be read: {error.strerror}.") from error
         end = data.rfind(b"\n") + 1
-        for row in self._results(data[:end]) if name == RESULTS_NAME else self._others(data[:end], kind):
-            self.rows[row["key"]] = row
+        rows = self._results(data[:end]) if name == RESULTS_NAME else self._others(data[:end], kind)
         if end < len(data):
             with self.path.open("rb+") as file:
                 file.truncate(end)
+        return {row["key"]: row for row in rows}
 
     def _results(self, data: bytes) -> list[Row]:
         rows, left_out = result_lines(self.path, data)
@@ -85,7 +90,8 @@ class ResultLog:
 
     def add(self, row: Row) -> None:
         """Append a row; it is on the disk when this returns."""
-        append_line(self.path, row)
+        if processes.is_first():
+            append_line(self.path, row)
         self.rows[row["key"]] = row
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveFloat, field_validator, model_validator
 
-from aloe.core.bounds import MAX_BATCH, MAX_COUNT, MAX_SEED, MAX_SIDE, MAX_WORKERS
+from aloe.core.bounds import MAX_BATCH, MAX_COUNT, MAX_HELD, MAX_SEED, MAX_SIDE, MAX_WORKERS
 from aloe.core.settings import Checked, Count
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class EvaluateSettings(Checked):
     confidence: float = Field(0.95, ge=0, le=1, description="least probability of explained images, of every model")
     share: float | None = Field(None, gt=0, le=1, description="instead: this share of each class's, the most confident")
     grid_size: int = Field(2, ge=2, le=MAX_SIDE, description="gridpg: cells on a side")
-    grids: int = Field(250, ge=1, le=MAX_COUNT, description="gridpg: how many")
+    grids: int = Field(250, ge=1, le=MAX_HELD, description="gridpg: how many")
     grids_file: Path | None = Field(None, description="gridpg: a stored list instead of choosing one")
     first_grids: dict[str, Count] = Field({}, description="gridpg: by method, only so many of them, the first")
     protocol: Literal["windows", "whole", "resized"] = Field("windows", description="gridpg: what a model is shown")

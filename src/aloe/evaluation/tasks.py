@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aloe.core import processes
 from aloe.core.arrays import as_tensor
 from aloe.core.errors import UserError
 from aloe.core.settings import workers_here
@@ -22,7 +23,7 @@ from aloe.data.splits import Splits
 from aloe.data.transforms import ResizeCenterCrop
 from aloe.evaluation.backbones import model_fingerprint
 from aloe.evaluation.features import FeatureSet, classify, extract
-from aloe.evaluation.heads import attach, save_probe
+from aloe.evaluation.heads import Probe, attach, save_probe
 from aloe.evaluation.knn import knn_predict
 from aloe.evaluation.linear import ProbeSettings, fit_probe
 from aloe.evaluation.results import row_key
@@ -137,16 +138,18 @@ def class_of_logit(config: Any, count: int, classes: list[str]) -> Tensor | None
 
 def _knn(case: Case, facts: dict[str, Any]) -> Outcome:
     train, test, chosen = case.features("train"), case.features("test"), case.settings
-    predicted: Any = knn_predict(
-        train,
-        train.labels,
-        test.tensor(),
-        list(chosen.k),
-        metric=chosen.distance,
-        weights=chosen.votes,
-        device=case.device,
-    )
-    by_k = {str(k): score(predicted[k], test.labels, case.splits.metric) for k in chosen.k}
+    queries = test.tensor()
+
+    def found(rows: Tensor) -> Any:  # (k, n), by every k
+        if not len(rows):
+            return rows.new_empty(len(chosen.k), 0)
+        how: dict[str, Any] = {"metric": chosen.distance, "weights": chosen.votes, "device": case.device}
+        by_k: Any = knn_predict(train, train.labels, queries[rows], list(chosen.k), **how)
+        return torch.stack([by_k[k] for k in chosen.k])
+
+    shares = torch.arange(len(queries)).tensor_split(processes.count())
+    predicted = torch.cat(list(processes.shared(found, shares)), dim=1)
+    by_k = {str(k): score(each, test.labels, case.splits.metric) for k, each in zip(chosen.k, predicted, strict=True)}
     counts = {"train": len(train), "test": len(test)}
     return Outcome(by_k[str(chosen.k[0])], counts, {"by_k": by_k})
 
@@ -179,20 +182,27 @@ def _linear(case: Case, facts: dict[str, Any]) -> Outcome:
     if case.output_dir is not None:
         plain = re.sub(r"[^\w.-]+", "-", f"{Path(case.name).name}-{Path(case.splits.name).name}")
         folder = case.output_dir / "probes" / f"{plain}-{row_key(facts)[:8]}"
-        save_probe(
-            probe,
-            folder,
-            classes=case.classes,
-            backbone=str(Path(case.name).resolve()) if Path(case.name).exists() else case.name,
-            feature=chosen.feature,
-            loss=chosen.loss,
-            fingerprint=facts["fingerprints"]["model"],
-        )
-        if probe.kind == "bcos" and chosen.feature != "concat" and case.model.interpretable:
-            save_student(attach(case.model, probe, case.classes, feature=chosen.feature), folder)
+        if processes.is_first():
+            _save(case, probe, folder, facts["fingerprints"]["model"])
         details["probe"] = str(folder.relative_to(case.output_dir))
     counts = {"train": len(train), "test": len(test)} | ({"validation": len(validation)} if validation else {})
     return Outcome(score(predicted, test.labels, case.splits.metric), counts, details)
+
+
+def _save(case: Case, probe: Probe, folder: Path, model: str) -> None:
+    """A probe, and where it can be part of its student the two as one classifier; `model` is the student's fingerprint."""
+    feature = case.settings.feature
+    save_probe(
+        probe,
+        folder,
+        classes=case.classes,
+        backbone=str(Path(case.name).resolve()) if Path(case.name).exists() else case.name,
+        feature=feature,
+        loss=case.settings.loss,
+        fingerprint=model,
+    )
+    if probe.kind == "bcos" and feature != "concat" and case.model.interpretable:
+        save_student(attach(case.model, probe, case.classes, feature=feature), folder)
 
 
 def _zeroshot(case: Case, facts: dict[str, Any]) -> Outcome:
@@ -214,21 +224,23 @@ def _classifier(case: Case, facts: dict[str, Any]) -> Outcome:
 def _cosine(case: Case, facts: dict[str, Any]) -> Outcome:
     student, teacher = case.model, _teacher(_reference(case)).to(case.device)
     side = case.settings.resolution or student.config.resolution
+    batches = [rows.tolist() for rows in torch.arange(len(case.splits.test)).split(case.settings.batch_size)]
     loader = torch.utils.data.DataLoader(
         ImageDataset(case.splits.test, ResizeCenterCrop(side)),
-        batch_size=case.settings.batch_size,
+        batch_sampler=processes.dealt(batches),
         num_workers=workers_here(case.settings.workers),
         collate_fn=collate_images,
     )
     blocks = tuple(range(1, teacher.num_layers + 1))
-    lost: list[str] = []
+    unread: list[list[str]] = []
 
     def watched() -> Iterator[Any]:
         for batch in loader:
-            lost.extend(batch["unreadable"])
+            unread.append(batch["unreadable"])
             yield batch
 
     cosines = mean_cosines(student.to(case.device), teacher, watched(), blocks, case.device)
+    lost = [name for names in processes.in_order(unread) for name in names]
     if not cosines:
         raise UserError("None of the images could be read.")
     if not all(map(isfinite, cosines.values())):

@@ -18,7 +18,7 @@ Earlier B-cos work also averages a map over a box of k x k pixels before the pos
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,6 +67,7 @@ def grid_pointing(
     samples: int = SAMPLES,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    share: Callable[..., Iterable[Tensor]] = map,
 ) -> GridPG:
     """Play the game; classes, windows and grids are explained together, `maps_per_pass` at a time.
 
@@ -78,6 +79,7 @@ def grid_pointing(
         maps_per_pass: how many maps are made in one call; `whole` and `resized` make at least one grid's.
         samples, seed: of the bootstrap.
         progress: told the number of grids done, and of all, after each pass.
+        share: `map`, or what does as it does with the work dealt out to several processes.
 
     Raises:
         UserError: an unknown protocol, a box that is even or wider than a cell, a size that n does not divide, no maps per
@@ -87,8 +89,9 @@ def grid_pointing(
     cells = grids.n**2
     if maps_per_pass < 1:
         raise UserError(f"At least one map is made at a time, got maps_per_pass={maps_per_pass}.")
-    scores, at_a_time = [], max(1, maps_per_pass // cells)
-    for start in range(0, len(grids), at_a_time):
+    at_a_time = max(1, maps_per_pass // cells)
+
+    def played(start: int) -> Tensor:
         indices, labels = (table[start : start + at_a_time] for table in (grids.indices, grids.labels))
         images = _loaded(load, indices)
         pixels, side = compose(images), images.shape[-1]
@@ -97,10 +100,11 @@ def grid_pointing(
         else:
             maps = _in_one_pass(attribute, _resized(pixels, side, grids.n) if protocol == "resized" else pixels, labels)
         shares = cell_scores(box_mean(maps.flatten(0, 1), smooth, grids.n), grids.n).view(-1, cells, cells)
-        scores.append(shares.diagonal(dim1=1, dim2=2))  # of the map that explains class i, the share in cell i
         if progress:
             progress(min(start + at_a_time, len(grids)), len(grids))
-    table = torch.cat(scores)
+        return shares.diagonal(dim1=1, dim2=2)  # of the map that explains class i, the share in cell i
+
+    table = torch.cat(list(share(played, range(0, len(grids), at_a_time))))
     low, high = bootstrap_interval(table, pool=True, samples=samples, seed=seed)
     return GridPG(
         score=float(table.nanmean()),

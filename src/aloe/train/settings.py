@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from aloe.core.bounds import MAX_BATCH, MAX_COUNT, MAX_SEED, MAX_SIDE, MAX_WORKERS
+from aloe.core.bounds import MAX_BATCH, MAX_COUNT, MAX_PREFETCH, MAX_SEED, MAX_SIDE, MAX_WORKERS
 from aloe.core.errors import UserError
 from aloe.core.files import read_mapping
 from aloe.core.names import meant
@@ -62,7 +62,7 @@ class TrainSettings(Checked):
     gradient_checkpointing: bool = False
     fsdp: bool = Field(False, description="split weights, gradients and optimiser over the processes")
     workers: int = Field(1, ge=0, le=MAX_WORKERS, description="at most one for each core is started")
-    prefetch: int = Field(4, ge=1, le=MAX_WORKERS, description="batches that each worker reads ahead")
+    prefetch: int = Field(4, ge=1, le=MAX_PREFETCH, description="batches that each worker reads ahead")
     log_every: int = Field(20, ge=1, le=MAX_COUNT)
     evaluate_every: int = Field(500, ge=1, le=MAX_COUNT)
     save_every: int = Field(500, ge=1, le=MAX_COUNT)

@@ -14,15 +14,17 @@ from aloe.attribution.alike.regions import Box, centre_view, check_region, parse
 from aloe.attribution.alike.similarity import pooled, similarity
 from aloe.attribution.alike.votes import along, concept
 from aloe.attribution.inherent import check_student
+from aloe.attribution.made import Made
 from aloe.attribution.records import Row, check_owner, free_name, image_hashes, names_of_images, replaced, with_earlier
+from aloe.core import processes
 from aloe.core.bounds import check_batch
 from aloe.core.errors import UserError
 from aloe.core.files import write_json
 from aloe.core.printable import shown
-from aloe.data.batches import image_batches
+from aloe.data.batches import over_batches
 from aloe.data.places import check_output
-from aloe.data.sources import ImageSource, left_out, open_images
-from aloe.data.subset import SubsetImages
+from aloe.data.sources import ImageSource, left_out
+from aloe.data.subset import SubsetImages, open_whole
 from aloe.draw.alike import line_pictures, pair_pictures, pairs_picture, region_picture
 from aloe.draw.gallery import save_png
 from aloe.evaluation.alike.shelf import Shelf, shelve
@@ -33,12 +35,14 @@ RECORD_NAME = "alike.json"
 
 @dataclass
 class Written:
-    """One row per image that was explained, what could not be read or was left out, and what was written over."""
+    """One row per image that was explained, what could not be read or was left out, what was written over, and how many
+    images' pictures were there and not made again."""
 
     rows: list[Row] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
+    kept: int = 0
 
 
 @dataclass
@@ -113,7 +117,7 @@ def explain_like(
     student = check_student(student).to(device)
     boxes = [parsed_region(text) for text in regions]
     source, side = _opened(images, student, resolution, limit, batch_size)
-    folder = Folder.of(output_dir, student, name or type(student).__name__, source, RECORD_NAME, images, like)
+    about = _about(student, name, source, output_dir, images, like)
     shelf = _shelf(student, like, side, batch_size, device, cache, progress)
     view = None
     if boxes:
@@ -121,36 +125,40 @@ def explain_like(
             raise UserError(f"--region is of one image, but --like names {len(shelf)}; give one file.")
         view = _view(boxes, shelf, side)
     done = Written(left_out=[*left_out(source), *shelf.left_out])
+    kinds = ("alike", *["regions"] * bool(boxes), *["pairs"] * bool(pairs))
+    settings = {"like": shelf.source.state(), "regions": list(regions), "pairs": pairs, "side": side}
+    made = Made.of(output_dir / RECORD_NAME, "alike", about, source, kinds, settings)
 
-    def explained(pixels: Tensor, names: list[str]) -> Iterator[Row]:
+    def explained(pixels: Tensor, known: list[Row], numbers: list[int]) -> Iterator[Row]:
+        names = [row["file"] for row in known]
         nearest = shelf.nearest(pooled(student, pixels, batch_size), 1)[:, 0]
         others = shelf.pixels(list(nearest)).to(pixels)
         found = similarity(student, pixels, others, batch_size=batch_size)
         titles = [(image, shelf.name(int(i))) for image, i in zip(names, nearest, strict=True)]
-        hashes = list(zip(image_hashes(pixels), image_hashes(others), strict=True))
+        hashes = image_hashes(others)
         for i, picture in enumerate(pair_pictures(pixels, others, found.a, found.b, titles)):
-            row: Row = {"file": names[i], "picture": folder.save(picture, names[i], "alike"), "like": titles[i][1]}
-            row["image"], row["like_image"] = hashes[i]
+            row: Row = {**known[i], "like": titles[i][1], "like_image": hashes[i]}
+            sheets = {"alike": picture}
             row |= {"cosine": float(found.cosine[i]), "residual": float(found.a.residual[i])}
             row["residual_like"] = float(found.b.residual[i])
             if view is not None:
                 parts = found.masked(shares(boxes, side, side, view), i)
-                sheet = region_picture(others[i], seen(boxes, view, side), pixels[i], parts.in_a, titles[i][1])
+                where = seen(boxes, view, side)
+                sheets["regions"] = region_picture(others[i], where, pixels[i], parts.in_a, titles[i][1])
                 row["regions"] = [
                     {"region": text, "value": float(v), "residual": float(r)}
                     for text, v, r in zip(regions, parts.value, parts.in_a.residual, strict=True)
                 ]
-                row["regions_picture"] = folder.save(sheet, names[i], "regions")
             if pairs:
                 table = found.pairs(index=i)
                 words = f"cosine {float(table.cosine):.4f}: patches {float(table.table.sum()):.4f}, constants"
                 words += f" {float(table.residual):.4f}"
-                sheet = pairs_picture(pixels[i], others[i], table.strongest(pairs), table.grids, caption=words)
-                row["pairs_picture"] = folder.save(sheet, names[i], "pairs")
-                row["pairs"] = table.strongest(pairs)
-            yield row
+                strongest = table.strongest(pairs)
+                sheets["pairs"] = pairs_picture(pixels[i], others[i], strongest, table.grids, caption=words)
+                row["pairs"] = strongest
+            yield made.save(numbers[i], sheets, row)
 
-    return _written(source, side, batch_size, device, explained, folder, done, progress)
+    return _written(source, side, batch_size, device, explained, made, done, progress)
 
 
 def explain_toward(
@@ -178,32 +186,39 @@ def explain_toward(
     student = check_student(student).to(device)
     source, side = _opened(images, student, resolution, limit, batch_size)
     sets = [spec for spec in (toward, against) if spec is not None]
-    folder = Folder.of(output_dir, student, name or type(student).__name__, source, RECORD_NAME, images, *sets)
+    about = _about(student, name, source, output_dir, images, *sets)
     shelves = [_shelf(student, spec, side, batch_size, device, cache, progress) for spec in sets]
     direction = concept(*(shelf.vectors for shelf in shelves))
     done = Written(left_out=[*left_out(source), *(line for shelf in shelves for line in shelf.left_out)])
     words = f"toward {_named(toward)}" + (f" against {_named(against)}" if against is not None else "")
     asked = {key: _spec(images) for key, images in (("toward", toward), ("against", against)) if images is not None}
 
-    def explained(pixels: Tensor, names: list[str]) -> Iterator[Row]:
-        found = along(student, pixels, direction, batch_size=batch_size)
-        hashes = image_hashes(pixels)
-        for i, picture in enumerate(line_pictures(pixels, found, names, words)):
-            numbers = {
-                **asked,
-                "image": hashes[i],
-                "value": float(found.logit[i]),
-                "residual": float(found.residual[i]),
-            }
-            yield {"file": names[i], "picture": folder.save(picture, names[i], "toward"), **numbers}
+    settings = {**asked, "sets": [shelf.source.state() for shelf in shelves], "side": side}
+    made = Made.of(output_dir / RECORD_NAME, "alike", about, source, ("toward",), settings)
 
-    return _written(source, side, batch_size, device, explained, folder, done, progress)
+    def explained(pixels: Tensor, known: list[Row], numbers: list[int]) -> Iterator[Row]:
+        found = along(student, pixels, direction, batch_size=batch_size)
+        for i, picture in enumerate(line_pictures(pixels, found, [row["file"] for row in known], words)):
+            values = {"value": float(found.logit[i]), "residual": float(found.residual[i])}
+            yield made.save(numbers[i], {"toward": picture}, {**known[i], **asked, **values})
+
+    return _written(source, side, batch_size, device, explained, made, done, progress)
+
+
+def _about(student: Any, name: str, source: ImageSource, output_dir: Path, *read: Any) -> dict[str, str]:
+    """Whose the folder is, checked before any work; raises UserError where it is another's, or among the images."""
+    for images in read:
+        check_output(images, output_dir)
+    about = {"model": shown(name or type(student).__name__), "model_fingerprint": fingerprint(student)}
+    own = names_of_images(source, output_dir)
+    processes.of_first(lambda: check_owner(output_dir, RECORD_NAME, "alike", about, own))
+    return about
 
 
 def _opened(
     images: Any, student: Any, resolution: int | None, limit: int | None, batch_size: int
 ) -> tuple[ImageSource, int]:
-    source = open_images(images)
+    source = processes.after_first(lambda: open_whole(images))
     if limit is not None:
         source = SubsetImages(source, np.arange(min(limit, len(source))))
     check_batch(batch_size, len(source))
@@ -223,16 +238,27 @@ def _written(
     side: int,
     batch_size: int,
     device: str,
-    explained: Callable[[Tensor, list[str]], Iterator[Row]],
-    folder: Folder,
+    explained: Callable[[Tensor, list[Row], list[int]], Iterator[Row]],
+    made: Made,
     done: Written,
     progress: bool,
 ) -> Written:
-    """Every batch of the source explained, then the record."""
-    bar = "explaining" if progress else None
-    for pixels, numbers in image_batches(source, side, batch_size, done.unreadable, bar):
-        done.rows += explained(pixels.to(device), [source.name(i) for i in numbers])
-    folder.record(done)
+    """Every batch of the source explained, but for those whose pictures are there; then the record."""
+
+    def rows(loaded: Tensor, numbers: list[int]) -> list[Row]:
+        hashes = image_hashes(loaded)
+        known: list[Row] = [{"file": source.name(i), "image": h} for i, h in zip(numbers, hashes, strict=True)]
+        there = made.there(numbers, known)
+        return list(explained(loaded.to(device), known, numbers)) if there is None else there
+
+    found = over_batches(rows, source, side, batch_size, done.unreadable, "explaining" if progress else None)
+    done.kept = sum(processes.gathered(made.kept))
+    done.replaced = replaced(found, made.earlier)
+    home = made.record.parent
+    done.rows = [{**row, **{k: str(home / row[k]) for k in row if k.endswith("picture")}} for row in found]
+    if processes.is_first():
+        lost = {"unreadable": done.unreadable, "left_out": done.left_out}
+        write_json(made.record, {**made.about, "alike": with_earlier(found, made.earlier), **lost})
     return done
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aloe.core import processes
 from aloe.core.errors import UserError
-from aloe.data.shards import ShardSource
-from aloe.data.sources import FolderStore, ImageSource, left_out, open_source
-from aloe.data.subset import MemoryImages
+from aloe.data.sources import FolderStore, ImageSource, left_out
+from aloe.data.subset import open_whole
 from aloe.data.transforms import ResizeCenterCrop, to_tensor
 from aloe.evaluation.features import FeatureSet, extract
 from aloe.evaluation.knn import nearest_neighbours
@@ -83,12 +83,11 @@ def shelve(
     Raises:
         UserError: nothing there, or nothing readable.
     """
-    opened = open_source(images)
-    source: ImageSource = MemoryImages(list(opened.in_order())) if isinstance(opened, ShardSource) else opened
+    source = processes.after_first(lambda: open_whole(images))
     features = extract(
         student, source, resolution=resolution, batch_size=batch_size, device=device, cache=cache, progress=progress
     )
-    lost = [*left_out(opened), *(f"unreadable: {name}" for name in features.unreadable)]
+    lost = [*left_out(source), *(f"unreadable: {name}" for name in features.unreadable)]
     return Shelf(source, features, resolution or student.config.resolution, tuple(lost))
 
 

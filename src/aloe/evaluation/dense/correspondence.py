@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from aloe.core import processes
 from aloe.core.errors import UserError
 from aloe.data.frames.frame import Frame, FramePairs
 from aloe.data.frames.geometry import back_project, project, relative_pose, rotation_angle, transform
@@ -161,11 +162,18 @@ def correspondence(
         maps = dense_features(model, model_input(model, frame.image, chosen.resolution)[None], blocks)
         return make_view(frame, torch.cat(maps, dim=1)[0].float(), chosen)
 
-    found = []
-    for done, (first, second) in enumerate(pairs.pairs, 1):
-        found.append(compare_views(view(first), view(second), (first, second), chosen))
-        if progress:
-            progress(done, len(pairs.pairs))
+    def compared(numbers: Sequence[int]) -> list[PairMatches]:
+        found = []
+        for done, number in enumerate(numbers, 1):
+            first, second = pairs.pairs[number]
+            found.append(compare_views(view(first), view(second), (first, second), chosen))
+            if progress:
+                progress(min(done * processes.count(), len(pairs.pairs)), len(pairs.pairs))
+        return found
+
+    # Pairs that stand together share frames, so each process has some in a row.
+    shares = [part.tolist() for part in torch.arange(len(pairs.pairs)).tensor_split(processes.count())]
+    found = [pair for part in processes.shared(compared, shares) for pair in part]
     return Correspondence(pairs.name, chosen, tuple(pairs.bins), tuple(found))
 
 

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import cos, inf, isfinite, pi
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from aloe.core import processes
 from aloe.core.errors import UserError
 from aloe.core.progress import tracked
 from aloe.data.frames.frame import Frame, FrameSource, NoTruth
@@ -125,15 +127,21 @@ def fit_probe(
         cut = len(every) - max(1, round(settings.held_out * len(every)))
         if cut < 1:
             raise UserError("One training frame is too few to choose a learning rate with; give a single one.")
-        for rate in rates:
+
+        def error(rate: float) -> float:
             title = progress and f"{progress}: rate {rate:g}"
             head, losses = _trained(samples, every[:cut], settings, rate, settings.seed, title)
-            errors[rate] = _error(head, samples, every[cut:]) if isfinite(losses[-1]) else inf
+            return _error(head, samples, every[cut:]) if isfinite(losses[-1]) else inf
+
+        errors = dict(zip(rates, processes.shared(error, rates), strict=True))
     best = min(rates, key=lambda rate: errors.get(rate, 0.0))
-    trained = [
-        _trained(samples, every, settings, best, settings.seed + k, progress and f"{progress}: epochs")
-        for k in range(settings.repeats)
-    ]
+
+    def repeat(k: int) -> tuple[nn.Module, tuple[float, ...]]:
+        title = progress and f"{progress}: epochs"
+        head, losses = _trained(samples, every, settings, best, settings.seed + k, title)
+        return head.cpu(), losses
+
+    trained = [(h.to(samples.device), losses) for h, losses in processes.shared(repeat, range(settings.repeats))]
     if not all(isfinite(losses[-1]) for _, losses in trained):
         raise UserError(f"Training the {task} probe diverged; give a smaller learning rate or check the features.")
     heads, losses_of = zip(*trained, strict=True)
@@ -148,29 +156,20 @@ def evaluate_probe(probe: DenseProbe, test: FrameSource, progress: str | None = 
     """
     if not len(test):
         raise UserError("There are no test frames.")
-    found: list[list[dict[str, float]]] = []  # of every frame, of every head
-    names, left_out = [], []
-    first: NoTruth | None = None
-    for rows in tracked(torch.arange(len(test)).split(probe.settings.batch_size), progress and f"{progress}: test"):
-        views, targets = [], []
-        for i in rows.tolist():
-            view = viewed(test[i].cropped_square(), probe.side, probe.settings)
-            try:
-                targets.append(probe.task.target(view.seen))
-            except NoTruth as error:
-                first = first or error
-                left_out.append(view.seen.name)
-                continue
-            views.append(view)
-        if not views:
-            continue
-        outputs = probe._outputs(views)
-        for k, (view, (truth, valid)) in enumerate(zip(views, targets, strict=True)):
-            made = [probe.task.prediction(of_head[k : k + 1], view.size)[0] for of_head in outputs]
-            found.append([probe.task.metrics(prediction, truth, valid) for prediction in made])
-            names.append(view.seen.name)
+    parts = torch.arange(len(test)).split(probe.settings.batch_size)
+    made = list(
+        tracked(
+            processes.shared(partial(_measured, probe, test), parts, rounds=True),
+            progress and f"{progress}: test",
+            len(parts),
+        )
+    )
+    found = [metrics for measured, _ in made for _, metrics in measured]
+    names = [name for measured, _ in made for name, _ in measured]
+    left_out = [name for _, without in made for name, _ in without]
     if not found:
-        raise UserError(f"None of the {len(test)} test frames can be used. {first}")
+        reason = next(reason for _, without in made for _, reason in without)
+        raise UserError(f"None of the {len(test)} test frames can be used. {reason}")
     numbers = {name: torch.tensor([[h[name] for h in f] for f in found], dtype=torch.float64) for name in found[0][0]}
     return DenseResult(
         metrics={name: float(x.mean()) for name, x in numbers.items()},
@@ -179,6 +178,27 @@ def evaluate_probe(probe: DenseProbe, test: FrameSource, progress: str | None = 
         spread={name: float(x.mean(dim=0).std()) if x.shape[1] > 1 else 0.0 for name, x in numbers.items()},
         left_out=tuple(left_out),
     )
+
+
+def _measured(
+    probe: DenseProbe, test: FrameSource, rows: Tensor
+) -> tuple[list[tuple[str, list[dict[str, float]]]], list[tuple[str, str]]]:
+    """Of some frames: (name, metrics of every head) of those with ground truth, and (name, reason) of the others."""
+    views, targets, without = [], [], []
+    for i in rows.tolist():
+        view = viewed(test[i].cropped_square(), probe.side, probe.settings)
+        try:
+            targets.append(probe.task.target(view.seen))
+        except NoTruth as error:
+            without.append((view.seen.name, str(error)))
+            continue
+        views.append(view)
+    found = []
+    outputs = probe._outputs(views) if views else []
+    for k, (view, (truth, valid)) in enumerate(zip(views, targets, strict=True)):
+        made = [probe.task.prediction(of_head[k : k + 1], view.size)[0] for of_head in outputs]
+        found.append((view.seen.name, [probe.task.metrics(prediction, truth, valid) for prediction in made]))
+    return found, without
 
 
 def dense_task(task: TaskName, settings: DenseSettings, max_depth: float) -> DepthTask | NormalsTask:

@@ -9,6 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from aloe.core import processes
 from aloe.core.bounds import check_batch
 from aloe.core.errors import UserError
 from aloe.core.progress import tracked
@@ -66,24 +67,16 @@ class Samples:
         self.rows: list[int] = []  # of the source
         self.left_out: list[str] = []
         self.kept: list[_Sample] = []
-        first: NoTruth | None = None
+        reasons: list[str] = []
         parts = torch.arange(len(source)).split(settings.batch_size)
-        for rows in tracked(parts, progress and f"{progress}: features"):
-            squares = []
-            for i in rows.tolist():
-                square = source[i].cropped_square()
-                try:
-                    self._seen(square)
-                except NoTruth as error:
-                    first = first or error
-                    self.left_out.append(square.name)
-                    continue
-                self.rows.append(i)
-                squares.append(square)
-            if squares and not settings.augment:
-                self.kept += self._read(squares)
+        made = processes.shared(self._made, parts, rounds=True)
+        for rows, samples, without in tracked(made, progress and f"{progress}: features", len(parts)):
+            self.rows += rows
+            self.kept += samples
+            self.left_out += [name for name, _ in without]
+            reasons += [reason for _, reason in without]
         if not self.rows:
-            raise UserError(f"None of the {len(source)} training frames can be used. {first}")
+            raise UserError(f"None of the {len(source)} training frames can be used. {reasons[0]}")
         self.widths = [len(x) for x in self._plain(0)[0]]
 
     def __len__(self) -> int:
@@ -129,6 +122,21 @@ class Samples:
         # Copies: the maps are views that would keep every token of every block alive.
         maps = [x.to("cpu", torch.float32, copy=True).contiguous() for x in self.features_of(images)]
         return [([x[i] for x in maps], truth, valid) for i, (truth, valid) in enumerate(targets)]
+
+    def _made(self, rows: Tensor) -> tuple[list[int], list[_Sample], list[tuple[str, str]]]:
+        """Of some frames: the numbers of those with ground truth, their samples where they are kept, and the others' names
+        with the reason."""
+        squares, numbers, without = [], [], []
+        for i in rows.tolist():
+            square = self.source[i].cropped_square()
+            try:
+                self._seen(square)
+            except NoTruth as error:
+                without.append((square.name, str(error)))
+                continue
+            numbers.append(i)
+            squares.append(square)
+        return numbers, self._read(squares) if squares and not self.settings.augment else [], without
 
     def _seen(self, square: Frame) -> None:
         """Raises NoTruth when nothing of the frame counts."""

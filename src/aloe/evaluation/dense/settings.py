@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat, field_validator
 
-from aloe.core.bounds import MAX_BATCH, MAX_COUNT, MAX_SEED, MAX_SIDE
+from aloe.core.bounds import MAX_BATCH, MAX_COUNT, MAX_HELD, MAX_SEED, MAX_SIDE
 from aloe.core.settings import Checked, Count
 from aloe.evaluation.dense.depth import LossName
 
@@ -46,7 +46,7 @@ class DenseSettings(Checked):
     )
     held_out: float = Field(0.2, gt=0, lt=1, description="share of the training frames, the last ones, that chooses")
     repeats: int = Field(
-        1, ge=1, le=MAX_COUNT, description="heads, of seeds seed, seed + 1, ...; metrics are their means"
+        1, ge=1, le=MAX_HELD, description="heads, of seeds seed, seed + 1, ...; metrics are their means"
     )
     weight_decay: float = Field(0.01, ge=0)
     warmup: float = Field(0.15, ge=0, lt=1, description="share of the steps")

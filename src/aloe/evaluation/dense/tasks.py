@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aloe.core import processes
 from aloe.core.errors import UserError
 from aloe.core.names import meant
 from aloe.core.progress import Bar
@@ -102,14 +103,19 @@ def evaluate_dense(
     log = None if output_dir is None else ResultLog(output_dir)
     if not data or not models:
         raise UserError("Name at least one model and one data set: --data rgbd=PATH, nyuv2=PATH, rendered, ...")
-    sets = [DenseSet(str(spec), tasks, options) for spec in data]
+    sets = processes.after_first(lambda: [DenseSet(str(spec), tasks, options) for spec in data])
     _tell_apart(sets, tasks)
-    read = [probe] * bool(set(tasks) & set(PROBES)) + [match] * ("correspondence" in tasks)
+    followed = [probe] * bool(set(tasks) & set(PROBES)) + [match] * ("correspondence" in tasks)
+    read: dict[str, str] = {}
     for name in models:  # what cannot be used is said before any work; one model at a time is in memory
         model = _loaded(name)
-        for chosen in read:
+        for chosen in followed:
             choose_blocks(model, chosen.blocks)
             model.side(chosen.resolution)
+        read |= {f"model ({_name(name, model)})": model_fingerprint(model)} if processes.count() > 1 else {}
+    if processes.count() > 1:
+        read |= {f"{s.of(t).name} ({part})": state for s in sets for t in tasks for part, state in s.states(t).items()}
+    processes.check_same(read)
     rows: list[Row] = []
     for name in models:
         model = _loaded(name).to(device).eval()
@@ -127,7 +133,7 @@ def evaluate_dense(
                     if log:
                         log.add(row)
                 rows.append(row)
-    if log is not None and output_dir is not None:
+    if log is not None and output_dir is not None and processes.is_first():
         for opened in sets:
             for task in set(tasks) & set(PROBES):
                 path = output_dir / "dense" / f"{task}-{opened.label[task]}.png"
@@ -155,7 +161,13 @@ class _Run:
         """Fit and measure a depth or normals probe; its predictions of a few test frames are kept beside the rows."""
         features, side = backbone_features(self.model, settings, self.device)
         if self.cache is not None and not settings.augment:
-            view = [self.facts["fingerprints"]["model"], settings.blocks, settings.cls, versions(), self.device]
+            view = [
+                self.facts["fingerprints"]["model"],
+                settings.blocks,
+                settings.cls,
+                versions(),
+                self.device.split(":")[0],
+            ]
             features = _cached(features, self.cache / "dense", json.dumps(view, default=str))
         task: Any = self.facts["task"]
         fitted = fit_probe(
@@ -187,7 +199,7 @@ class _Run:
             for part, names in (("train", fitted.left_out), ("test", found.left_out))
             if names
         ]
-        if self.output_dir is not None:
+        if self.output_dir is not None and processes.is_first():
             keep_predictions(fitted, splits, self.output_dir / "dense" / row_key(self.facts))
         return self._row(100 * value, counts, details, splits.official, [*splits.notes, *left_out])
 
@@ -200,7 +212,7 @@ class _Run:
         if value is None:
             raise UserError(f"No pair of {pairs.name} turns by an angle inside the bins {pairs.bins}.")
         counts = {"pairs": len(found.pairs), "frames": len({i for pair in pairs.pairs for i in pair})}
-        if self.output_dir is not None:
+        if self.output_dir is not None and processes.is_first():
             name = plain(f"correspondence-{label}-{self.facts['name']}-{row_key(self.facts)[:6]}")
             draw_matches(found, pairs, _VALUE_AT, self.output_dir / "dense" / f"{name}.png")
         official = pairs.official and settings == CorrespondenceSettings.of(**pairs.defaults)

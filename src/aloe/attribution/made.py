@@ -1,0 +1,111 @@
+"""Pictures that say what made them: the same command makes those that are missing, in any number of processes.
+
+A picture is a PNG, written whole, with a text in it: a hash of the model and the settings that made it, and its row of the
+record. It is there when that hash is the command's and the image it shows is the one that is read now.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from aloe.attribution.records import Row, check_owner, free_name, names_of_images
+from aloe.core import processes
+from aloe.core.files import digest_of, write_json
+from aloe.data.sources import ImageSource
+from aloe.draw.gallery import save_png
+
+NOTE = "aloe"  # key of the text in a picture
+
+
+@dataclass
+class Made:
+    """A folder of pictures of one model (`about`), which belongs to it from the first picture on.
+
+    `names` gives each image of the source its pictures' names, by kind; `key` is a hash of what pictures depend on besides
+    their image. `kept` counts the images whose pictures were there.
+    """
+
+    record: Path
+    rows: str
+    about: dict[str, str]
+    names: list[dict[str, str]]
+    key: str
+    earlier: list[Row]
+    kept: int = 0
+    started: bool = field(default=False)
+
+    @classmethod
+    def of(
+        cls,
+        record: Path,
+        rows: str,
+        about: Mapping[str, str],
+        source: ImageSource,
+        kinds: Sequence[str],
+        settings: Mapping[str, Any],
+    ) -> Made:
+        """Checked before any work.
+
+        Args:
+            record: the JSON file of the folder, whose list of pictures is called `rows`. about: whose the folder is.
+            kinds: of pictures of an image, the first with its row. settings: what they depend on besides model and image.
+
+        Raises:
+            UserError: the folder holds something else; several processes read different images or models.
+        """
+        taken = names_of_images(source, record.parent)
+        if processes.count() > 1:
+            processes.check_same({"set of images": source.fingerprint(), "model": about["model_fingerprint"]})
+        earlier = processes.of_first(lambda: check_owner(record.parent, record.name, rows, about, taken))
+        names = [{kind: free_name(source.name(i), taken, kind) for kind in kinds} for i in range(len(source))]
+        versions = [version(name) for name in ("aloe-vit", "torch")]
+        key = digest_of({**about, **settings, "kinds": list(kinds), "versions": versions}, 16)
+        return cls(record, rows, dict(about), names, key, earlier)
+
+    def there(self, numbers: Sequence[int], images: Sequence[Mapping[str, Any]]) -> list[Row] | None:
+        """The rows of some images' pictures, if all of them are there; `images` is what of each row is known before."""
+        found = []
+        for number, known in zip(numbers, images, strict=True):
+            names = self.names[number]
+            row = _row(self.record.parent / next(iter(names.values())), self.key)
+            same = row is not None and all(row.get(name) == value for name, value in known.items())
+            if not same or not all((self.record.parent / name).is_file() for name in names.values()):
+                return None
+            found.append(row)
+        self.kept += len(found)
+        return [row for row in found if row is not None]
+
+    def save(self, number: int, pictures: Mapping[str, Any], row: Mapping[str, Any]) -> Row:
+        """Write the pictures of an image, by kind, the one that has its row in it last; returns the row with their names.
+
+        Raises:
+            UserError: the folder cannot be written, or the disk is full.
+        """
+        if not self.started:  # from here on the folder is this model's, also if the command is stopped
+            self.record.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self.record, {**self.about, self.rows: self.earlier})
+            self.started = True
+        (first, main), *others = self.names[number].items()
+        done = {**row, "picture": main, **{f"{kind}_picture": name for kind, name in others}}
+        for kind, name in others:
+            save_png(pictures[kind], self.record.parent / name)
+        save_png(pictures[first], self.record.parent / main, {NOTE: json.dumps({"key": self.key, "row": done})})
+        return done
+
+
+def _row(path: Path, key: str) -> Row | None:
+    """The row in a picture that was made under a key; None of any other file."""
+    try:
+        with Image.open(path) as picture:
+            note = json.loads(picture.info.get(NOTE, "null"))
+    except (OSError, ValueError, SyntaxError):
+        return None
+    row = note.get("row") if isinstance(note, dict) and note.get("key") == key else None
+    return row if isinstance(row, dict) else None
