@@ -55,7 +55,8 @@ def recognition(home: Path, out: Path, cache: Path | None) -> list[dict[str, Any
     how: dict[str, Any] = {"cache": cache, "progress": False, "device": "cpu", "batch_size": 2}
     asked: dict[str, Any] = {"k": (3, 1), "epochs": 2, "reference": str(home / "teacher")}
     tasks = ["knn", "linear", "classifier", "cosine"]
-    return evaluate_all(
+    both, data = [str(home / "classified"), str(home / "teacher")], [(str(home / "train"), str(home / "test"))]
+    return evaluate_all(both, "knn", data, out, k=(3, 1), **how) + evaluate_all(
         str(home / "classified"), tasks, [(str(home / "train"), str(home / "test"))], out, **asked, **how
     )
 
@@ -119,7 +120,7 @@ def test_every_task_of_two_processes_is_that_of_one(home, one, two):
     assert two[0] == one  # to the last bit
     assert two[1] == one
     written = [json.loads(line) for line in (home / "two" / "results.jsonl").read_text().splitlines()]
-    assert measured(written) == json.loads(json.dumps(one))
+    assert measured(written) == json.loads(json.dumps(list({row["key"]: row for row in one}.values())))
     assert not any("process" in key for row in written for key in row["settings"])
 
 
@@ -138,7 +139,7 @@ def test_features_that_two_wrote_are_read_by_any_number(home, one, two, count):
         features._extract_part = not_again
         return recognition(home, home / f"by-{count}", home / "two-cache")
 
-    assert [measured(rows) for rows in run_in(count, job)] == [one[:4]] * count
+    assert [measured(rows) for rows in run_in(count, job)] == [one[:6]] * count
 
 
 def test_without_a_cache_and_with_more_processes_than_images(home, tmp_path):
@@ -182,7 +183,7 @@ def test_a_process_that_was_killed_half_way(home, one, two, tmp_path):
     kept = {path: path.stat().st_mtime_ns for path in cache.rglob("part-*.safetensors")}
     assert len(kept) > 1
     assert not (tmp_path / "out" / "results.jsonl").exists()
-    assert [measured(rows) for rows in run_in(2, again)] == [one[:4]] * 2
+    assert [measured(rows) for rows in run_in(2, again)] == [one[:6]] * 2
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from aloe.core import processes
 from aloe.core.progress import Bar
 from aloe.data.subset import SubsetImages
 from aloe.evaluation import features
@@ -51,22 +52,33 @@ def _fill(cases: Sequence[Case], cache: Path, part: str, kind: str, side: int) -
         features._check(case.model, kind, chosen.precision, side)
     folders = {features._key(case.model, source, **view): case.model.to(device).eval() for case in cases}
     starts = range(0, len(source), features.PART_IMAGES)
-    todo = {i: [k for k in folders if not PartFolder(cache / k).has(i)] for i in range(len(starts))}
-    todo = {i: keys for i, keys in todo.items() if len(keys) > 1}
-    images = sum(min(features.PART_IMAGES, len(source) - starts[i]) for i in todo)
+    lacking = processes.of_first(
+        lambda: {i: [k for k in folders if not PartFolder(cache / k).has(i)] for i in range(len(starts))}
+    )
+    todo = [(i, keys) for i, keys in lacking.items() if len(keys) > 1]
+    alone = len(todo) // processes.count() * processes.count()
+    own = [(i, keys, False) for i, keys in processes.dealt(todo[:alone])]  # as `extract` deals parts out
+    own += [(i, keys, True) for i, keys in todo[alone:]]
+    images = sum(min(features.PART_IMAGES, len(source) - starts[i]) for i, *_ in own)
     title = f"{len(cases)} models {cases[0].splits.name} {part}" if cases[0].progress else None
     with Bar(title, -(-images // chosen.batch_size)) as bar:
-        for i, keys in todo.items():
+        for i, keys, shared in own:
             numbers = np.arange(starts[i], min(starts[i] + features.PART_IMAGES, len(source)))
             together = _Together([folders[key] for key in keys], kind)
             found, unreadable = features._extract_part(
                 *(together, SubsetImages(source, numbers), "pooled", side, chosen.batch_size, device),
-                *(chosen.precision, chosen.workers, bar.advance),
+                *(chosen.precision, chosen.workers),
+                together=shared,
+                advance=bar.advance,
             )
             found["index"] += starts[i]
-            widths = together.widths or [0] * len(keys)  # of a part without a readable image
-            for key, own in zip(keys, found["features"].split(widths, dim=1), strict=True):
-                PartFolder(cache / key).write(i, {**found, "features": own.contiguous()}, unreadable)
+            known = processes.gathered(together.widths) if shared else [together.widths]
+            widths = next(filter(None, known), [0] * len(keys))  # of a part without a readable image
+            if shared and not processes.is_first():
+                continue
+            for key, made in zip(keys, found["features"].split(widths, dim=1), strict=True):
+                PartFolder(cache / key).write(i, {**found, "features": made.contiguous()}, unreadable)
+    processes.wait()
 
 
 @dataclass
