@@ -15,13 +15,11 @@ from aloe.core.printable import shown_line
 def app(
     models: Annotated[
         list[str] | None,
-        typer.Argument(
-            help="Teachers, students or saved probes; default: the zoo's of scenes, or what aloe demo made."
-        ),
+        typer.Argument(help="Teachers, students or saved probes; default: zoo:photos-aloe, or what aloe demo made."),
     ] = None,
     images: Annotated[
         list[str] | None,
-        typer.Option(help="Images to pick from: files, folders or archives; default: rendered scenes."),
+        typer.Option(help="Images to pick from: files, folders or archives; default: three photographs."),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="At most this many images to pick from.")] = 40,
     text_tower: Annotated[

@@ -13,13 +13,14 @@ from explorers import STUDENT, TEACHER, bomb, close, encoded, picture, scene, sc
 from PIL import Image
 
 import aloe.apps.explorer.explorer as explorer_module
-from aloe.apps.explorer.explorer import Explorer, default_models, load_models
+from aloe.apps.explorer.explorer import Explorer, default_images, default_models, load_models
 from aloe.apps.explorer.payload import change_payload, draw_sheet, panel_payload, thumbnail, view_payload
 from aloe.apps.explorer.view import Aim, View
 from aloe.attribution.inherent import explain
 from aloe.attribution.methods import attribute
 from aloe.attribution.subject import opened
 from aloe.core.errors import UserError
+from aloe.data.sources import open_images
 from aloe.evaluation.zeroshot import text_targets
 from aloe.metrics.deletion import FILLS, deletion_curves
 from aloe.models.convert import bcosify
@@ -274,8 +275,12 @@ def test_uploads_of_every_format_are_read(kind):
 
 def test_the_default_needs_no_files_and_takes_the_demos_student(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert list(default_models()) == ["scenes teacher", "scenes (aligned student)"]
+    first = default_models()
+    assert list(first) == ["zoo:photos-aloe"]
+    assert len(open_images(default_images(first))) == 3
     save_student(scene_models()[STUDENT], tmp_path / "demo-out" / "student")
+    assert list(default_models()) == ["scenes teacher", "scenes (aligned student)"]
+    assert default_images(default_models()).startswith("scenes:")
     weight = next(scene_models()[STUDENT].parameters())
     student = next(m for t, m in default_models().items() if t != "scenes teacher")
     assert torch.equal(next(student.parameters()), weight)

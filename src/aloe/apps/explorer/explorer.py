@@ -11,6 +11,7 @@ import threading
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from aloe.models.saving import load
 from aloe.models.stages import standing, title_of
 from aloe.models.teachers import load_teacher
 from aloe.models.text import TextTower, load_text_tower, text_tower_for
+from aloe.models.zoo_models import PHOTOS
 
 MAX_BYTES = 20 << 20  # of an uploaded file
 MAX_PIXELS = 50_000_000  # of an uploaded image: what telephones take, and at most 0.5 GiB while it is decoded
@@ -166,10 +168,18 @@ def load_models(
 
 
 def default_models() -> dict[str, Backbone]:
-    """The zoo's teacher of rendered scenes, and its student: what `aloe demo` has left in `demo-out`, else the zoo's."""
+    """The zoo's student of photographs; where `aloe demo` has left its own in `demo-out`, that and its teacher."""
     made = Path("demo-out") / "student"
-    student = load(made if (made / "model.safetensors").is_file() else "zoo:scenes-aloe")
-    return _titled({"scenes teacher": load_teacher("zoo:scenes-vit"), "scenes": student})
+    if not (made / "model.safetensors").is_file():
+        return _titled({PHOTOS: load(PHOTOS)})
+    return _titled({"scenes teacher": load_teacher("zoo:scenes-vit"), "scenes": load(made)})
+
+
+def default_images(models: Mapping[str, Backbone]) -> str:
+    """What there is to look at where nothing was named: photographs, or what models of rendered scenes know."""
+    if max(model.side() for model in models.values()) > 64:
+        return str(resources.files("aloe.data") / "photographs")
+    return "scenes:10@7"
 
 
 def _titled(models: Mapping[str, Backbone]) -> dict[str, Backbone]:

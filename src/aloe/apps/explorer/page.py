@@ -18,7 +18,7 @@ import gradio as gr
 from fastapi import FastAPI
 
 from aloe.apps.explorer.alike import PairView
-from aloe.apps.explorer.explorer import MAX_BYTES, Entry, Explorer, Picture
+from aloe.apps.explorer.explorer import MAX_BYTES, Entry, Explorer, Picture, default_images
 from aloe.apps.explorer.pair_controls import PairControls
 from aloe.apps.explorer.payload import change_payload, draw_sheet, panel_payload, thumbnail, view_payload
 from aloe.apps.explorer.requests import box_of, bytes_of, data_of, says, words_of
@@ -50,7 +50,8 @@ def build_app(
     """The explorer as an ASGI application, guarded; `server.serve` runs it.
 
     Args:
-        images: what to offer, in any form that `aloe.data` reads, at most `limit` of them; default: ten rendered scenes.
+        images: what to offer, in any form that `aloe.data` reads, at most `limit` of them; default: three photographs,
+            or rendered scenes for models of 64 pixels and less.
         local: answer to hosts of this machine only.
 
     Raises:
@@ -295,8 +296,9 @@ class Page:
 
 
 def _offered(explorer: Explorer, images: str | Path | Sequence[str | Path] | None, limit: int) -> list[Picture]:
-    """The images of a folder that can be read, or rendered scenes."""
-    source = open_images(f"scenes:10@7@{min(128, explorer.side)}" if images is None else images)
+    """The images of a folder that can be read, or those of `default_images`."""
+    models = {title: entry.model for title, entry in explorer.entries.items()}
+    source = open_images(default_images(models) if images is None else images)
     pictures, unreadable = [], []
     for i in range(min(limit, len(source))):
         try:

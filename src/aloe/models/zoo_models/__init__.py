@@ -19,12 +19,14 @@ PREFIX = "zoo:"
 
 @dataclass(frozen=True)
 class ZooModel:
-    """One shipped model: its name, the folder under the package, the teacher of a student, and what it knows."""
+    """One shipped model: its name, the folder under the package, the teacher of a student, what it knows, and whether that
+    teacher is shipped as well."""
 
     name: str
     place: str
     teacher: str | None
     about: str
+    teacher_is_here: bool = True
 
     @property
     def id(self) -> str:
@@ -47,7 +49,17 @@ class ZooModel:
         return (self.folder / "model.safetensors").stat().st_size / 1e6
 
 
+PHOTOS = f"{PREFIX}photos-aloe"
+"""The student of photographs, which needs no training and knows things that people take pictures of."""
+
 ZOO = (
+    ZooModel(
+        "photos-aloe",
+        "models/zoo_models/photos-aloe",
+        "vits11",
+        "111 kinds of things on photographs, 168 px; a DINOv2-small's student, aligned without labels",
+        teacher_is_here=False,
+    ),
     ZooModel("scenes-vit", "data/scenes/teacher", None, "ten kinds of rendered objects, 64 px"),
     ZooModel("scenes-aloe", "models/zoo_models/scenes-aloe", "scenes-vit", "its student, aligned without labels"),
     ZooModel("cifar10-vit", "models/zoo_models/cifar10-vit", None, "CIFAR-10's ten classes, 32 px"),
