@@ -54,17 +54,19 @@ def main() -> None:
     parser.add_argument("models", nargs="+")
     parser.add_argument("--count", type=int, default=100, help="pairs or grids")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resolution", type=int, help="pixels; default: each model's own")
     parser.add_argument("--methods", nargs="+", help="default: all that the model has")
     parser.add_argument("--against", action="store_true", help="gridpg: each query less the mean of the four")
     given = parser.parse_args()
     torch.set_num_threads(1)
     for name in given.models:
         model: Any = load_any(name).eval()
+        side = model.side(given.resolution)
         methods = given.methods or (TEACHERS if isinstance(model, Teacher) else STUDENTS)
         for method in methods:
             start = time.process_time()
             options = {"against": True} if given.against else {}
-            values, chance = TASKS[given.task](model, method, given.data, given.count, given.seed, **options)
+            values, chance = TASKS[given.task](model, side, method, given.data, given.count, given.seed, **options)
             low, high = bootstrap_interval(values)
             row = {
                 "task": given.task,
@@ -101,9 +103,9 @@ def maps_of(model: Any, method: str, images: Tensor, directions: Tensor, **optio
     return attribute(model, images, target, method, batch_size=len(images), **options).pixels()
 
 
-def regions(model: Any, method: str, data: str, count: int, seed: int) -> tuple[Tensor, Tensor]:
+def regions(model: Any, side: int, method: str, data: str, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """For each pair of views the share on the counterpart, and the counterparts' mean area."""
-    side, found, areas = model.side(), [], []
+    found, areas = [], []
     for image_a, image_b, box, counterpart in views(data, side, count, seed):
         mask = shares([box], side, side)
         if method == "inherent":
@@ -160,13 +162,15 @@ def counterpart_of(a: Any, b: Any, box: tuple[int, int, int, int]) -> Tensor:
     return inside & ((depth - moved[2]).abs() <= SAME_DEPTH * moved[2])
 
 
-def gridpg(model: Any, method: str, data: str, count: int, seed: int, against: bool = False) -> tuple[Tensor, Tensor]:
+def gridpg(
+    model: Any, side: int, method: str, data: str, count: int, seed: int, against: bool = False
+) -> tuple[Tensor, Tensor]:
     """The share in the right cell, by grid the mean over its four queries; and the area of a cell."""
     source: Any = open_images(data)
     labels = torch.as_tensor(source.labels)
     every = torch.ones_like(labels, dtype=torch.bool)
     grids, classes = choose_grids(every, labels, count=count, seed=seed, classes=source.classes)
-    generator, side, scores = np.random.default_rng(seed + 1), model.side(), []
+    generator, scores = np.random.default_rng(seed + 1), []
     for indices, kinds in zip(grids, classes, strict=True):
         queries = [another(labels, int(c), int(i), generator) for i, c in zip(indices, kinds, strict=True)]
         directions = F.normalize(features(model, load(source, queries, side))[0], dim=1)
@@ -188,10 +192,10 @@ def by_index(model: Any, method: str, directions: Tensor, images: Tensor, which:
     return found
 
 
-def deletion(model: Any, method: str, data: str, count: int, seed: int) -> tuple[Tensor, Tensor]:
+def deletion(model: Any, side: int, method: str, data: str, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """The area under the cosine with another image of the class, while blocks are deleted; and the mean cosine before."""
     source: Any = open_images(data)
-    labels, generator, side = torch.as_tensor(source.labels), np.random.default_rng(seed), model.side()
+    labels, generator = torch.as_tensor(source.labels), np.random.default_rng(seed)
     chosen = generator.choice(len(source), count, replace=False)
     others = [another(labels, int(labels[i]), int(i), generator) for i in chosen]
     images, directions = load(source, chosen, side), F.normalize(features(model, load(source, others, side))[0], dim=1)

@@ -1,7 +1,7 @@
-"""The classifier of `zoo:photos-aloe`: `python scripts/photographs_head.py STUDENT CLASSES PHOTOGRAPHS OUTPUT [--cache FOLDER]`.
+"""The classifier of `zoo:photos-aloe`: `python scripts/photographs_head.py STUDENT CLASSES PHOTOGRAPHS OUTPUT`.
 
-A B-cos head of 112 classes, fitted with binary cross-entropy on frozen features: the 111 of CLASSES/train (as
-`photographs_classes.py` writes it) and `something else`, which every other image of CLASSES/none and the PHOTOGRAPHS stand for,
+A B-cos head of 112 classes, fitted with binary cross-entropy on frozen features: the 111 of CLASSES/train, which
+`photographs_classes.py` writes, and `something else`, for which every other image of CLASSES/none and the PHOTOGRAPHS stand,
 less those whose file name shares a word with a class. What it is worth is measured on CLASSES/test, at most eight images a
 class, and on the rest of CLASSES/none.
 """
@@ -55,12 +55,12 @@ def fit(folder: str, classes: Path, photographs: str, output: Path, cache: Path 
     rest = [features(source, progress=ELSE) for source in (halves[0], others)]
     rows = torch.cat([known.tensor(), *(part.tensor() for part in rest)])
     labels = torch.cat([known.labels, torch.full((len(rows) - len(known),), len(names) - 1)])
-    probe = fit_probe(rows, labels, len(names), ProbeSettings(head="bcos", b=student.config.b, loss="bce"), progress="fitting")
+    settings = ProbeSettings(head="bcos", b=student.config.b, loss="bce")
+    probe = fit_probe(rows, labels, len(names), settings, progress="fitting")
     model = attach(student, probe, names)
     save_student(model, output)
     test = features(first_of_each(open_images(str(classes / "test")), PER_CLASS), progress="test")
-    chances = probe.logits(test.tensor()).sigmoid() if not probe.logit_bias else (probe.logits(test.tensor())).sigmoid()
-    best, guess = chances.max(1)
+    best, guess = probe.logits(test.tensor()).sigmoid().max(1)
     away = (best < KNOWN) | (guess == len(names) - 1)
     print(f"{len(known)} training images of {len(names) - 1} classes, {len(rows) - len(known)} of something else")
     print(f"right of {len(test)} test images, %: {100 * float((guess == test.labels).float().mean()):.1f}")

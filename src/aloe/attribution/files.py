@@ -181,7 +181,7 @@ def seen(row: Mapping[str, Any], student: Any) -> str:
     if "prediction" not in row:
         return ""
     share = f"{row['prediction']} {row['probability']:.0%}"
-    return share if row.get("known", True) else f"none of its {student.config.num_labels} classes, nearest {share}"
+    return share if row.get("known", True) else f"none of its {student.config.num_labels} classes"
 
 
 def text_rows(by_text: Mapping[str, Explanation]) -> list[dict[str, Any]]:
