@@ -6,7 +6,6 @@ import json
 import re
 from importlib import resources
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -68,8 +67,7 @@ def test_names_are_words(aloe, home, line):
 
 
 def test_values_of_a_sweep_are_no_markup(capsys):
-    clock = _Clock(2, 2, True)
-    clock.begin(SimpleNamespace(point=SimpleNamespace(words="[bold red]x[/] \x1b[31m")))
+    _Clock(True).begin("Run 1 of 2", "[bold red]x[/] \x1b[31m", 2)
     assert "Run 1 of 2: [bold red]x[/] \\u001b[31m" in capsys.readouterr().err
 
 
