@@ -25,10 +25,9 @@ def test_it_starts_offline_without_arguments_and_listens_on_loopback(tmp_path):
     command = [sys.executable, "-m", "aloe", "app", "--port", "0", "--device", "cpu"]
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:
-            lines = [process.stdout.readline() for _ in range(3)]
-            assert lines[0] == "scenes teacher: teacher\n"
-            assert lines[1].startswith("scenes (aligned student): aligned to ")
-            url = re.fullmatch(r"Open (http://127\.0\.0\.1:\d+) \(Ctrl-C ends it\)\n", lines[2])[1]
+            lines = [process.stdout.readline() for _ in range(2)]
+            assert lines[0].startswith("zoo:photos-aloe (aligned student): aligned to ")
+            url = re.fullmatch(r"Open (http://127\.0\.0\.1:\d+) \(Ctrl-C ends it\)\n", lines[1])[1]
             assert httpx.get(url).status_code == 200
             assert httpx.get(url, headers={"Host": "evil.example"}).status_code == 421
         finally:

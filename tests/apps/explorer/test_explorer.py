@@ -276,7 +276,7 @@ def test_uploads_of_every_format_are_read(kind):
 def test_the_default_needs_no_files_and_takes_the_demos_student(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     first = default_models()
-    assert list(first) == ["zoo:photos-aloe"]
+    assert list(first) == ["zoo:photos-aloe (aligned student)"]
     assert len(open_images(default_images(first))) == 3
     save_student(scene_models()[STUDENT], tmp_path / "demo-out" / "student")
     assert list(default_models()) == ["scenes teacher", "scenes (aligned student)"]
