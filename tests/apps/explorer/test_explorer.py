@@ -279,7 +279,7 @@ def test_the_default_needs_no_files_and_takes_the_demos_student(tmp_path, monkey
     assert list(first) == ["zoo:photos-aloe (aligned student)"]
     assert len(open_images(default_images(first))) == 3
     save_student(scene_models()[STUDENT], tmp_path / "demo-out" / "student")
-    assert list(default_models()) == ["scenes teacher", "scenes (aligned student)"]
+    assert list(default_models()) == ["scenes teacher", "scenes (converted)"]
     assert default_images(default_models()).startswith("scenes:")
     weight = next(scene_models()[STUDENT].parameters())
     student = next(m for t, m in default_models().items() if t != "scenes teacher")
