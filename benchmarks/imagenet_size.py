@@ -1,11 +1,11 @@
 """Evaluation at ImageNet's size with stand-ins of its shape: 1,281,167 features of width 768 on disk, and as many files.
 
-python benchmarks/imagenet_size.py features --home /tmp/imagenet_size
-python benchmarks/imagenet_size.py knn --home /tmp/imagenet_size --queries 1000 3000
-python benchmarks/imagenet_size.py probe --home /tmp/imagenet_size --steps 6
-python benchmarks/imagenet_size.py folder --home /tmp/imagenet_size
-python benchmarks/imagenet_size.py report --home /tmp/imagenet_size
-python benchmarks/imagenet_size.py precision --home /tmp/imagenet_size
+python benchmarks/imagenet_size.py features --home FOLDER
+python benchmarks/imagenet_size.py knn --home FOLDER --queries 1000 3000
+python benchmarks/imagenet_size.py probe --home FOLDER --steps 6
+python benchmarks/imagenet_size.py folder --home FOLDER
+python benchmarks/imagenet_size.py report --home FOLDER
+python benchmarks/imagenet_size.py precision --home FOLDER
 
 Seconds are the processor's, on one thread, since wall time counts what else runs. Plain matrix products of the same sizes run
 between the blocks and steps of what is measured, and are not counted in it. Every size is a process of its own, whose peak

@@ -48,8 +48,8 @@ def matrix_products(precision: str) -> Iterator[None]:
     """Within the block float32 matrix products are made at `highest`, `high` or `medium` precision, the words of
     `torch.set_float32_matmul_precision`: `medium` rounds what is multiplied to bfloat16 and adds up in float32.
 
-    Attention on a CPU is then written out as plain products: the fused kernel is several times slower than those where
-    it rounds (torch 2.13).
+    Attention on a CPU is then written out as plain products: the fused kernel is slower than those where it rounds
+    (torch 2.13).
     """
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel

@@ -2,7 +2,7 @@
 
 Through a deep network that is converted but not aligned nothing reaches the last blocks: each adds its error to the one
 before. Given the teacher's own states, all blocks learn at once, and each its own part: a step costs what a step of the
-alignment costs, and a short stage replaces a much longer beginning of the alignment (docs/alignment.md).
+alignment costs (docs/alignment.md).
 """
 
 from __future__ import annotations
