@@ -9,15 +9,15 @@ import torch
 
 from aloe.core.errors import UserError
 from aloe.models.convert import bcosify
-from aloe.train import trainer as trainer_module
 from aloe.train.align.blocks import FOLDER, LEAST, BlocksModel, relative_error
 from aloe.train.align.points import teacher_features
 from aloe.train.align.settings import AlignSettings
 from aloe.train.checkpoints import checkpoints
-from aloe.train.progress import JsonlLog, read_log
+from aloe.train.progress import read_log
 from conftest import build_teacher
 from pictures import write_pictures
-from train.align.test_run import losses, same_weights, tiny
+from train.align.test_run import losses, tiny
+from train.align.test_stem import cut_and_resumed
 
 BLOCKS = {"block_steps": 4, "save_every": 2, "holdout": 2}
 
@@ -81,22 +81,7 @@ def test_the_errors_fall_and_the_alignment_begins_with_what_was_learnt(folder, t
 
 @pytest.mark.parametrize("step", [3, 7])
 def test_interrupted_in_either_stage_it_goes_on_as_if_nothing_had_happened(folder, tmp_path, monkeypatch, step):
-    settings = {**BLOCKS, "steps": 4}
-    whole = tiny(folder, tmp_path / "whole", **settings)
-    passed = []
-
-    class Stops(JsonlLog):
-        def on_step_end(self, args, state, control, **_):
-            passed.append(state.global_step)
-            if len(passed) == step:
-                raise KeyboardInterrupt
-
-    monkeypatch.setattr(trainer_module, "JsonlLog", Stops)
-    with pytest.raises(KeyboardInterrupt):
-        tiny(folder, tmp_path / "cut", **settings)
-    monkeypatch.setattr(trainer_module, "JsonlLog", JsonlLog)
-    assert same_weights(whole, tiny(folder, tmp_path / "cut", **settings))
-    assert losses(tmp_path / "cut" / FOLDER) == losses(tmp_path / "whole" / FOLDER)
+    cut_and_resumed(folder, tmp_path, monkeypatch, step, FOLDER, {**BLOCKS, "steps": 4})
 
 
 def test_a_student_that_goes_on_has_its_blocks_behind_it(folder, tmp_path):

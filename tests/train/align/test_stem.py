@@ -90,9 +90,8 @@ def test_only_stem_and_patch_unit_learn_and_the_error_falls(folder, tmp_path):
     assert not checkpoints(tmp_path / "run" / FOLDER)
 
 
-@pytest.mark.parametrize("step", [3, 7])
-def test_interrupted_in_either_stage_it_goes_on_as_if_nothing_had_happened(folder, tmp_path, monkeypatch, step):
-    settings = {**CONV, "steps": 4}
+def cut_and_resumed(folder, tmp_path, monkeypatch, step, stage, settings):
+    """A run that is stopped after `step` steps of all its stages, then resumed, takes the steps of one that is not."""
     whole = tiny(folder, tmp_path / "whole", **settings)
     passed = []
 
@@ -108,9 +107,14 @@ def test_interrupted_in_either_stage_it_goes_on_as_if_nothing_had_happened(folde
     monkeypatch.setattr(trainer_module, "JsonlLog", JsonlLog)
     assert same_weights(whole, tiny(folder, tmp_path / "cut", **settings))
     for place in ("whole", "cut"):
-        assert len(losses(tmp_path / place)) == len(losses(tmp_path / place / FOLDER)) == 4
+        assert len(losses(tmp_path / place)) == len(losses(tmp_path / place / stage)) == 4
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
-    assert losses(tmp_path / "cut" / FOLDER) == losses(tmp_path / "whole" / FOLDER)
+    assert losses(tmp_path / "cut" / stage) == losses(tmp_path / "whole" / stage)
+
+
+@pytest.mark.parametrize("step", [3, 7])
+def test_interrupted_in_either_stage_it_goes_on_as_if_nothing_had_happened(folder, tmp_path, monkeypatch, step):
+    cut_and_resumed(folder, tmp_path, monkeypatch, step, FOLDER, {**CONV, "steps": 4})
 
 
 def test_a_patch_stem_has_nothing_to_warm_up():
