@@ -189,3 +189,12 @@ def test_the_command(models, aloe):
     assert "Relative" in out
     with pytest.raises(UserError, match="at least one model"):
         evaluate_dense([], ["depth"], [DATA], None)
+
+
+def test_frames_that_are_trained_on_and_tested_on_are_counted(models, monkeypatch):
+    splits = open_frames(DATA)
+    assert splits.shared == 0
+    assert not any("training frames too" in note for note in evaluate(models[1], "depth", DATA, **FAST)["notes"])
+    monkeypatch.setattr(dense, "open_frames", lambda spec: replace(splits, test=splits.train))
+    row = evaluate(models[1], "depth", DATA, **FAST)
+    assert "6 of the 6 test frames are training frames too" in row["notes"]

@@ -5,7 +5,10 @@ Pixel (row, column) has its centre at (column + 0.5, row + 0.5), everywhere.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -122,6 +125,22 @@ class FrameSplits:
     """Metres; deeper pixels are invalid (depth 0) in every frame."""
     notes: tuple[str, ...] = ()
     """Sentences for the report: every choice and deviation that a reader must know."""
+
+    @cached_property
+    def shared(self) -> int:
+        """How many test frames are training frames too, told by the pixels of their images. Reads every frame."""
+        known = set(_contents(self.train))
+        return sum(content in known for content in _contents(self.test))
+
+
+def _contents(frames: FrameSource) -> Iterator[str]:
+    """A hash of every frame's image."""
+    for i in range(len(frames)):
+        try:
+            image = frames[i].image
+        except NoTruth:
+            continue
+        yield hashlib.sha256(f"{tuple(image.shape)}".encode() + image.numpy().tobytes()).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)

@@ -199,9 +199,10 @@ class _Run:
             for part, names in (("train", fitted.left_out), ("test", found.left_out))
             if names
         ]
+        leak = [f"{splits.shared} of the {len(splits.test)} test frames are training frames too"] * bool(splits.shared)
         if self.output_dir is not None and processes.is_first():
             keep_predictions(fitted, splits, self.output_dir / "dense" / row_key(self.facts))
-        return self._row(100 * value, counts, details, splits.official, [*splits.notes, *left_out])
+        return self._row(100 * value, counts, details, splits.official, [*splits.notes, *leak, *left_out])
 
     def match(self, pairs: FramePairs, settings: CorrespondenceSettings, label: str) -> Row:
         """Match every pair; pictures of a few are written beside the rows."""
