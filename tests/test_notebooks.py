@@ -15,7 +15,13 @@ NAMES = ["align_on_your_images", "compare_methods", "explain_an_image", "why_ali
 SHOWN = {
     "align_on_your_images": ["converted: ", "the zoo's: 0.9", "model.safetensors"],
     "compare_methods": ["on the object", "1 forward, 1 backward", "image/png"],
-    "explain_an_image": ["predicted: ", "sum of all contributions: ", "image/png"],
+    "explain_an_image": [
+        "predicted: french_horn",
+        "nothing covered: french_horn 89%",
+        "face covered: french_horn 12%",
+        "sum of all contributions: ",
+        "image/png",
+    ],
     "why_alike": ["nearest: ", "table (64, 64) sums to", "winner less second: ", "image/png"],
 }
 
