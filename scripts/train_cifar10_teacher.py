@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from train_scene_teacher import Muon, vit_config
+from train_scene_teacher import muon, vit_config
 from transformers import ViTForImageClassification, ViTImageProcessor
 
 from aloe.data.sources import ImageSource
@@ -88,10 +88,7 @@ class Run:
         matrices = [p for p in model.vit.layers.parameters() if p.ndim == 2]
         chosen = {id(p) for p in matrices}
         rest = [p for p in model.parameters() if id(p) not in chosen]
-        self.optimizers = [
-            Muon(matrices, args.lr, args.weight_decay),
-            torch.optim.AdamW(rest, args.lr, weight_decay=0.0),
-        ]
+        self.optimizer = muon(matrices, rest, args.lr, args.weight_decay)
         self.generator = torch.Generator().manual_seed(args.seed)
         self.steps, self.seconds = 0, 0.0
 
@@ -123,7 +120,7 @@ class Run:
         args = self.args
         self.model.train()
         rate = args.lr * min((done + 1e-3) / args.warmup, 0.5 + 0.5 * math.cos(math.pi * done))
-        for group in [group for optimizer in self.optimizers for group in optimizer.param_groups]:
+        for group in self.optimizer.param_groups:
             group["lr"] = rate
         pixels = augment(images, self.generator).to(args.device)
         tokens = self.model.vit.embeddings(pixels)
@@ -138,8 +135,7 @@ class Run:
         self.model.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        for optimizer in self.optimizers:
-            optimizer.step()
+        self.optimizer.step()
         decay = min(args.ema, (self.steps + 1) / (self.steps + 10))
         with torch.no_grad():
             for mean, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
@@ -154,7 +150,7 @@ class Run:
         state = {
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "far": [self.steps, self.seconds],
         }
@@ -172,8 +168,7 @@ class Run:
         state: dict[str, Any] = read_state(folder / "state.safetensors")
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
         self.steps, self.seconds = state["far"]
         print(f"going on from {folder.name}")

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
-from train_scene_teacher import RESOLUTION, TEST_SEED, TRAIN_SEED, Muon, SideTasks, augment, scenes
+from train_scene_teacher import RESOLUTION, TEST_SEED, TRAIN_SEED, SideTasks, augment, muon, scenes
 from transformers import ViTForImageClassification, ViTImageProcessor
 
 from aloe.data.scenes import CLASSES, teacher_path
@@ -60,11 +60,11 @@ def fit(
     matrices = [p for p in model.vit.layers.parameters() if p.ndim == 2]
     chosen = {id(p) for p in matrices}
     rest = [p for p in [*model.parameters(), *side.parameters()] if id(p) not in chosen]
-    optimizers = [Muon(matrices, args.lr, args.weight_decay), torch.optim.AdamW(rest, args.lr, weight_decay=0.0)]
+    optimizer = muon(matrices, rest, args.lr, args.weight_decay)
     seen, start = 0.0, time.monotonic()
     for step in range(args.steps):
         done = (step + 1) / args.steps
-        for group in [group for optimizer in optimizers for group in optimizer.param_groups]:
+        for group in optimizer.param_groups:
             group["lr"] = args.lr * min(done / 0.04, 0.5 + 0.5 * math.cos(math.pi * done))
         model.zero_grad(set_to_none=True)
         side.zero_grad(set_to_none=True)
@@ -84,8 +84,7 @@ def fit(
             (10 * named + told).backward()
             loss += named.detach()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
+        optimizer.step()
         seen += float(loss)
         if (step + 1) % args.report == 0:
             single, recall = accuracies(model, tuple(x[:500] for x in test), args.grid_pixels)

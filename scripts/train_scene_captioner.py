@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from train_scene_siglip import COLOURS, facts
 from train_scene_siglip import build as build_siglip
-from train_scene_teacher import RESOLUTION, TEST_SEED, TRAIN_SEED, Muon, Row, augment, rendered
+from train_scene_teacher import RESOLUTION, TEST_SEED, TRAIN_SEED, Row, augment, muon, rendered
 from transformers import (
     Gemma2Config,
     LlavaConfig,
@@ -135,7 +135,8 @@ def fit(whole: VisionLanguage, data: tuple[Tensor, Tensor, Tensor], args: argpar
         for step in range(per_epoch):
             done = (epoch * per_epoch + step + 1) / total
             for optimizer, peak in zip(optimizers, peaks, strict=True):
-                optimizer.param_groups[0]["lr"] = peak * min(done / 0.05, 0.5 + 0.5 * math.cos(math.pi * done))
+                for group in optimizer.param_groups:
+                    group["lr"] = peak * min(done / 0.05, 0.5 + 0.5 * math.cos(math.pi * done))
             index = order[step * args.batch : (step + 1) * args.batch]
             pixels, mask = augment(images[index], masks[index], generator)
             known = pair_facts(pixels, mask, labels[index])
@@ -168,9 +169,10 @@ def _optimizers(whole: VisionLanguage, args: argparse.Namespace) -> list[torch.o
     found: list[torch.optim.Optimizer] = []
     for part, rate in ((tower, args.tower_lr), (decoder, args.lr)):
         inner = [p.ndim == 2 and "layers." in name for name, p in part]
-        found.append(Muon([p for (_, p), yes in zip(part, inner, strict=True) if yes], rate, 0.05))
-        rest = [p for (_, p), yes in zip(part, inner, strict=True) if not yes]
-        found.append(torch.optim.AdamW(rest, rate, weight_decay=0.0))
+        matrices, rest = (
+            [p for (_, p), yes in zip(part, inner, strict=True) if yes is wanted] for wanted in (True, False)
+        )
+        found.append(muon(matrices, rest, rate, 0.05))
     return [*found, torch.optim.AdamW(whole.projector.parameters(), args.lr, weight_decay=0.0)]
 
 

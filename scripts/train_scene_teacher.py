@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from aloe.data.scenes import CLASSES, render, teacher_path
+from aloe.train.muon import MATRICES, Muon
 
 TRAIN_SEED, TEST_SEED = 1000, 2000
 RESOLUTION, PATCH = 64, 8
@@ -131,10 +132,7 @@ def fit(
     matrices = [p for p in model.vit.layers.parameters() if p.ndim == 2]
     chosen = {id(p) for p in matrices}
     rest = [p for p in [*model.parameters(), *side.parameters()] if id(p) not in chosen]
-    optimizers = [
-        Muon(matrices, args.lr, args.weight_decay),
-        torch.optim.AdamW(rest, args.lr, weight_decay=0.0),
-    ]
+    optimizer = muon(matrices, rest, args.lr, args.weight_decay)
     per_epoch = len(images) // args.batch
     total = args.epochs * per_epoch
     for epoch in range(args.epochs):
@@ -144,7 +142,7 @@ def fit(
         for step in range(per_epoch):
             done = (epoch * per_epoch + step + 1) / total
             rate = args.lr * min(done / 0.04, 0.5 + 0.5 * math.cos(math.pi * done))
-            for group in [group for optimizer in optimizers for group in optimizer.param_groups]:
+            for group in optimizer.param_groups:
                 group["lr"] = rate
             index = order[step * args.batch : (step + 1) * args.batch]
             pixels, mask = augment(images[index], masks[index], generator)
@@ -156,8 +154,7 @@ def fit(
             side.zero_grad(set_to_none=True)
             (main_loss + args.side_weight * side_loss).backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            for optimizer in optimizers:
-                optimizer.step()
+            optimizer.step()
             hits = (logits.argmax(1) == labels[index]).float().mean()
             seen += torch.stack([main_loss.detach(), side_loss.detach(), hits]) / per_epoch
         speed = per_epoch * args.batch / (time.monotonic() - start)
@@ -168,39 +165,9 @@ def fit(
         )
 
 
-class Muon(torch.optim.Optimizer):
-    """Momentum whose matrix updates are orthogonalised, in float32 (torch.optim.Muon's bfloat16 is slow on most CPUs).
-
-    Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers", with the update scaled to AdamW's size
-    (Liu et al. 2025, "Muon is scalable for LLM training", eq. 4).
-    """
-
-    def __init__(self, params: Iterable[Tensor], lr: float, weight_decay: float) -> None:
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:
-        """Update every matrix that has a gradient."""
-        for group in self.param_groups:
-            for matrix in group["params"]:
-                if matrix.grad is None:
-                    continue
-                momentum = self.state[matrix].setdefault("momentum", torch.zeros_like(matrix))
-                momentum.lerp_(matrix.grad, 0.05)
-                update = orthogonal(matrix.grad.lerp(momentum, 0.95))
-                scale = 0.2 * max(matrix.shape) ** 0.5
-                matrix.mul_(1 - group["lr"] * group["weight_decay"])
-                matrix.sub_(update, alpha=group["lr"] * scale)
-
-
-def orthogonal(matrix: Tensor) -> Tensor:
-    """A matrix with the singular vectors of `matrix` (m,n) and singular values near 1 (five Newton-Schulz steps)."""
-    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    x = wide / (wide.norm() + 1e-7)
-    for _ in range(5):
-        square = x @ x.T
-        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
-    return x if wide is matrix else x.T
+def muon(matrices: Iterable[Tensor], rest: Iterable[Tensor], rate: float, decay: float) -> Muon:
+    """Muon for matrices, with weight decay; AdamW for the rest, without."""
+    return Muon([{"params": list(matrices), MATRICES: True, "weight_decay": decay}, {"params": list(rest)}], rate)
 
 
 def augment(images: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

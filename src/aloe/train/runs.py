@@ -39,7 +39,7 @@ LOCK_NAME = f".{RUN_NAME}.lock"
 # May change between the parts of one run: they do not enter the result.
 _FREE = {"workers", "prefetch", "keep_checkpoints", "report_to", "log_every", "save_every", "evaluate_every"}
 # Settings that runs of earlier versions do not know: left out where they are off, so that those runs go on.
-LATER = {"stem_steps": 0, "block_steps": 0, "matmul_precision": "highest"}
+LATER = {"stem_steps": 0, "block_steps": 0, "matmul_precision": "highest", "optimizer": "adamw"}
 
 
 def record(settings: TrainSettings, source: Any, world_size: int, **facts: Any) -> dict[str, Any]:

@@ -47,6 +47,9 @@ class TrainSettings(Checked):
     steps: int = Field(30_000, ge=1, le=MAX_COUNT)
     batch_size: int = Field(64, ge=1, le=MAX_BATCH)
     gradient_accumulation: int = Field(1, ge=1, le=MAX_BATCH)
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw", description="muon: of the matrices of the blocks, beside adamw for the rest"
+    )
     learning_rate: float = Field(1e-3, gt=0)
     schedule: Literal["one-cycle", "warmup-constant-cosine"] = "one-cycle"
     warmup: float = Field(0.1, ge=0, le=1, description="share of the steps")

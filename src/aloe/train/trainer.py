@@ -28,6 +28,7 @@ from aloe.models.saving import save_student
 from aloe.models.stages import after_training
 from aloe.train.arguments import make_schedule
 from aloe.train.averages import mean_over_images
+from aloe.train.muon import muon_of
 from aloe.train.progress import EVAL_PREFIX, JsonlLog, ProgressBar, Throughput
 from aloe.train.runs import FAULTS_NAME, images_per_step, training_draws
 from aloe.train.sealed import SealedTrainer
@@ -267,6 +268,12 @@ class DrawTrainer(SealedTrainer):
         data: Any = self.eval_dataset
         loader = DataLoader(data, batch_size=self.args.eval_batch_size, collate_fn=collate_images)
         return self.accelerator.prepare(loader)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None and self.settings.optimizer == "muon":
+            whole: Any = self.model if model is None else model
+            self.optimizer = muon_of(whole, self.settings, self.get_decay_parameter_names(whole))
+        return super().create_optimizer(model)
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None

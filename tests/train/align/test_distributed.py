@@ -59,6 +59,11 @@ def test_two_processes_equal_one_with_the_same_global_batch(tmp_path):
     two = _align(2, teacher, images, tmp_path / "two", batch=4)
     assert len(one) == 3
     np.testing.assert_allclose(two, one, rtol=1e-5)
+    muon = ("--set", "optimizer=muon")
+    another = _align(1, teacher, images, tmp_path / "muon-one", 8, *muon)
+    assert another[0] == one[0]
+    assert another[1:] != one[1:]
+    np.testing.assert_allclose(_align(2, teacher, images, tmp_path / "muon-two", 4, *muon), another, rtol=1e-4)
     warm = ("--stem", "conv-even", "--set", "stem_steps=2", "--set", "block_steps=2", "--objective", "standardized")
     one = _align(1, teacher, images, tmp_path / "warm-one", 8, *warm)
     two = _align(2, teacher, images, tmp_path / "warm-two", 4, *warm)
@@ -131,31 +136,33 @@ class Stops(JsonlLog):
 
 AlignmentTrainer.train = train
 
-def run(name, objective="cosine"):
-    settings = {"objective": objective, "steps": 4, "save_every": 2, "holdout": 2, "fsdp": True}
+def run(name, objective="cosine", optimizer="adamw"):
+    settings = {"objective": objective, "steps": 4, "save_every": 2, "holdout": 2, "fsdp": True, "optimizer": optimizer}
     return tiny(images, home / name, "siglip", **settings)
 
 run("siglip-two", "siglip")  # which has weights of its own
 run("standardized-two", "standardized")  # which has buffers of its own
-whole = run("cosine-two")
-for parts in split.values():
-    assert all(isinstance(part, DTensor) for part in parts)
-    assert sum(part.to_local().numel() for part in parts) < 0.6 * sum(part.numel() for part in parts)
-training.JsonlLog, usual = Stops, training.JsonlLog
-try:
-    run("cut")
-except KeyboardInterrupt:
-    pass
-training.JsonlLog = usual
-(checkpoint,) = checkpoints(home / "cut")
-assert checkpoint.name == "checkpoint-2" and is_sound(checkpoint)
-assert {file.suffix for file in checkpoint.iterdir()} == {".json", ".safetensors"}
-resumed = run("cut")
-dist.barrier()  # the first process writes it
-written = load_file(home / "cut" / "model.safetensors")
-for name, value in whole.state_dict().items():  # on every process
-    assert torch.equal(value, resumed.state_dict()[name]) and torch.equal(value, written[name])
-assert losses(home / "cut") == losses(home / "cosine-two")
+for optimizer in ("adamw", "muon"):
+    whole = run(f"{optimizer}-two", optimizer=optimizer)
+    for parts in split.values():
+        assert all(isinstance(part, DTensor) for part in parts)
+        assert sum(part.to_local().numel() for part in parts) < 0.6 * sum(part.numel() for part in parts)
+    training.JsonlLog, usual = Stops, training.JsonlLog
+    cut = f"{optimizer}-cut"
+    try:
+        run(cut, optimizer=optimizer)
+    except KeyboardInterrupt:
+        pass
+    training.JsonlLog = usual
+    (checkpoint,) = checkpoints(home / cut)
+    assert checkpoint.name == "checkpoint-2" and is_sound(checkpoint)
+    assert {file.suffix for file in checkpoint.iterdir()} == {".json", ".safetensors"}
+    resumed = run(cut, optimizer=optimizer)
+    dist.barrier()  # the first process writes it
+    written = load_file(home / cut / "model.safetensors")
+    for name, value in whole.state_dict().items():  # on every process
+        assert torch.equal(value, resumed.state_dict()[name]) and torch.equal(value, written[name])
+    assert losses(home / cut) == losses(home / f"{optimizer}-two")
 """
 
 
@@ -163,9 +170,10 @@ def test_a_sharded_run_equals_one_process_and_resumes(tmp_path):
     """Student, teacher and optimiser split over two processes: every loss as without, and a whole checkpoint of it."""
     images = write_pictures(tmp_path / "images", 24)
     _run(SHARDED, tmp_path / "sharded.py", str(images), str(tmp_path))
-    for objective in ("cosine", "siglip", "standardized"):
-        one, two = tmp_path / objective, tmp_path / f"{objective}-two"
-        tiny(images, one, "siglip", objective=objective, steps=4, holdout=2, batch_size=8)
+    runs = {"siglip": {"objective": "siglip"}, "standardized": {"objective": "standardized"}}
+    for name, change in (*runs.items(), ("adamw", {}), ("muon", {"optimizer": "muon"})):
+        one, two = tmp_path / name, tmp_path / f"{name}-two"
+        tiny(images, one, "siglip", **change, steps=4, holdout=2, batch_size=8)
         np.testing.assert_allclose(losses(two), losses(one), rtol=1e-5)
         held_out = [[r["eval_cosine_pooled"] for r in read_log(f) if "eval_cosine_pooled" in r][-1] for f in (one, two)]
         assert held_out[1] == pytest.approx(held_out[0], rel=1e-4)

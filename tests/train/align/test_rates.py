@@ -26,7 +26,9 @@ def test_a_third_of_the_first_rate_that_is_nearly_best_is_proposed():
     assert test.summary()["learning_rate"] == test.proposed
 
 
-@pytest.mark.parametrize("change", [{}, {"objective": "standardized"}, {"objective": "siglip"}], ids=str)
+@pytest.mark.parametrize(
+    "change", [{}, {"objective": "standardized"}, {"objective": "siglip"}, {"optimizer": "muon"}], ids=str
+)
 def test_it_is_repeatable_and_keeps_nothing(folder, change):
     teacher = build_teacher("vit")
     before = {name: value.clone() for name, value in teacher.state_dict().items()}

@@ -83,7 +83,13 @@ def test_same_seed_same_losses_bit_for_bit_and_another_seed_others(images, tmp_p
     assert not same_weights(runs["a"], runs["c"])
 
 
-CHANGES = [{}, {"objective": "siglip"}, {"objective": "standardized"}, {"resolutions": [16, 32, 40]}]
+CHANGES = [
+    {},
+    {"objective": "siglip"},
+    {"objective": "standardized"},
+    {"resolutions": [16, 32, 40]},
+    {"optimizer": "muon", "weight_decay": 0.1},
+]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)
@@ -306,10 +312,12 @@ def test_unreadable_held_out_images_do_not_enter_the_cosine(tmp_path):
     assert row["eval_cosine_pooled"] == pytest.approx(torch.cosine_similarity(ours, theirs).item(), abs=1e-5)
 
 
-def test_two_accumulated_batches_of_4_are_one_of_8(images, tmp_path):
-    settings = {"steps": 1, "learning_rate": 1e-3}
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_two_accumulated_batches_of_4_are_one_of_8(images, tmp_path, optimizer):
+    settings = {"steps": 2, "learning_rate": 1e-3, "optimizer": optimizer}
     tiny(images, tmp_path / "one", batch_size=8, **settings)
     tiny(images, tmp_path / "two", batch_size=4, gradient_accumulation=2, **settings)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
     one, two = (next(r for r in read_log(tmp_path / n) if "loss" in r) for n in ("one", "two"))
     assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
     assert one["grad_norm"] == pytest.approx(two["grad_norm"], rel=1e-3)
@@ -365,6 +373,8 @@ def _query(teacher):
         {"family": "dinov3"},
         {"family": "siglip"},
         {"precision": "bf16"},
+        {"precision": "bf16", "optimizer": "muon"},
+        {"stem": "conv", "stem_steps": 1, "block_steps": 1, "optimizer": "muon"},
         {"resolution": 48},
         {"gradient_checkpointing": True},
         {"schedule": "warmup-constant-cosine"},

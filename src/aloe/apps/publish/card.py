@@ -168,10 +168,11 @@ def _training(student: Published) -> list[tuple[str, str]]:
         rows += [("Started from", "an earlier student")] if run.get("student_fingerprint") else []
     if run.get("steps"):
         rows.append(("Steps", f"{run['steps']:,} of {images} images, {run['steps'] * images:,} drawn in all"))
+    optimiser = {"muon": "Muon for the blocks' matrices, AdamW for the rest"}.get(str(run.get("optimizer")), "AdamW")
     rates = [f"{words} {_number(run.get(key))}" for key, words in _RATES.items() if key in run]
     crops = f"random, {' to '.join(map(_number, run.get('crop_scale') or []))} of the area"
     rows += [
-        ("Optimiser", ", ".join(["AdamW", *rates])),
+        ("Optimiser", ", ".join([optimiser, *rates])),
         ("Schedule", f"{run.get('schedule')}, warm-up {_number(run.get('warmup'))} of the steps"),
         ("Crops", crops + ", mirrored at random" * bool(run.get("flip"))),
         ("Precision", str(run.get("precision"))),

@@ -28,6 +28,7 @@ from aloe.train.align.settings import AlignSettings
 from aloe.train.align.statistics import COUNT
 from aloe.train.align.teaching import Teaching
 from aloe.train.align.trainer import AlignmentModel
+from aloe.train.muon import muon_of
 from aloe.train.runs import sample_images, training_draws
 
 STEPS, LOW, HIGH = 60, 3e-5, 1e-1
@@ -89,7 +90,7 @@ def find_rate(
     teach = Teaching(source, parts.student.config, model.blocks)
     if model.statistics is not None:
         model.statistics.measure(teach, sample, parts.student.config, source, resolved.batch_size)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LOW, weight_decay=resolved.weight_decay)
+    optimizer = _optimizer(model, resolved)
     rates: list[float] = []
     losses: list[float] = []
     average = 0.0
@@ -114,6 +115,12 @@ def find_rate(
             f"The loss is not finite at a rate of {LOW:g}; the teacher or the images are not usable as they are."
         )
     return RateTest(rates, losses)
+
+
+def _optimizer(model: AlignmentModel, settings: AlignSettings) -> torch.optim.Optimizer:
+    if settings.optimizer == "muon":
+        return muon_of(model, settings, [name for name, _ in model.named_parameters()])
+    return torch.optim.AdamW(model.parameters(), weight_decay=settings.weight_decay)
 
 
 def _batches(parts: Parts, settings: AlignSettings) -> Iterator[dict[str, Any]]:

@@ -59,7 +59,7 @@ class Stage:
         """
         if self.done:
             return load(self.place)
-        changes = {"steps": steps, "learning_rate": rate, "schedule": "one-cycle", "fsdp": False}
+        changes = {"steps": steps, "learning_rate": rate, "schedule": "one-cycle", "optimizer": "adamw", "fsdp": False}
         settings = self.settings.model_copy(update=changes)
         student.requires_grad_(False)
         for part in parts:
