@@ -113,6 +113,14 @@ def test_the_card_tells_what_the_run_recorded(run, tmp_path):
     assert "**aligned to the features of `google/vit-tiny` on unlabelled images**" in text
     assert "No measured numbers" in text
     assert "patents" in text
+    assert re.search(r"\| Optimiser +\| AdamW, learning rate 0.0005", text)
+
+
+def test_another_optimiser_is_named(run, tmp_path):
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**record, "optimizer": "muon"}))
+    text = card_of(dry(run, tmp_path)).text
+    assert "| Muon for the blocks' matrices, AdamW for the rest, learning rate 0.0005" in text
 
 
 def test_the_table_equals_the_rows(run, tmp_path):

@@ -206,6 +206,8 @@ def test_calibration_is_off_and_can_be_asked_for(images, tmp_path):
         {"b": 1.5},
         {"resolution": 48},
         {"precision": "bf16"},
+        {"precision": "bf16", "optimizer": "muon"},
+        {"freeze": "backbone", "optimizer": "muon"},
         {"gradient_checkpointing": True},
         {"gradient_checkpointing": True, "freeze": "backbone"},
         {"schedule": "warmup-constant-cosine"},
@@ -263,7 +265,7 @@ def interrupt(monkeypatch):
     return arm
 
 
-@pytest.mark.parametrize("changes", [{}, {"freeze": "backbone"}, {"calibrate": True}], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"freeze": "backbone"}, {"calibrate": True}, {"optimizer": "muon"}], ids=str)
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(images, tmp_path, interrupt, changes):
     settings = {"steps": 6, "save_every": 2, "evaluate_every": 2, "holdout": 3, **changes}
     whole = tiny(images, tmp_path / "whole", **settings)
