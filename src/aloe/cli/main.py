@@ -111,21 +111,29 @@ def main() -> None:
             _end_with(error)
         _fail(f"{error.filename} cannot be read or written: {error.strerror or type(error).__name__}.")
     except SystemExit as stop:
-        if stop.code == 130 and os.environ.get("RANK", "0") == "0":  # how typer reports Ctrl-C
-            typer.echo(f"Interrupted; {_going_on()}.", err=True)
+        if stop.code == 130:  # how typer reports Ctrl-C
+            words = survival.last_words(f"Interrupted; {_going_on()}.", alike=True)
+            if words is not None:
+                typer.echo(words, err=True)
         raise
     except Exception as error:
         _end_with(error)
+    finally:
+        survival.stopping()
 
 
 def _run() -> None:
     """The command; one of several processes that has done its part waits for the others."""
-    _check_processes()
+    several = _started_processes() > 1
     try:
-        app()
+        sys.exit(app(standalone_mode=not several))
     except SystemExit as stop:
         if not stop.code:
             processes.leave()
+        raise
+    except Exception as error:
+        if several and hasattr(error, "format_message"):  # of click: all processes have the same words
+            raise processes.OnEveryProcess(error.format_message()) from None
         raise
 
 
@@ -136,13 +144,14 @@ def _end_with(error: Exception) -> NoReturn:
     sys.exit(1)
 
 
-def _check_processes() -> None:
-    """Raises UserError for numbers of processes that are none; torchrun sets them, and libraries trust them."""
+def _started_processes() -> int:
+    """How many processes torchrun started; raises UserError for numbers that are none: libraries trust them."""
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
         value = os.environ.get(name, "0")
         number = whole_number(value)
         if number is None or number < 0:
             raise UserError(f"The environment's {name} is {value!r}, which is no count; unset it, or use torchrun.")
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _going_on() -> str:

@@ -8,7 +8,6 @@ memory, never a tensor of a GPU. How they end is told in `aloe.core.survival`.
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -25,11 +24,11 @@ PATIENCE = timedelta(days=14)
 
 @dataclass(frozen=True)
 class Group:
-    """This process among the others: its number `rank`, from 0, their `count`, and (host, process id) of each."""
+    """This process among the others: its number `rank`, from 0, their `count`, and the host of each."""
 
     rank: int
     count: int
-    where: tuple[tuple[str, int], ...] = ()
+    hosts: tuple[str, ...] = ()
 
 
 _ALONE = Group(0, 1)
@@ -58,11 +57,12 @@ def join() -> None:
     from aloe.core import survival
 
     rank = int(os.environ["RANK"])
-    survival.begin(rank, count)
+    ours = survival.begin(rank, count)
     dist.init_process_group("gloo", rank=rank, world_size=count, timeout=PATIENCE)
     _group = Group(rank, count)
-    _group = Group(rank, count, tuple(gathered((socket.gethostname(), os.getpid()))))
-    survival.watch(_group.where)
+    everyone = gathered(ours)
+    _group = Group(rank, count, tuple(host for host, *_ in everyone))
+    survival.watch(everyone, wait)
 
 
 def leave() -> None:
@@ -175,7 +175,7 @@ def check_same(facts: Mapping[str, str]) -> None:
     for number, theirs in enumerate(others, 1):
         for name in dict.fromkeys([*ours, *theirs]):
             if ours.get(name) != theirs.get(name):
-                where = f" on {_group.where[number][0]}" if _group.where[number][0] != _group.where[0][0] else ""
+                where = f" on {_group.hosts[number]}" if _group.hosts[number] != _group.hosts[0] else ""
                 raise OnEveryProcess(
                     f"Process {number}{where} reads another {name} than process 0: give all of them the same files."
                 )

@@ -1,9 +1,9 @@
 """How processes that share a command end: one that stops says why, in one sentence, and the others stop with it.
 
 Every process has a thread that hears what the main thread, which may be waiting for the others, cannot: a signal that asks it
-to end, the end of torchrun, and the word of another process that it stopped. Who stops first leaves that word in the store
-that torchrun keeps for its processes, and only who is first speaks. A process that is killed leaves none: the others find
-that it is gone.
+to end, the end of torchrun, and another process that stopped. Who stops first speaks, and it alone (`aloe.core.voice`). A
+process that is killed says nothing: the others find that it is gone. The thread asks the main thread to end and ends with it;
+only where that does not hear, as in a wait for a process that is gone, it ends the process.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import timedelta
 from typing import Any
 
-_STOPPED = "aloe/stopped"
+from aloe.core.voice import Voice
+
 _EVERY = 1.0  # seconds between two looks around
 _GRACE = 5.0  # seconds that the main thread has to clean up
 _GOES_ON = "every process ends; the same command goes on from what is kept"
@@ -33,116 +33,137 @@ class _Watch:
         self.rank, self.count = rank, count
         self.parent = os.getppid()
         self.where: tuple[tuple[str, int], ...] = ()
-        self.store: Any = None
-        self.ending = False
+        self.leaving = False  # the work is done, and torchrun may end as soon as all know
+        self.over = False  # all know: nobody ends with another any more
+        self.stopping = False  # the main thread is about to end, and is not asked again
         self.reader, self.writer = os.pipe()
+        # No daemon: one that is in torch's code when Python ends would abort the process.
+        self.thread = threading.Thread(target=self._look, name="aloe-survival")
         self._before: Any = None
 
     def start(self) -> None:
         """Hear signals, and look around."""
         if threading.current_thread() is threading.main_thread():
             os.set_blocking(self.writer, False)
-            self._before = signal.signal(signal.SIGTERM, _end)
+            self._before = signal.signal(signal.SIGTERM, self._asked_to_end)
             signal.set_wakeup_fd(self.writer, warn_on_full_buffer=False)
-        threading.Thread(target=self._look, name="aloe-survival", daemon=True).start()
+        self.thread.start()
 
     def stop(self) -> None:
-        """Give the signal back to whoever had it."""
+        """End the thread, and give the signal back to whoever had it."""
+        self.over = True
+        os.write(self.writer, b"\0")
+        self.thread.join()
         if threading.current_thread() is threading.main_thread():
             signal.set_wakeup_fd(-1)
             if self._before is not None:
                 signal.signal(signal.SIGTERM, self._before)
 
-    def connect(self) -> None:
-        """To the store, apart from what the main thread may be waiting in."""
-        if self.store is None:
-            from torch.distributed import TCPStore
+    def name(self) -> str:
+        return f"rank {self.rank} of {self.count} processes"
 
-            port = int(os.environ["MASTER_PORT"])
-            self.store = TCPStore(os.environ["MASTER_ADDR"], port, is_master=False, timeout=timedelta(seconds=_GRACE))
+    def say(self, cause: str) -> bool:
+        """Say why the processes end, if this one is the first to stop; whether it was."""
+        first = _voice.is_ours()
+        if first:
+            sys.stderr.write(f"aloe: {cause}: {_GOES_ON}.\n")
+            sys.stderr.flush()
+        return first
 
-    def is_first_to_stop(self) -> bool:
-        """Leave the word that this process stops; whether no other has left one."""
-        try:
-            self.connect()
-            return bool(self.store.add(_STOPPED, 1) == 1)
-        except Exception:  # the store ended with torchrun, or before it was found
-            return self.rank == 0
-
-    def another_stopped(self) -> bool:
-        """Whether any process has left its word."""
-        return self.store is not None and bool(self.store.check([_STOPPED]))
-
-    def gone(self) -> list[int]:
-        """Ranks of this machine's processes that are no more."""
+    def lost(self) -> str | None:
+        """What is to be seen of others that are gone."""
         here = socket.gethostname()
-        return [k for k, (host, number) in enumerate(self.where) if host == here and not _alive(number)]
+        gone = [f"rank {k}" for k, (host, number) in enumerate(self.where) if host == here and not _alive(number)]
+        if gone:
+            return f"{' and '.join(gone)} died without a word, as by kill -9 or for lack of memory"
+        return "what started the processes (torchrun) ended" if os.getppid() != self.parent else None
 
     def _look(self) -> None:
-        while not self.ending:
-            heard = os.read(self.reader, 64) if select.select([self.reader], [], [], _EVERY)[0] else b""
-            if self.ending:
-                return
+        """Until the work is over, the main thread has ended, or it has to."""
+        while True:
+            last = self.over or not threading.main_thread().is_alive()
+            heard = os.read(self.reader, 64) if select.select([self.reader], [], [], 0 if last else _EVERY)[0] else b""
             if signal.SIGTERM in heard:
-                gone = self.gone()
-                self._end_with(_died(gone) if gone else f"{_name(self)} was asked to end (SIGTERM)")
-            elif signal.SIGINT in heard:
-                self._exit(128 + signal.SIGINT)
+                self.say(self.lost() or f"{self.name()} was asked to end (SIGTERM)")
+            elif last or self.over:
+                return
             elif os.getppid() != self.parent:
-                self._end_with("what started the processes (torchrun) ended")
-            elif self._lost():
-                self._exit(1)
+                self.say(str(self.lost()))
+            elif signal.SIGINT not in heard and not self._another_stopped():
+                continue
+            return self._end_main(signal.SIGINT if signal.SIGINT in heard else signal.SIGTERM)
 
-    def _lost(self) -> bool:
+    def _another_stopped(self) -> bool:
+        """Whether another process said so, or none can, since the first machine is gone."""
         try:
-            return self.another_stopped()
-        except Exception:  # with the store its machine is gone
-            return not self.ending
+            return _voice.is_taken()
+        except Exception:  # the store ended with torchrun there
+            if not self.leaving:
+                time.sleep(_EVERY)  # until what else ended is to be seen as well
+                self.say(self.lost() or "the machine of rank 0 does not answer any more")
+            return not self.leaving
 
-    def _end_with(self, cause: str) -> None:
-        if self.is_first_to_stop():
-            _say(f"{cause}: {_GOES_ON}.")
-        self._exit(128 + signal.SIGTERM)
+    def _end_main(self, asked: signal.Signals) -> None:
+        main = threading.main_thread()
+        if asked == signal.SIGTERM and not self.stopping and main.ident is not None:
+            signal.pthread_kill(main.ident, asked)
+        main.join(_GRACE)
+        if main.is_alive() and not self.over:
+            os._exit(128 + asked)
 
-    def _exit(self, code: int) -> None:
-        time.sleep(_GRACE)
-        if not self.ending:
-            os._exit(code)
+    def _asked_to_end(self, *_: Any) -> None:
+        if not self.stopping:
+            self.stopping = True
+            raise SystemExit(128 + signal.SIGTERM)
 
 
 _watch: _Watch | None = None
+_voice = Voice()
 
 
-def begin(rank: int, count: int) -> None:
-    """From here on this process ends with the others."""
+def begin(rank: int, count: int) -> tuple[str, int, str]:
+    """From here on this process ends with the others; (host, process id, slate), which all should know."""
     global _watch
     _watch = _Watch(rank, count)
     _watch.start()
+    return socket.gethostname(), os.getpid(), _voice.new_slate()
 
 
-def watch(where: tuple[tuple[str, int], ...]) -> None:
-    """All are here: (host, process id) of each, in the order of the ranks."""
+def watch(group: Sequence[tuple[str, int, str]], wait: Callable[[], None]) -> None:
+    """All are here: what `begin` gave each, in the order of the ranks."""
     if _watch is not None:
-        _watch.where = where
-        _watch.connect()
+        host, _, slate = group[_watch.rank]
+        _voice.hear(next(theirs for where, _, theirs in group if where == host))
+        _watch.where = tuple((where, number) for where, number, _ in group)
+        wait()
+        with suppress(OSError):
+            os.unlink(slate)
 
 
 def end(wait: Callable[[], None]) -> None:
     """The work is done: once every process says so (`wait`), none ends with another any more."""
     global _watch
     if _watch is not None:
+        _watch.leaving = True
         wait()
-        _watch.ending = True
         _watch.stop()
     _watch = None
 
 
+def stopping() -> None:
+    """The main thread is about to end: a signal does not disturb it any more."""
+    if _watch is not None:
+        _watch.stopping = True
+
+
 def last_words(cause: str, alike: bool = False) -> str | None:
-    """What this process should say when it stops: the cause, under its name unless all have met it; None where another has
-    spoken."""
-    if _watch is None:
+    """What this process should say when it stops: the cause, under its name unless all meet it; None where another speaks."""
+    stopping()
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return cause
-    return (cause if alike else f"{_name(_watch)}: {cause}") if _watch.is_first_to_stop() else None
+    if not _voice.is_ours(alike):
+        return None
+    return cause if alike or _watch is None else f"{_watch.name()}: {cause}"
 
 
 def stopped_by(error: Exception) -> bool:
@@ -150,19 +171,15 @@ def stopped_by(error: Exception) -> bool:
     traceback should be seen."""
     if _watch is None:
         return True
+    stopping()
     if not _is_of_another(error):
-        news = _watch.is_first_to_stop()
-        if news:
-            words = " ".join(str(error).split())
-            _say(f"{_name(_watch)} stopped ({type(error).__name__}: {words[:200]}): {_GOES_ON}.")
-        return news
+        words = " ".join(str(error).split())
+        return _watch.say(f"{_watch.name()} stopped ({type(error).__name__}: {words[:200]})")
     until = time.monotonic() + _GRACE
     with suppress(Exception):
-        while time.monotonic() < until and not _watch.another_stopped():
+        while time.monotonic() < until and not _voice.is_taken():
             time.sleep(0.1)
-    gone = _watch.gone()
-    if _watch.is_first_to_stop():
-        _say(f"{_died(gone) if gone else f'{_name(_watch)} lost another process'}: {_GOES_ON}.")
+    _watch.say(_watch.lost() or f"{_watch.name()} lost another process")
     return False
 
 
@@ -171,20 +188,6 @@ def _is_of_another(error: Exception) -> bool:
     from torch.distributed import DistError
 
     return isinstance(error, DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
-
-
-def _died(ranks: list[int]) -> str:
-    names = " and ".join(f"rank {k}" for k in ranks)
-    return f"{names} died without a word, as by kill -9 or for lack of memory"
-
-
-def _name(watch: _Watch) -> str:
-    return f"rank {watch.rank} of {watch.count} processes"
-
-
-def _say(words: str) -> None:
-    sys.stderr.write(f"aloe: {words}\n")
-    sys.stderr.flush()
 
 
 def _alive(number: int) -> bool:
@@ -196,10 +199,6 @@ def _alive(number: int) -> bool:
         return False
     except OSError:  # no /proc here, or another user's
         return True
-
-
-def _end(*_: Any) -> None:
-    raise SystemExit(128 + signal.SIGTERM)
 
 
 def _in_child() -> None:
