@@ -157,6 +157,16 @@ def test_pictures_that_showed_something_else_are_named(home, aloe, cached):
             assert code == 0, err
             told.append(json.loads(out)["replaced"])
         assert told == [*[[]] * (2 + len(more)), [f"00_{kind}.png"]]
+    like = ("explain", home / "student", image, "--like", home / "images" / "01.png", "-o", "further", "--json")
+    for words, names in (  # further pictures, also where a run without them lay between
+        (("--pairs", "2", "--region", "0,0,9,9"), []),
+        ((), []),
+        (("--pairs", "2", "--region", "0,0,5,5"), ["00_regions.png"]),
+        (("--pairs", "3"), ["00_pairs.png"]),
+    ):
+        code, out, err = aloe(*like, *words)
+        assert code == 0, err
+        assert json.loads(out)["replaced"] == names
     code, _, err = aloe("explain", home / "student", image, "--like", image, "-o", "more", "--batch-size", "1000")
     assert code == 2
     assert "batch_size is 1000, but there are only 1 images" in err

@@ -62,16 +62,26 @@ def check_owner(
 
 def with_earlier(rows: Sequence[Mapping[str, Any]], earlier: Sequence[Mapping[str, Any]]) -> list[Row]:
     """The rows of a record, pictures by their names in the folder, after those of earlier pictures that are still there."""
+    before = {row["picture"]: row for row in earlier}
     new = [{**row, "picture": Path(row["picture"]).name} for row in rows]
+    new = [{**_further(before.get(row["picture"], {}), row), **row} for row in new]
     written = {row["picture"] for row in new}
     return [*(dict(row) for row in earlier if row["picture"] not in written), *new]
 
 
+def _further(old: Mapping[str, Any], new: Mapping[str, Any]) -> Row:
+    """The further pictures of an earlier row, and what they show, where the new one is of the same images and question."""
+    kinds = [kind for kind, _ in _pictures(old) if kind]
+    keys = [key for kind in kinds for key in (kind, f"{kind}_picture") if key in old]
+    return {} if _differ(old, new, "") else {key: old[key] for key in keys}
+
+
 def replaced(rows: Sequence[Mapping[str, Any]], earlier: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The pictures among `rows` that an earlier run wrote of other images, or for another question."""
-    before = {row["picture"]: row for row in earlier}
-    names = [Path(row["picture"]).name for row in rows]
-    return [name for name, row in zip(names, rows, strict=True) if name in before and _differ(before[name], row)]
+    """The pictures of `rows` that an earlier run wrote of other images, or for another question."""
+    before = {name: row for row in earlier for _, name in _pictures(row)}
+    return [
+        name for row in rows for kind, name in _pictures(row) if name in before and _differ(before[name], row, kind)
+    ]
 
 
 def image_hashes(images: Tensor) -> list[str]:
@@ -108,9 +118,23 @@ def _picture(row: Any) -> Any:
     return row.get("picture") if isinstance(row, dict) else None
 
 
-def _differ(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+def _pictures(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What of a row each picture shows (`regions` of `regions_picture`, "" of the row itself), and the file names."""
+    keys = [key for key in row if key == "picture" or key.endswith("_picture")]
+    return [(key.removesuffix("picture").rstrip("_"), Path(row[key]).name) for key in keys]
+
+
+def _differ(old: Mapping[str, Any], new: Mapping[str, Any], kind: str) -> bool:
     images = any(old.get(key, new.get(key)) != new.get(key) for key in IMAGES)
-    return images or any(_named(old.get(key)) != _named(new.get(key)) for key in ASKED)
+    asked = any(_named(old.get(key)) != _named(new.get(key)) for key in ASKED)
+    return images or asked or _parts(old.get(kind)) != _parts(new.get(kind))
+
+
+def _parts(shown: Any) -> Any:
+    """What a further picture was asked to show: the regions themselves, or how many pairs."""
+    if not isinstance(shown, list):
+        return None
+    return [part["region"] if isinstance(part, dict) else None for part in shown]
 
 
 def _named(asked: Any) -> Any:
