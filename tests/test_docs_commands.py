@@ -23,7 +23,7 @@ from typer.main import get_command
 import aloe as package
 from aloe.apps.grounding.ground import ground
 from aloe.cli.main import app
-from aloe.evaluation.reads import READS
+from aloe.evaluation.tasks import TASKS
 from aloe.models.saving import load
 from docs_pages import PAGES, ROOT, Block, blocks, commands, extras, mentions
 from docs_sandbox import BESIDE, NAMES, REPLACED, SHORT, Furniture
@@ -176,7 +176,7 @@ def setting(option: str, value: str) -> str:
 def is_read(key: str, words: list[str]) -> bool:
     """Whether a task of `evaluate`, or a method of `attribute`, that the words name has the setting."""
     if words[0] == "evaluate":
-        return any(key in READS[task] for task in words[1].split(","))
+        return any(key in TASKS[task].reads for task in words[1].split(","))
     method, dot, _ = key.partition(".")
     named = words[words.index("--methods") + 1].split(",") if "--methods" in words else [method]
     return not dot or method in named

@@ -13,8 +13,9 @@ from aloe.cli import main
 from aloe.core.errors import UserError
 from aloe.data.frames.pair_settings import CorrespondenceSettings, PairSettings
 from aloe.evaluation.dense.settings import DenseSettings
-from aloe.evaluation.reads import KNOWN, READS
+from aloe.evaluation.reads import KNOWN
 from aloe.evaluation.settings import EvaluateSettings
+from aloe.evaluation.tasks import TASKS
 from aloe.train.align.settings import AlignSettings
 from aloe.train.finetune.settings import FinetuneSettings
 
@@ -60,7 +61,7 @@ VERBS = verbs()
 NUMBERS = [(words, flag, kind) for words, verb in VERBS.items() for flag, kind in numbers(verb).values()]
 CASES = [(words, flag, value) for words, flag, kind in NUMBERS for value in WRONG[kind]]
 FLAGS = [p for p in VERBS[("evaluate",)].params if p.name not in {*NO_SETTINGS, "help"}]
-BESIDE = [(task, flag) for flag in FLAGS for task in READS if flag.name not in READS[task]]
+BESIDE = [(task, flag) for flag in FLAGS for task in TASKS if flag.name not in TASKS[task].reads]
 
 
 def parse(words: tuple[str, ...], *more: str) -> None:

@@ -13,8 +13,9 @@ from aloe.core.names import chosen, meant, nearest
 from aloe.core.settings import merged, workers_here
 from aloe.data.frames.pair_settings import CorrespondenceSettings, PairSettings
 from aloe.evaluation.dense.settings import DenseSettings
-from aloe.evaluation.reads import KNOWN, READS, check_read, read_by, task_names
+from aloe.evaluation.reads import KNOWN, check_read, read_by, task_names
 from aloe.evaluation.settings import EvaluateSettings
+from aloe.evaluation.tasks import TASKS
 from aloe.train.align.settings import AlignSettings
 from aloe.train.finetune.settings import FinetuneSettings
 
@@ -57,7 +58,7 @@ def test_a_value_that_cannot_be_names_its_field(model, name, value):
     assert "\n" not in str(told.value)
 
 
-FLAGS = [(task, name) for task in READS for name in sorted(KNOWN - set(READS[task]))]
+FLAGS = [(task, name) for task in TASKS for name in sorted(KNOWN - set(TASKS[task].reads))]
 
 
 @pytest.mark.parametrize(("task", "name"), FLAGS)
@@ -65,7 +66,7 @@ def test_what_no_task_reads_is_refused_with_those_that_do(task, name):
     with pytest.raises(UserError) as told:
         check_read([name], [task])
     words = str(told.value)
-    readers = [t for t in READS if name in READS[t]]
+    readers = [t for t in TASKS if name in TASKS[t].reads]
     assert readers
     assert words.startswith(f"{name} is not read by {task}, but by ")
     assert all(t in words for t in readers)
@@ -73,9 +74,9 @@ def test_what_no_task_reads_is_refused_with_those_that_do(task, name):
 
 
 def test_what_is_read():
-    for task, names in READS.items():
-        check_read(names, [task])
-        assert set(names) <= KNOWN
+    for name, task in TASKS.items():
+        check_read(task.reads, [name])
+        assert set(task.reads) <= KNOWN
     with pytest.raises(UserError, match="ks is no setting of knn, did you mean k; settings"):
         check_read(["ks"], ["knn"])
     assert read_by({"k": 1, "reference": "x"}, ["knn"]) == {"k": 1}

@@ -13,7 +13,7 @@ from PIL import Image
 import aloe.evaluation.dense.tasks as dense
 from aloe.core.errors import UserError
 from aloe.data.frames.named import open_frames, open_pairs
-from aloe.evaluation.dense.tasks import DENSE, evaluate_dense
+from aloe.evaluation.dense.tasks import DENSE
 from aloe.evaluation.evaluate import evaluate, evaluate_all
 from aloe.models.convert import bcosify
 from aloe.models.saving import save_student
@@ -188,7 +188,7 @@ def test_the_command(models, aloe):
     assert code == 0
     assert "Relative" in out
     with pytest.raises(UserError, match="at least one model"):
-        evaluate_dense([], ["depth"], [DATA], None)
+        evaluate_all([], ["depth"], [DATA], None)
 
 
 def test_frames_that_are_trained_on_and_tested_on_are_counted(models, monkeypatch):

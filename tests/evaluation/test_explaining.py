@@ -16,8 +16,7 @@ from aloe.core.errors import UserError
 from aloe.data.scenes import CLASSES, teacher_path
 from aloe.evaluation.evaluate import evaluate
 from aloe.evaluation.evaluate import evaluate_all as package_evaluate_all
-from aloe.evaluation.reads import READS
-from aloe.evaluation.tasks import class_of_logit
+from aloe.evaluation.tasks import TASKS, class_of_logit
 from aloe.metrics.grids import GridList
 from aloe.models.convert import bcosify
 from aloe.models.saving import save_student
@@ -30,7 +29,7 @@ QUICK = {"progress": False, "share": 1.0, "grids": 3, "images": 4}
 
 def evaluate_all(models, tasks, *rest, **settings):
     """The package's, without those of `QUICK` that none of the tasks reads."""
-    unread = {k for k in ("share", "grids", "images") if not any(k in READS.get(task, ()) for task in tasks)}
+    unread = {k for k in ("share", "grids", "images") if not any(k in TASKS[task].reads for task in tasks)}
     unread |= {"grids"} if "grids_file" in settings else set()
     kept = {k: v for k, v in settings.items() if k not in unread or v != QUICK[k]}
     return package_evaluate_all(models, tasks, *rest, **kept)

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from aloe.cli.choices import one_of
-from aloe.cli.common import Device, Json, OutputDir, choose_device, parse_settings, quiet_libraries, say, table
-from aloe.core.bounds import MAX_SIDE
+from aloe.cli.common import Device, Json, OutputDir, choose_device, quiet_libraries, say, table
+from aloe.cli.flags import settings_flags
+from aloe.train.align.settings import AlignSettings
 
 
+@settings_flags(
+    AlignSettings,
+    *("steps", "batch_size", "learning_rate", "stem", "objective", "after_block", "resolution", "precision"),
+    *("workers", "seed"),
+    defaults=False,
+    note="this and what follows is by default the recipe's",
+)
 def align(
     teacher: Annotated[
         str,
@@ -26,34 +34,13 @@ def align(
         ),
     ],
     output_dir: OutputDir,
+    *,
     recipe: Annotated[str, typer.Option(help="One of {recipes}.", autocompletion=one_of("recipes"))] = "short",
     config: Annotated[Path | None, typer.Option(help="YAML file of settings over the recipe.")] = None,
     student: Annotated[
         str | None, typer.Option(help="Go on from this student instead of converting the teacher.")
     ] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Optimiser steps; this and what follows is by default the recipe's.")
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images per step and process.")] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option("--learning-rate", "--lr", help="The highest of the schedule.")
-    ] = None,
-    stem: Annotated[
-        str | None, typer.Option(help="patch (folded from the teacher), conv (new, the paper's) or conv-even.")
-    ] = None,
-    objective: Annotated[
-        str | None, typer.Option(help="One of {objective}.", autocompletion=one_of("objective"))
-    ] = None,
-    after_block: Annotated[str | None, typer.Option(help="default, paper, all, or numbers such as 4,8,12.")] = None,
-    resolution: Annotated[
-        int | None, typer.Option(min=1, max=MAX_SIDE, help="Student pixels; default: the teacher's own tokens.")
-    ] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="One of {precision}.", autocompletion=one_of("precision"))
-    ] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that decode images, at most one per core.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of draws and order.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Any other setting, as key=value.")] = None,
+    settings: dict[str, Any],
     find_rate: Annotated[
         bool, typer.Option("--find-rate", help="Try rates on a few steps and propose one; nothing is written.")
     ] = False,
@@ -62,30 +49,15 @@ def align(
 ) -> None:
     """Align a B-cos student to TEACHER on unlabelled IMAGES. Run the same command again to resume."""
     quiet_libraries()
-    from aloe.core.settings import merged
     from aloe.models.saving import load
     from aloe.train.align.run import align as run
-    from aloe.train.align.settings import AlignSettings
     from aloe.train.progress import read_log
 
-    given = {
-        "steps": steps,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "stem": stem,
-        "objective": objective,
-        "after_block": _blocks(after_block),
-        "resolution": resolution,
-        "precision": precision,
-        "workers": workers,
-        "seed": seed,
-    }
-    flags = merged(given, parse_settings(set_ or []), AlignSettings.model_fields)
     source = images[0] if len(images) == 1 else images
     if find_rate:
         from aloe.train.align.rates import find_rate as find
 
-        tried = {k: v for k, v in flags.items() if k != "learning_rate"}
+        tried = {k: v for k, v in settings.items() if k != "learning_rate"}
         start = None if student is None else load(student)
         test = find(teacher, source, recipe=recipe, config=config, student=start, device=choose_device(device), **tried)
         rows = [(f"{rate:.1e}", f"{loss:.4f}") for rate, loss in test.thinned(12)]
@@ -100,17 +72,9 @@ def align(
         student=None if student is None else load(student),
         device=choose_device(device),
         progress=not json,
-        **flags,
+        **settings,
     )
     cosines = [r for r in read_log(output_dir) if "eval_cosine_pooled" in r]
     last = {k.removeprefix("eval_"): round(v, 4) for k, v in (cosines[-1] if cosines else {}).items() if "cosine" in k}
     words = "\n".join([f"Aligned student: {output_dir}", *(f"  {k:24} {v:.4f}" for k, v in last.items())])
     say({"student": str(output_dir), **last}, words, json)
-
-
-def _blocks(text: str | None) -> object:
-    from aloe.core.typed import whole_numbers
-
-    if text is None or text.strip().isalpha():  # what names there are, the settings know
-        return None if text is None else text.strip()
-    return whole_numbers(text, "--after-block", "default, all or 4,8,12", 1)

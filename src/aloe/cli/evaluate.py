@@ -8,10 +8,24 @@ from typing import Annotated, Any
 import typer
 
 from aloe.cli.choices import one_of, some_of
-from aloe.cli.common import Device, Json, cache_folder, choose_device, parse_settings, quiet_libraries, say, table
-from aloe.core.bounds import MAX_COUNT, MAX_SIDE
+from aloe.cli.common import Device, Json, cache_folder, choose_device, quiet_libraries, say, table
+from aloe.cli.flags import settings_flags
+from aloe.evaluation.settings import EvaluateSettings
 
 
+def _known() -> frozenset[str]:
+    from aloe.evaluation.reads import KNOWN
+
+    return KNOWN
+
+
+@settings_flags(
+    EvaluateSettings,
+    *("k", "head", "feature", "templates", "text_tower", "class_names", "reference", "methods", "preset", "protocol"),
+    *("confidence", "share", "grids", "grids_file", "images", "block", "resolution", "precision", "batch_size"),
+    *("workers", "seed"),
+    known=_known,
+)
 def evaluate(
     tasks: Annotated[
         str,
@@ -21,6 +35,7 @@ def evaluate(
         list[str],
         typer.Argument(help="Teachers and students: folders, hub ids or zoo:NAME.", autocompletion=one_of("zoo")),
     ],
+    *,
     data: Annotated[
         list[str] | None,
         typer.Option(
@@ -34,57 +49,7 @@ def evaluate(
     output_dir: Annotated[
         Path, typer.Option("--output-dir", "-o", help="Results folder: rows are added, none is measured twice.")
     ] = Path("results"),
-    k: Annotated[str | None, typer.Option(help="Neighbours, 20 or 1,5,20; the first counts; default: {=k}.")] = None,
-    head: Annotated[
-        str | None, typer.Option(help="auto, bcos or linear; of depth and normals linear or dpt; default: {=head}.")
-    ] = None,
-    feature: Annotated[
-        str | None, typer.Option(help="One of {feature}; default: {=feature}.", autocompletion=one_of("feature"))
-    ] = None,
-    templates: Annotated[
-        str | None, typer.Option(help="single, openclip, or a file of prompts with {}; default: {=templates}.")
-    ] = None,
-    text_tower: Annotated[str | None, typer.Option(help="SigLIP checkpoint; default: the model's teacher.")] = None,
-    class_names: Annotated[Path | None, typer.Option(help="JSON or text file of names for zeroshot.")] = None,
-    reference: Annotated[
-        str | None, typer.Option("--reference", "--teacher", help="Teacher that cosine compares with.")
-    ] = None,
-    methods: Annotated[
-        str | None,
-        typer.Option(
-            "--methods", "--method", help="With commas, of {methods}; default: all.", autocompletion=some_of("methods")
-        ),
-    ] = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(help="Options of methods: best, or paper, as the authors ran them; default: {=preset}."),
-    ] = None,
-    protocol: Annotated[
-        str | None,
-        typer.Option(help="Grids for gridpg, {protocol}; default: {=protocol}.", autocompletion=one_of("protocol")),
-    ] = None,
-    confidence: Annotated[
-        float | None, typer.Option(help="Least probability of images for gridpg, deletion; default: {=confidence}.")
-    ] = None,
-    share: Annotated[float | None, typer.Option(help="Instead: the most confident share of each class.")] = None,
-    grids: Annotated[int | None, typer.Option(help="Grids for gridpg; default: {=grids}.")] = None,
-    grids_file: Annotated[Path | None, typer.Option(help="Stored grids of an earlier run.")] = None,
-    images: Annotated[
-        int | None, typer.Option(min=1, max=MAX_COUNT, help="Images for deletion, inside, clarity; default: {=images}.")
-    ] = None,
-    block: Annotated[
-        int | None, typer.Option(min=1, max=MAX_COUNT, help="Pixels on a side of deletion's blocks; default: {=block}.")
-    ] = None,
-    resolution: Annotated[
-        int | None, typer.Option(min=1, max=MAX_SIDE, help="Pixels; default: each model's own.")
-    ] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="One of {precision}; default: {=precision}.", autocompletion=one_of("precision"))
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images per pass.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that decode images, at most one per core.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of draws.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Any other setting, as key=value.")] = None,
+    settings: dict[str, Any],
     cache: Annotated[Path | None, typer.Option(help="Where features are kept; default: ~/.cache/aloe.")] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no features.")] = False,
     device: Device = None,
@@ -94,56 +59,29 @@ def evaluate(
     quiet_libraries()
     from aloe.core import processes
     from aloe.core.errors import UserError
-    from aloe.core.settings import merged
-    from aloe.core.typed import whole_numbers
-    from aloe.core.typed import words as words_of
+    from aloe.core.typed import words
     from aloe.evaluation.evaluate import Data, evaluate_all
-    from aloe.evaluation.reads import KNOWN
 
     processes.join()
     if train is not None and test is None:
         raise UserError("--train needs --test; or give data sets with --data.")
     sets: list[Data] = [*(data or []), *([(train, test)] if test is not None else [])]
-    given = {
-        "k": None if k is None else whole_numbers(k, "--k", "1,5,20", 1),
-        "head": head,
-        "feature": feature,
-        "templates": templates,
-        "text_tower": text_tower,
-        "class_names": class_names,
-        "reference": reference,
-        "methods": None if methods is None else words_of(methods, "--methods"),
-        "preset": preset,
-        "protocol": protocol,
-        "confidence": confidence,
-        "share": share,
-        "grids": grids,
-        "grids_file": grids_file,
-        "images": images,
-        "block": block,
-        "resolution": resolution,
-        "precision": precision,
-        "batch_size": batch_size,
-        "workers": workers,
-        "seed": seed,
-    }
-    flags = merged(given, parse_settings(set_ or []), KNOWN)
     rows = evaluate_all(
         models,
-        words_of(tasks, "TASKS"),
+        words(tasks, "TASKS"),
         sets,
         output_dir,
         device=choose_device(device),
         cache=cache_folder(cache, no_cache),
         progress=not json,
-        **flags,
+        **settings,
     )
-    words = [table([_line(row) for row in rows], ("data", "task", "model", "stage", "method", "value", "metric"))]
-    words += _by_block(rows)
-    words += dict.fromkeys(f"{row['data']}: {note}." for row in rows for note in row["notes"])
-    words += _left_out(rows)
-    words += [f"Kept in {output_dir}; tables: aloe report {output_dir}"]
-    say({"results": str(output_dir), "rows": rows}, "\n".join(words), json)
+    lines = [table([_line(row) for row in rows], ("data", "task", "model", "stage", "method", "value", "metric"))]
+    lines += _by_block(rows)
+    lines += dict.fromkeys(f"{row['data']}: {note}." for row in rows for note in row["notes"])
+    lines += _left_out(rows)
+    lines += [f"Kept in {output_dir}; tables: aloe report {output_dir}"]
+    say({"results": str(output_dir), "rows": rows}, "\n".join(lines), json)
 
 
 def _by_block(rows: list[dict[str, Any]]) -> list[str]:

@@ -19,13 +19,30 @@ from aloe.cli.common import (
     say,
     table,
 )
+from aloe.cli.flags import settings_flags
 from aloe.core.bounds import MAX_COUNT
+from aloe.train.align.settings import AlignSettings
 
 
+def _known() -> set[str]:
+    from aloe.apps.sweep.plan import FRACTION
+
+    return {*AlignSettings.model_fields, FRACTION}
+
+
+@settings_flags(
+    AlignSettings,
+    *("steps", "batch_size", "learning_rate"),
+    known=_known,
+    rest="Any setting of the alignments, key=value.",
+    defaults=False,
+    note="of every alignment",
+)
 def sweep(
     teacher: Annotated[str, typer.Argument(help="Hub id or local folder of a teacher.", autocompletion=one_of("zoo"))],
     images: Annotated[list[str], typer.Argument(help="Unlabelled images, as `aloe align` takes them.")],
     output_dir: OutputDir,
+    *,
     vary: Annotated[
         list[str] | None,
         typer.Option(
@@ -54,10 +71,7 @@ def sweep(
     recipe: Annotated[
         str | None, typer.Option(help="One of {recipes}; default: short.", autocompletion=one_of("recipes"))
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps of every alignment.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images per step.")] = None,
-    learning_rate: Annotated[float | None, typer.Option("--learning-rate", "--lr")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Any setting of the alignments, key=value.")] = None,
+    settings: dict[str, Any],
     evaluate: Annotated[
         list[str] | None, typer.Option("--evaluate", help="Any setting of the evaluation, key=value.")
     ] = None,
@@ -90,7 +104,7 @@ def sweep(
         "train_images": train_images,
         "test_images": test_images,
         "recipe": recipe,
-        "settings": {**(known.get("settings") or {}), **_given(steps, batch_size, learning_rate, set_)} or None,
+        "settings": {**(known.get("settings") or {}), **settings} or None,
         "evaluate": {**(known.get("evaluate") or {}), **parse_settings(evaluate or [])} or None,
     }
     plan = SweepPlan.of(**{**known, **{key: value for key, value in flags.items() if value is not None}})
@@ -118,17 +132,6 @@ def sweep(
 def _numbers(row: Any) -> str:
     found = "  ".join(f"{r.task} {r.data} {r.value:.4g}" for r in row.results)
     return "diverged" if row.status == "diverged" else found
-
-
-def _given(
-    steps: int | None, batch_size: int | None, learning_rate: float | None, pairs: list[str] | None
-) -> dict[str, Any]:
-    from aloe.apps.sweep.plan import FRACTION
-    from aloe.core.settings import merged
-    from aloe.train.align.settings import AlignSettings
-
-    flags = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
-    return merged(flags, parse_settings(pairs or []), {*AlignSettings.model_fields, FRACTION})
 
 
 def _axes(pairs: list[str]) -> dict[str, list[Any]]:

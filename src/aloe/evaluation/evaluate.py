@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,14 @@ from aloe.data.places import check_output
 from aloe.data.splits import Splits, alone
 from aloe.evaluation.backbones import load_any, model_fingerprint
 from aloe.evaluation.cache import archives_in_cache
-from aloe.evaluation.dense.tasks import DENSE, evaluate_dense
-from aloe.evaluation.explaining import EXPLAINING, check_explanations, measure_explanations
+from aloe.evaluation.case import ImageCase
+from aloe.evaluation.dense.tasks import DenseSet, FrameCase, FrameSettings, draw_probes, tell_apart
+from aloe.evaluation.explained_cases import map_cases
 from aloe.evaluation.reads import check_read, task_names
 from aloe.evaluation.results import ResultLog, Row, describe, row_key, versions
 from aloe.evaluation.settings import EvaluateSettings
-from aloe.evaluation.tasks import TASKS, Case, Outcome
+from aloe.evaluation.task import Case
+from aloe.evaluation.tasks import TASKS
 from aloe.evaluation.together import extract_together
 from aloe.models.teachers import Teacher
 from aloe.models.unwrap import unwrapped
@@ -52,7 +55,7 @@ def evaluate(
     Args:
         model: a folder, a hub id, a `Teacher`, or a student.
         task: `knn`, `linear`, `zeroshot`, `classifier` (the model's own), `cosine` (to a teacher); or `gridpg`, `deletion`,
-            `inside` of one of the attribution `methods`; or `depth`, `normals`, `correspondence` (see `probes.dense`).
+            `inside`, `clarity` of one of the attribution `methods`; or `depth`, `normals`, `correspondence` of frames.
         data: a registered name, `NAME=PATH`, a path with train and test parts, a pair (train, test), or `Splits`; the
             tasks that need no training images take (None, test), and cosine images without labels.
         device: `cpu`, `cuda`, ...; default: the best one there is.
@@ -64,19 +67,16 @@ def evaluate(
     """
     (task,), device = task_names([task]), choose_device(device or default_device())
     check_read(settings, [task])
-    if task in DENSE:
-        options = {"device": device, "cache": cache, "progress": progress, **settings}
-        return evaluate_dense([model], [task], [_spec(data)], None, **options)[0]  # type: ignore[list-item]
-    chosen = EvaluateSettings.of(**settings)
-    splits = open_data(data)
-    _check_batch(chosen, [splits])
-    case = _case(_name(model), model, splits, chosen, device, cache, progress)
-    if task in EXPLAINING:
-        if len(find_methods(chosen.methods)) != 1:
+    job = _Job([task], settings, device, cache, progress, None)
+    opened = job.open(data)
+    job.check([opened])
+    case = job.case(_name(model), unwrapped(model) if isinstance(model, nn.Module) else load_any(model), opened)
+    _check(task, case)
+    if TASKS[task].on == "maps":
+        if len(find_methods(case.settings.methods)) != 1:
             raise UserError(f"evaluate gives one row: name one of the methods for {task}, or use evaluate_all.")
-        check_explanations(case, [task])
-        return measure_explanations([case], [task], _facts, _row, None)[0]
-    return _measure(case, task, _row_facts(case, task))
+        (case,) = map_cases([case])
+    return _measure(task, case, _facts(task, case))
 
 
 @in_plain_torch
@@ -102,51 +102,66 @@ def evaluate_all(
     models = [models] if isinstance(models, str) else models
     data = [data] if isinstance(data, str | Path) else data
     check_read(settings, tasks)
-    if any(task in DENSE for task in tasks):
-        specs, options = list(map(_spec, data)), {"device": device, "cache": cache, "progress": progress}
-        return evaluate_dense(models, tasks, specs, output_dir, **options, **settings)  # type: ignore[arg-type]
-    chosen = EvaluateSettings.of(**settings)
-    check_output([path for one in data for path in _paths(one)], output_dir)
-    log = ResultLog(output_dir)
-    opened, problems = processes.after_first(lambda: _open_all(data))
-    _check_batch(chosen, opened)
-    asked = _check_all(
-        models,
-        tasks,
-        opened,
-        lambda name, model, splits: _case(name, model, splits, chosen, device, None, False, None, list(models)),
-    )
-    problems += asked.problems
-    if problems:
+    job = _Job(tasks, settings, device, cache, progress, output_dir, tuple(models))
+    log = None
+    if output_dir is not None:
+        check_output([path for one in data for path in _paths(one)], output_dir)
+        log = ResultLog(output_dir)
+    opened, problems = processes.after_first(lambda: _open_all(job, data))
+    asked = _check_all(job, opened)
+    if problems := [*problems, *asked.problems]:
         raise UserError(" ".join(dict.fromkeys(problems)))
     processes.check_same(asked.read)
+    alone, compared = ([t for t in tasks if (TASKS[t].on == "maps") is maps] for maps in (False, True))
+    if not job.frames and cache is not None and len(models) > 1 and alone:
+        _extract_together(job, alone, opened, log)
     rows = []
-    recognition, explaining = [t for t in tasks if t in TASKS], [t for t in tasks if t in EXPLAINING]
-    if cache is not None and len(models) > 1 and recognition and os.environ.get("WORLD_SIZE", "1") == "1":
-        loaded = {name: load_any(name) for name in dict.fromkeys(models)}
-        for splits in opened:
-            cases = [
-                _case(n, m, splits, chosen, device, cache, progress, None, list(models)) for n, m in loaded.items()
-            ]
-            extract_together(
-                [(c, [t for t in recognition if log.get(row_key(_row_facts(c, t))) is None]) for c in cases]
-            )
-        del loaded
-    for name in models if recognition else ():
+    for name in models if alone else ():
         model = load_any(name)
-        for splits in opened:
-            case = _case(name, model, splits, chosen, device, cache, progress, output_dir, list(models))
-            for task in recognition:
-                facts = _row_facts(case, task)
-                row = log.get(row_key(facts))
-                if row is None:
-                    row = _measure(case, task, facts)
-                    log.add(row)
-                rows.append(row)
-    for splits in opened if explaining else ():
-        cases = [_case(n, n, splits, chosen, device, cache, progress, output_dir, list(models)) for n in models]
-        rows += measure_explanations(cases, explaining, _facts, _row, log)
+        for one in opened:
+            case = job.case(name, model, one)
+            rows += [_row(task, case, _facts(task, case), log) for task in alone]
+    for one in opened if compared else ():
+        rows += _compared(compared, [job.case(name, load_any(name), one) for name in models], log)
+    if job.frames and log is not None and processes.is_first():
+        draw_probes(opened, job.settings, log)
     return rows
+
+
+class _Job:
+    """What all cases of a run share: settings, device, and where things are kept."""
+
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        settings: dict[str, Any],
+        device: str,
+        cache: Path | None,
+        progress: bool,
+        output_dir: Path | None,
+        models: tuple[str, ...] = (),
+    ) -> None:
+        self.tasks, self.models = tasks, models
+        self.frames = any(TASKS[task].on == "frames" for task in tasks)
+        self.settings: Any = FrameSettings(tasks, settings) if self.frames else EvaluateSettings.of(**settings)
+        self.others: Any = {"device": device, "cache": cache, "progress": progress, "output_dir": output_dir}
+
+    def open(self, data: Data) -> Any:
+        """A data set, in the form that the tasks read."""
+        return DenseSet(_spec(data), self.tasks, self.settings.pairs) if self.frames else open_data(data)
+
+    def check(self, opened: Sequence[Any]) -> None:
+        """Hold all data sets against the settings; raises UserError for fewer images than a batch."""
+        if self.frames:
+            tell_apart(opened, self.tasks)
+        elif sizes := [len(part) for splits in opened for part in (splits.train, splits.test) if part is not None]:
+            check_batch(self.settings.batch_size, max(sizes))
+
+    def case(self, name: str, model: Any, opened: Any) -> Any:
+        """A model on one of them."""
+        if self.frames:
+            return FrameCase(name, model, opened, self.settings, **self.others)
+        return ImageCase(name, model, opened, self.settings, **self.others, models=self.models)
 
 
 def _spec(data: Data) -> str:
@@ -170,66 +185,57 @@ def _name(model: Any) -> str:
     return type(model).__name__ if isinstance(model, nn.Module) else str(model)
 
 
-def _case(
-    name: str,
-    model: Any,
-    splits: Splits,
-    settings: EvaluateSettings,
-    device: str,
-    cache: Path | None,
-    progress: bool,
-    output_dir: Path | None = None,
-    models: Sequence[str] = (),
-) -> Case:
-    loaded = unwrapped(model) if isinstance(model, nn.Module) else load_any(model)
-    return Case(name, loaded, splits, settings, device, cache, progress, output_dir, tuple(models))
+def _check(name: str, case: Case) -> dict[str, str]:
+    """Raises UserError for a task that a case cannot do; where several processes read, fingerprints of what they read."""
+    task = TASKS[name]
+    case.check(name, task)
+    (task.check or task.settings)(case)
+    return _fingerprints(case, task.parts) if processes.count() > 1 else {}
 
 
-def _row_facts(case: Case, task: str) -> dict[str, Any]:
-    """What determines a row of a recognition task: its value, and the names under which it is shown."""
-    chosen, name = TASKS[task], case.splits.name
-    if "train" in chosen.parts and case.splits.train is None:
-        raise UserError(f"Task {task} needs training images besides {name}: --train FOLDER with one folder per class.")
-    if task != "cosine" and case.splits.test.labels is None:
-        raise UserError(f"{name} has no labels (one folder per class), which task {task} needs.")
-    return _facts(case, task, chosen.settings(case), chosen.parts)
+def _fingerprints(case: Case, parts: Sequence[str]) -> dict[str, str]:
+    states = {part: case.state(part) for part in parts}
+    return {"model": model_fingerprint(case.model), **{k: state for k, state in states.items() if state is not None}}
 
 
-def _facts(case: Case, task: str, settings: dict[str, Any], parts: Sequence[str]) -> dict[str, Any]:
-    sources = {part: getattr(case.splits, part) for part in parts}
+def _facts(name: str, case: Case) -> dict[str, Any]:
+    """What determines a row, and the names under which it is shown."""
+    task = TASKS[name]
+    case.check(name, task)
     return {
-        "task": task,
-        "settings": settings,
-        "fingerprints": {
-            "model": model_fingerprint(case.model),
-            **{part: source.state()[:16] for part, source in sources.items() if source is not None},
-        },
-        # captum, which perturbations once ran on, stays part of the key, so that rows of then are found again
-        "versions": versions("captum", "scikit-learn") if task in EXPLAINING else versions(),
+        "task": name,
+        "settings": task.settings(case),
+        "fingerprints": _fingerprints(case, task.parts),
+        "versions": versions(*task.versions),
         "device": case.device.split(":")[0],
         "model": case.name,
         **describe(case.name, case.model),
-        "data": case.splits.name,
-        "metric": _METRICS.get(task, case.splits.metric),
+        "data": case.data(task.parts),
+        "metric": task.metric or case.metric,
     }
 
 
-def _measure(case: Case, task: str, facts: dict[str, Any]) -> Row:
-    start = time.perf_counter()
-    outcome = TASKS[task].run(case, facts)
-    return _row(case, facts, outcome, time.perf_counter() - start, TASKS[task].parts)
+def _row(name: str, case: Case, facts: dict[str, Any], log: ResultLog | None) -> Row:
+    """The row of these facts: of the results folder, or measured and added to it."""
+    row = None if log is None else log.find(facts)
+    if row is None:
+        row = _measure(name, case, facts)
+        if log is not None:
+            log.add(row)
+    return row
 
 
-def _row(case: Case, facts: dict[str, Any], outcome: Outcome, seconds: float, parts: Sequence[str] = ("test",)) -> Row:
-    unreadable = (*case.unreadable(parts), *outcome.notes)
-    shared = case.splits.shared if {"train", "test"} <= set(parts) else 0
-    leak = (f"{shared} of the {len(case.splits.test)} test images are training images too",) if shared else ()
+def _measure(name: str, case: Case, facts: dict[str, Any]) -> Row:
+    start, task = time.perf_counter(), TASKS[name]
+    outcome = task.run(case, facts)
+    seconds = time.perf_counter() - start
+    official, notes = case.standing(task.parts, outcome)
     return {
         "key": row_key(facts),
         **{key: facts[key] for key in ("task", "model", *describe(case.name, case.model), "data", "metric")},
         "value": outcome.value,
-        "official": case.splits.official and not unreadable,
-        "notes": [*case.splits.notes, *leak, *unreadable],
+        "official": official and outcome.official,
+        "notes": notes,
         "counts": outcome.counts,
         "details": outcome.details,
         **{key: facts[key] for key in ("settings", "fingerprints", "versions", "device")},
@@ -237,7 +243,40 @@ def _row(case: Case, facts: dict[str, Any], outcome: Outcome, seconds: float, pa
     }
 
 
-_METRICS = {"cosine": "cosine", "gridpg": "GridPG", "deletion": "area", "inside": "inside", "clarity": "fine"}
+def _compared(tasks: Sequence[str], cases: Sequence[ImageCase], log: ResultLog | None) -> list[Row]:
+    """Rows of the measures of explanations for all models on one data set.
+
+    Raises:
+        UserError: too few images that all models classify with confidence, in the words of every task that lacks them; the
+            other tasks are measured all the same.
+    """
+    explained = map_cases(cases)
+    rows: list[Row] = []
+    problems: dict[str, str] = {}
+    for task in tasks:
+        try:
+            facts = [_facts(task, case) for case in explained]
+        except UserError as error:
+            problems[task] = f"{task}: {error}"
+            continue
+        rows += [_row(task, *each, log) for each in zip(explained, facts, strict=True)]
+    if problems:
+        others = [task for task in tasks if task not in problems]
+        kept = f" The rows of {', '.join(others)} are kept." if others and log is not None else ""
+        raise UserError(" ".join(problems.values()) + kept)
+    return rows
+
+
+def _extract_together(job: _Job, tasks: Sequence[str], opened: Sequence[Any], log: ResultLog | None) -> None:
+    """Features that several models need of the same images, each image decoded once."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        return
+    loaded = {name: load_any(name) for name in dict.fromkeys(job.models)}
+    for splits in opened:
+        cases = [job.case(name, model, splits) for name, model in loaded.items()]
+        extract_together(
+            [(c, [t for t in tasks if log is None or log.get(row_key(_facts(t, c))) is None]) for c in cases]
+        )
 
 
 def open_data(data: Data) -> Splits:
@@ -249,22 +288,17 @@ def open_data(data: Data) -> Splits:
     return alone(test) if train is None else pair(train, test)
 
 
-def _check_batch(settings: EvaluateSettings, opened: Sequence[Splits]) -> None:
-    """Hold the batch against the largest part of the data; raises UserError."""
-    if sizes := [len(part) for splits in opened for part in (splits.train, splits.test) if part is not None]:
-        check_batch(settings.batch_size, max(sizes))
-
-
-def _open_all(data: Sequence[Data]) -> tuple[list[Splits], list[str]]:
+def _open_all(job: _Job, data: Sequence[Data]) -> tuple[list[Any], list[str]]:
     """What could be opened, and what is wrong with the rest."""
     if not data:
         raise UserError("Name at least one data set: --data NAME, --data NAME=PATH, or --train and --test.")
     opened, problems = [], []
     for item in data:
         try:
-            opened.append(open_data(item))
+            opened.append(job.open(item))
         except UserError as error:
             problems.append(str(error))
+    job.check(opened)
     return opened, problems
 
 
@@ -276,31 +310,25 @@ class _Asked:
     read: dict[str, str] = field(default_factory=dict)
 
 
-def _check_all(
-    models: Sequence[str], tasks: Sequence[str], opened: Sequence[Splits], case: Callable[[str, Any, Splits], Case]
-) -> _Asked:
+def _check_all(job: _Job, opened: Sequence[Any]) -> _Asked:
     """Every model loaded once and every task asked what it needs, so that what is wrong stops the run at its start."""
-    if not models:
+    if not job.models:
         raise UserError("Name at least one model.")
     found = _Asked()
-    for name in dict.fromkeys(models):
+    for name in dict.fromkeys(job.models):
         try:
             model = load_any(name)
         except UserError as error:
             found.problems.append(str(error))
             continue
-        for splits in opened:
-            for task in tasks:
-                try:
-                    one = case(name, model, splits)
-                    if task in EXPLAINING:
-                        check_explanations(one, [task])
-                        facts = _facts(one, task, {}, ("test",)) if processes.count() > 1 else {}
-                    else:
-                        facts = _row_facts(one, task)
-                    prints = facts.get("fingerprints", {})
-                    titles = {part: f"{splits.name} ({part})" for part in prints} | {"model": f"model ({name})"}
-                    found.read.update({titles[part]: value for part, value in prints.items()})
-                except UserError as error:
-                    found.problems.append(str(error))
+        for one, task in product(opened, job.tasks):
+            case = job.case(name, model, one)
+            try:
+                prints = _check(task, case)
+            except UserError as error:
+                found.problems.append(str(error))
+                continue
+            data = case.data(TASKS[task].parts)
+            titles = {part: f"{data} ({part})" for part in prints} | {"model": f"model ({name})"}
+            found.read.update({titles[part]: value for part, value in prints.items()})
     return found

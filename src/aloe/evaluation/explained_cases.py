@@ -1,30 +1,45 @@
-"""What measures of explanations share: the images that all models of a run are compared on, and a model with a method as one
-function of images and classes."""
+"""Models and methods whose explanations are compared: on which images, what they are asked before any work, and a model with
+a method as one function of images and classes.
+
+All models of a run are compared on the same images: those that every one of them classifies correctly and with confidence.
+The grids are kept in the results folder and named in every row, so that a later model can be measured on them as well.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from aloe.attribution.methods import Cost, attribute
+from aloe.attribution.methods import (
+    METHODS,
+    Cost,
+    attribute,
+    check_options,
+    find_method,
+    find_methods,
+    unsupported,
+)
 from aloe.attribution.presets import preset_options
 from aloe.core import processes
 from aloe.core.errors import UserError
 from aloe.data.transforms import ResizeCenterCrop, to_tensor
+from aloe.evaluation.case import ImageCase, class_of_logit
 from aloe.evaluation.features import classify
-from aloe.evaluation.tasks import Case, class_of_logit
+from aloe.metrics.gridpg import check_smooth
 from aloe.metrics.grids import GridList, choose_grids, confident
 
 
 class Common:
     """What all models share: the images' labels, the confident ones, and each model's logit of each class."""
 
-    def __init__(self, cases: Sequence[Case]) -> None:
+    def __init__(self, cases: Sequence[ImageCase]) -> None:
         self.cases, first = cases, cases[0]
         self.settings, self.source, self.classes = first.settings, first.splits.test, first.classes
         self.labels = torch.as_tensor(self.source.labels, dtype=torch.int64)
@@ -37,6 +52,7 @@ class Common:
         self.readable = torch.stack([table.sum(1) > 0 for table in tables]).all(0)
         self.state = self.source.state()[:16]
 
+    @cached_property
     def grids(self) -> GridList:
         """The stored list of these models, or the one that was named."""
         s = self.settings
@@ -55,7 +71,17 @@ class Common:
             processes.of_first(lambda: grids.save(path))
         return grids
 
-    def images(self, among: Tensor) -> Tensor:
+    @cached_property
+    def explained(self) -> Tensor:
+        """Numbers of images that every model is right on."""
+        return self._images(self.correct)
+
+    @cached_property
+    def deleted(self) -> Tensor:
+        """Numbers of the images of pixel deletion."""
+        return self._images(self.eligible if self.settings.among == "confident" else self.readable)
+
+    def _images(self, among: Tensor) -> Tensor:
         """Up to `settings.images` of them, classes in turn, the same for all models."""
         order = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(self.settings.seed))
         by_class = [[int(i) for i in order if among[i] and self.labels[i] == c] for c in self.labels.unique()]
@@ -68,12 +94,89 @@ class Common:
         return torch.tensor(sorted(turns[: self.settings.images]))
 
 
+@dataclass(kw_only=True)
+class MapCase(ImageCase):
+    """A model and a method, with what all models share."""
+
+    common: Common
+    method: str
+
+    @property
+    def title(self) -> str:
+        return METHODS[self.method].title
+
+    def asked(self) -> dict[str, Any]:
+        """What of the method enters a row's key."""
+        preset, method = self.settings.preset, METHODS[self.method]
+        given = preset_options(preset, self.method, self.settings.options.get(self.method))
+        return {"preset": preset, "method": self.method, "options": method.resolved(given, self.model)}
+
+
+def map_cases(cases: Sequence[ImageCase]) -> list[MapCase]:
+    """Every model with every method that is asked for and explains it; one case each, on one data set.
+
+    Raises:
+        UserError: a method that there is not, or none that explains any of the models.
+    """
+    methods = find_methods(cases[0].settings.methods)
+    reasons = {(case.name, method.key): unsupported(case.model, method.key) for case in cases for method in methods}
+    if all(reasons.values()):
+        raise UserError(f"Nothing can be explained: {'; '.join(dict.fromkeys(map(str, reasons.values())))}.")
+    common = Common(cases)
+    return [
+        MapCase(**vars(case), common=common, method=method.key)
+        for case in cases
+        for method in methods
+        if reasons[case.name, method.key] is None
+    ]
+
+
+def check_maps(case: ImageCase) -> None:
+    """What can be said before any work is done.
+
+    Raises:
+        UserError: the classifier or a method is missing.
+    """
+    find_methods(case.settings.methods)
+    for name, options in case.settings.options.items():
+        check_options(find_method(name), options)
+    if getattr(case.model, "classifier", None) is None:
+        raise UserError(
+            f"{case.name} has no classifier to explain: fit one (aloe evaluate linear) and name its folder under probes/."
+        )
+    if _meant(case) is None:
+        raise UserError(
+            f"The classifier of {case.name} does not know all classes of {case.splits.name} by name; leave the measures of"
+            " explanations out, or fit a classifier on them (aloe evaluate linear)."
+        )
+
+
+def check_grids(case: ImageCase) -> None:
+    """As `check_maps`, and what GridPG's settings ask of the stored grids and of the model's own size."""
+    chosen = case.settings
+    for name in chosen.first_grids:
+        find_method(name)
+    n = chosen.grid_size
+    if chosen.grids_file is not None:
+        n = stored_grids(chosen.grids_file, case.splits.test).n
+    side = chosen.resolution or case.model.side()
+    check_smooth(chosen.smooth, side // n if chosen.protocol == "resized" else side)
+    check_maps(case)
+
+
+def check_masks(case: ImageCase) -> None:
+    """As `check_maps`, and that there are masks."""
+    if not hasattr(case.splits.test, "mask"):
+        raise UserError(f"{case.splits.name} has no object masks, which task inside needs; rendered scenes have them.")
+    check_maps(case)
+
+
 class Explainer:
     """A model and a method as a function of images and the data's classes; adds up what its maps cost."""
 
-    def __init__(self, case: Case, method: str) -> None:
-        self.case, self.method = case, method
-        self.options = preset_options(case.settings.preset, method, case.settings.options.get(method))
+    def __init__(self, case: MapCase) -> None:
+        self.case, self.method = case, case.method
+        self.options = preset_options(case.settings.preset, case.method, case.settings.options.get(case.method))
         self.logit = _logit_of_class(case)
         self.costs: list[tuple[int, Cost]] = []
         self.peak: int | None = None
@@ -120,7 +223,7 @@ def grids_key(grids: GridList) -> str:
     return hashlib.sha256(data).hexdigest()[:8]
 
 
-def _probabilities(case: Case, count: int) -> Tensor:
+def _probabilities(case: ImageCase, count: int) -> Tensor:
     """The probability of every class of the data for every image, (N, C); zero for images that could not be read."""
     features = case.features("test", "pooled")
     logits = classify(case.model, features.tensor())
@@ -130,11 +233,15 @@ def _probabilities(case: Case, count: int) -> Tensor:
     return table
 
 
-def _logit_of_class(case: Case) -> Tensor:
+def _logit_of_class(case: ImageCase) -> Tensor:
     """The index of the logit that stands for each of the data's classes, (C,)."""
-    meant = class_of_logit(case.model.config, len(next(case.model.classifier.parameters())), case.classes)
+    meant = _meant(case)
     assert meant is not None
     return torch.stack([(meant == c).nonzero()[0, 0] for c in range(len(case.classes))])
+
+
+def _meant(case: ImageCase) -> Tensor | None:
+    return class_of_logit(case.model.config, len(next(case.model.classifier.parameters())), case.classes)
 
 
 def _plain(name: str) -> str:

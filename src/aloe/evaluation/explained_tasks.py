@@ -1,24 +1,22 @@
-"""The measures of explanations: the grid pointing game, pixel deletion, the share of attribution inside a mask, and clarity.
-
-Each is prepared once for all models of a run, and then run for every model and method.
-"""
+"""Measures of explanations: the grid pointing game, pixel deletion, the share of attribution inside a mask, and clarity."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from math import isfinite
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from aloe.attribution.methods import METHODS
 from aloe.attribution.subject import opened
 from aloe.core import processes
-from aloe.evaluation.explained_cases import Common, Explainer, grids_key
-from aloe.evaluation.tasks import Case, Outcome
+from aloe.core.progress import Bar
+from aloe.evaluation.explained_cases import Explainer, MapCase, check_grids, check_maps, check_masks, grids_key
+from aloe.evaluation.task import VIEW, Outcome, Task
 from aloe.metrics.bootstrap import bootstrap_interval
 from aloe.metrics.clarity import fine_share, seams
 from aloe.metrics.deletion import FRACTIONS, PAPER_FRACTIONS, Curves, deletion_curves
@@ -28,186 +26,161 @@ from aloe.metrics.windows import window_starts
 from aloe.models.teachers import resize
 
 R = TypeVar("R")
+Advance = Callable[[int, int], None]
+Measure = Callable[[MapCase, Explainer, Advance], Outcome]
 
 
-@dataclass
-class Prepared:
-    settings: dict[str, Any]
-    run: Callable[[Case, Explainer, Callable[[int, int], None]], Outcome]
-    first: dict[str, int] = field(default_factory=dict)
-
-    def of_method(self, method: str) -> dict[str, Any]:
-        """The settings, and how many grids a method is measured on where it is not all of them."""
-        return {**self.settings, **({"first": self.first[method]} if method in self.first else {})}
-
-
-def _gridpg(common: Common) -> Prepared:
-    grids, settings = common.grids(), common.settings
+def _gridpg(case: MapCase, explainer: Explainer, advance: Advance) -> Outcome:
+    common, settings = case.common, case.settings
+    grids, side = common.grids, explainer.side()
+    part = grids.first(settings.first_grids.get(case.method, len(grids)))
+    found = grid_pointing(
+        explainer,
+        explainer.load,
+        part,
+        protocol=settings.protocol,
+        smooth=settings.smooth,
+        seed=grids.rule.get("seed", 0),
+        progress=advance,
+        share=processes.shared,
+    )
+    images = part.indices.unique()
+    wrong = int((~common.right[case.name][images]).sum())
     shown = {int(c) for c in grids.labels.unique()}
     absent = [name for c, name in enumerate(common.classes) if c not in shown]
+    notes = [f"no confident image of {', '.join(absent)}: not in any grid"] if absent else []
+    notes += [f"{case.name} is wrong on {wrong} of the {len(images)} images of these grids"] if wrong else []
+    if not isfinite(found.score):  # told apart from a score of 0 by the maps that were discarded
+        notes.append(f"{case.title} gave no map with positive mass")
+    windows = {"windows": len(window_starts(side, grids.n)) ** 2} if settings.protocol == "windows" else {}
+    details = {
+        "interval": _interval(*found.interval),
+        "per_cell": [100 * x for x in found.per_cell.nan_to_num(0).tolist()],
+        "grids": len(part),
+        "cells": found.maps,
+        "discarded": found.discarded,
+        "images": len(images),
+        "classes": len(shown),
+        "misclassified": wrong,
+        "protocol": settings.protocol,
+        "pixels": grids.n * side if settings.protocol == "whole" else side,
+        **windows,
+        "chance": 100 * found.chance,
+    }
+    score = 100 * found.score if isfinite(found.score) else 0.0
+    return Outcome(score, {"test": len(images)}, details, (*notes, *_of_one("grid", len(part))))
 
-    def run(case: Case, explainer: Explainer, advance: Callable[[int, int], None]) -> Outcome:
-        side = explainer.side()
-        part = grids.first(settings.first_grids.get(explainer.method, len(grids)))
-        found = grid_pointing(
-            explainer,
-            explainer.load,
-            part,
-            protocol=settings.protocol,
-            smooth=settings.smooth,
-            seed=grids.rule.get("seed", 0),
-            progress=advance,
-            share=processes.shared,
-        )
-        images = part.indices.unique()
-        wrong = int((~common.right[case.name][images]).sum())
-        notes = [f"no confident image of {', '.join(absent)}: not in any grid"] if absent else []
-        notes += [f"{case.name} is wrong on {wrong} of the {len(images)} images of these grids"] if wrong else []
-        if not isfinite(found.score):  # told apart from a score of 0 by the maps that were discarded
-            notes.append(f"{METHODS[explainer.method].title} gave no map with positive mass")
-        notes += _of_one("grid", len(part))
-        windows = {"windows": len(window_starts(side, grids.n)) ** 2} if settings.protocol == "windows" else {}
-        details = {
-            "interval": _interval(*found.interval),
-            "per_cell": [100 * x for x in found.per_cell.nan_to_num(0).tolist()],
-            "grids": len(part),
-            "cells": found.maps,
-            "discarded": found.discarded,
-            "images": len(images),
-            "classes": len(shown),
-            "misclassified": wrong,
-            "protocol": settings.protocol,
-            "pixels": grids.n * side if settings.protocol == "whole" else side,
-            **windows,
-            "chance": 100 * found.chance,
-            "cost": explainer.cost(),
-        }
-        score = 100 * found.score if isfinite(found.score) else 0.0
-        return Outcome(score, {"test": len(images)}, details, tuple(notes))
 
+def _gridpg_settings(case: MapCase) -> dict[str, Any]:
+    grids, settings = case.common.grids, case.settings
     rule = {k: v for k, v in grids.rule.items() if k != "models"}
     how = {"protocol": settings.protocol, "smooth": settings.smooth, "resolution": settings.resolution}
-    return Prepared({"n": grids.n, **rule, "grids": grids_key(grids), **how}, run, settings.first_grids)
+    first = {"first": settings.first_grids[case.method]} if case.method in settings.first_grids else {}
+    return {"n": grids.n, **rule, "grids": grids_key(grids), **how, **first}
 
 
-def _deletion(common: Common) -> Prepared:
-    settings = common.settings
-    chosen = common.images(common.eligible if settings.among == "confident" else common.readable)
+def _deletion(case: MapCase, explainer: Explainer, advance: Advance) -> Outcome:
+    common, settings, chosen = case.common, case.settings, case.common.deleted
     fractions = PAPER_FRACTIONS if settings.fractions == "paper" else FRACTIONS
+    told: Callable[[Any], Tensor] = case.model.probabilities
 
-    def run(case: Case, explainer: Explainer, advance: Callable[[int, int], None]) -> Outcome:
-        told: Callable[[Any], Tensor] = case.model.probabilities
+    def deleted(part: Tensor, images: Tensor, maps: Tensor) -> Curves:
+        with opened(case.model) as subject:
+            return deletion_curves(
+                maps,
+                images,
+                explainer.logit[common.labels[part]],
+                prepare=lambda x: subject.prepare(x.to(subject.device, subject.dtype)),
+                probability=lambda x, y: told(subject.forward(x).logits).gather(1, y[:, None])[:, 0],
+                block=settings.block,
+                fractions=fractions,
+                fill=settings.fill,
+                mode=settings.deletion_mode,
+            )
 
-        def deleted(part: Tensor, images: Tensor, maps: Tensor) -> Curves:
-            with opened(case.model) as subject:
-                return deletion_curves(
-                    maps,
-                    images,
-                    explainer.logit[common.labels[part]],
-                    prepare=lambda x: subject.prepare(x.to(subject.device, subject.dtype)),
-                    probability=lambda x, y: told(subject.forward(x).logits).gather(1, y[:, None])[:, 0],
-                    block=settings.block,
-                    fractions=fractions,
-                    fill=settings.fill,
-                    mode=settings.deletion_mode,
-                )
+    parts = _by_pass(deleted, explainer, chosen, advance)
+    curves = replace(parts[0], **{k: torch.cat([getattr(p, k) for p in parts]) for k in ("most", "least")})
+    summary = curves.summary(seed=settings.seed)
+    numbers = {k: v.tolist() if k == "fractions" else (100 * v).tolist() for k, v in vars(summary).items()}
+    numbers = {k: v for k, v in numbers.items() if not (isinstance(v, list) and any(x != x for x in v))}
+    details = {
+        "mode": settings.deletion_mode,
+        "fill": settings.fill,
+        "block": settings.block,
+        "images": len(chosen),
+    }
+    notes = _of_one("image", len(chosen))
+    return Outcome(numbers["area_most"], {"test": len(chosen)}, {**details, **numbers}, notes)
 
-        parts = _by_pass(deleted, explainer, chosen, common, advance)
-        curves = replace(parts[0], **{k: torch.cat([getattr(p, k) for p in parts]) for k in ("most", "least")})
-        summary = curves.summary(seed=settings.seed)
-        numbers = {k: v.tolist() if k == "fractions" else (100 * v).tolist() for k, v in vars(summary).items()}
-        numbers = {k: v for k, v in numbers.items() if not (isinstance(v, list) and any(x != x for x in v))}
-        details = {
-            "mode": settings.deletion_mode,
-            "fill": settings.fill,
-            "block": settings.block,
-            "images": len(chosen),
-        }
-        found = {**details, **numbers, "cost": explainer.cost()}
-        return Outcome(numbers["area_most"], {"test": len(chosen)}, found, _of_one("image", len(chosen)))
 
+def _deletion_settings(case: MapCase) -> dict[str, Any]:
     names = ("fill", "block", "deletion_mode", "resolution", "seed", "fractions", "among")
-    rule = common.rule if settings.among == "confident" else {}
-    return Prepared({**{n: getattr(settings, n) for n in names}, **rule, **_of_images(chosen)}, run)
+    rule = case.common.rule if case.settings.among == "confident" else {}
+    return {**{n: getattr(case.settings, n) for n in names}, **rule, **_of_images(case.common.deleted)}
 
 
-def _inside(common: Common) -> Prepared:
-    settings, source, chosen = common.settings, common.source, common.images(common.correct)
+def _inside(case: MapCase, explainer: Explainer, advance: Advance) -> Outcome:
+    source, side = case.common.source, explainer.side()
 
-    def run(case: Case, explainer: Explainer, advance: Callable[[int, int], None]) -> Outcome:
-        side = settings.resolution or case.model.side()
+    def inside(part: Tensor, _: Tensor, maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        masks = torch.stack([_mask(source, int(i), side) for i in part])
+        seen = masks.flatten(1).any(1)
+        maps, masks = maps[seen], masks[seen]
+        if not len(masks):
+            return torch.empty(0, dtype=torch.float64), torch.empty(0), torch.empty(0)
+        return inside_share(maps, masks), pointing_hits(maps, masks), masks.flatten(1).double().mean(1)
 
-        def inside(part: Tensor, _: Tensor, maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            masks = torch.stack([_mask(source, int(i), side) for i in part])
-            seen = masks.flatten(1).any(1)
-            maps, masks = maps[seen], masks[seen]
-            if not len(masks):
-                return torch.empty(0, dtype=torch.float64), torch.empty(0), torch.empty(0)
-            return inside_share(maps, masks), pointing_hits(maps, masks), masks.flatten(1).double().mean(1)
-
-        parts = _by_pass(inside, explainer, chosen, common, advance)
-        shares, hits, areas = (torch.cat(each) for each in zip(*parts, strict=True))
-        none = not bool(shares.isfinite().any())
-        notes = (f"{METHODS[explainer.method].title} gave no map with positive mass",) if none else ()
-        shares = torch.zeros_like(shares) if none else shares
-        low, high = bootstrap_interval(shares, seed=settings.seed)
-        details = {
-            "interval": _interval(low, high),
-            "pointing": 100 * float(hits.double().mean()),
-            "area": 100 * float(areas.mean()),
-            "images": len(areas),
-            "discarded": len(areas) if none else int(shares.isnan().sum()),
-            "cost": explainer.cost(),
-        }
-        return Outcome(
-            100 * float(shares.nanmean()), {"test": len(areas)}, details, (*notes, *_of_one("image", len(areas)))
-        )
-
-    return Prepared({"resolution": settings.resolution, "seed": settings.seed, **_of_images(chosen)}, run)
+    parts = _by_pass(inside, explainer, case.common.explained, advance)
+    shares, hits, areas = (torch.cat(each) for each in zip(*parts, strict=True))
+    more = {"pointing": 100 * float(hits.double().mean()), "area": 100 * float(areas.mean())}
+    return _mean_share(case, shares, more, "no map with positive mass")
 
 
-def _clarity(common: Common) -> Prepared:
-    settings, chosen = common.settings, common.images(common.correct)
+def _clarity(case: MapCase, explainer: Explainer, advance: Advance) -> Outcome:
+    patch = case.model.patch_size
+    parts = _by_pass(
+        lambda part, images, maps: (fine_share(maps), seams(maps, patch)), explainer, case.common.explained, advance
+    )
+    shares, jumps = (torch.cat(each) for each in zip(*parts, strict=True))
+    median = float(jumps[jumps.isfinite()].median()) if bool(jumps.isfinite().any()) else None
+    return _mean_share(case, shares, {"seams": median, "patch": patch}, "constant maps only")
 
-    def run(case: Case, explainer: Explainer, advance: Callable[[int, int], None]) -> Outcome:
-        patch = case.model.patch_size
-        parts = _by_pass(
-            lambda part, images, maps: (fine_share(maps), seams(maps, patch)), explainer, chosen, common, advance
-        )
-        shares, jumps = (torch.cat(each) for each in zip(*parts, strict=True))
-        none = not bool(shares.isfinite().any())
-        notes = (f"{METHODS[explainer.method].title} gave constant maps only",) if none else ()
-        shares = torch.zeros_like(shares) if none else shares
-        low, high = bootstrap_interval(shares, seed=settings.seed)
-        details = {
-            "interval": _interval(low, high),
-            "seams": float(jumps[jumps.isfinite()].median()) if bool(jumps.isfinite().any()) else None,
-            "patch": patch,
-            "images": len(shares),
-            "discarded": len(shares) if none else int(shares.isnan().sum()),
-            "cost": explainer.cost(),
-        }
-        return Outcome(
-            100 * float(shares.nanmean()), {"test": len(shares)}, details, (*notes, *_of_one("image", len(shares)))
-        )
 
-    return Prepared({"resolution": settings.resolution, "seed": settings.seed, **_of_images(chosen)}, run)
+def _mean_share(case: MapCase, shares: Tensor, more: dict[str, Any], nothing: str) -> Outcome:
+    """The mean of shares, NaN for a map that has none, over images; `nothing` is what a method gave that has none at all."""
+    count, none = len(shares), not bool(shares.isfinite().any())
+    notes = (f"{case.title} gave {nothing}",) if none else ()
+    known = torch.zeros_like(shares) if none else shares
+    details = {
+        "interval": _interval(*bootstrap_interval(known, seed=case.settings.seed)),
+        **more,
+        "images": count,
+        "discarded": count if none else int(shares.isnan().sum()),
+    }
+    notes = (*notes, *_of_one("image", count))
+    return Outcome(100 * float(known.nanmean()), {"test": count}, details, notes)
+
+
+def _explained_settings(case: MapCase) -> dict[str, Any]:
+    settings = case.settings
+    return {"resolution": settings.resolution, "seed": settings.seed, **_of_images(case.common.explained)}
 
 
 def _by_pass(
     measure: Callable[[Tensor, Tensor, Tensor], R],
     explainer: Explainer,
     chosen: Tensor,
-    common: Common,
-    advance: Callable[[int, int], None],
+    advance: Advance,
 ) -> list[R]:
     """What `measure` gives for the chosen images, some at a time: of their numbers (B,), the images (B, 3, H, W), and the
     maps for the class of each (B, H, W). Passes are dealt out to the processes, each pass the same whoever makes it."""
 
+    labels = explainer.case.common.labels
+
     def measured(start: int) -> R:
         part = chosen[start : start + _IMAGES_PER_PASS]
         images = explainer.load(part.tolist())
-        found = measure(part, images, explainer(images, common.labels[part]))
+        found = measure(part, images, explainer(images, labels[part]))
         advance(min(start + _IMAGES_PER_PASS, len(chosen)), len(chosen))
         return found
 
@@ -234,10 +207,35 @@ def _mask(source: Any, index: int, side: int) -> Tensor:
     return resize(mask[None, None].expand(1, 3, -1, -1), side)[0, 0] >= 0.5
 
 
+def _task(name: str, measure: Measure, settings: Callable[[MapCase], dict[str, Any]], metric: str, **more: Any) -> Task:
+    """A measure of one method's maps, with what they cost; of the settings, the method's own enter the key as well."""
+
+    def run(case: MapCase, facts: dict[str, Any]) -> Outcome:
+        explainer = Explainer(case)
+        with Bar(f"{Path(case.name).name} {name} {case.title}" if case.progress else None) as bar:
+            found = measure(case, explainer, bar.update)
+        return replace(found, details={"method": case.method, **found.details, "cost": explainer.cost()})
+
+    # captum, which perturbations once ran on, stays part of the key, so that rows of then are found again
+    versions = ("captum", "scikit-learn")
+    return Task(
+        run, lambda case: {**settings(case), **case.asked()}, ("test",), metric, on="maps", versions=versions, **more
+    )
+
+
 _IMAGES_PER_PASS = 32
-PREPARE: dict[str, Callable[[Common], Prepared]] = {
-    "gridpg": _gridpg,
-    "deletion": _deletion,
-    "inside": _inside,
-    "clarity": _clarity,
+_MAPS = (*VIEW, "methods", "preset", "options")
+_CONFIDENT = (*_MAPS, "confidence", "share", "seed")
+_OF_GRIDS = ("grid_size", "grids", "grids_file", "first_grids", "protocol", "grid_input", "smooth")
+_OF_DELETION = ("images", "block", "fill", "deletion_mode", "fractions", "among")
+_OF_IMAGES = (*_MAPS, "images", "seed")
+
+OF_MAPS = {
+    "gridpg": _task("gridpg", _gridpg, _gridpg_settings, "GridPG", reads=(*_CONFIDENT, *_OF_GRIDS), check=check_grids),
+    "deletion": _task(
+        "deletion", _deletion, _deletion_settings, "area", reads=(*_CONFIDENT, *_OF_DELETION), check=check_maps
+    ),
+    "inside": _task("inside", _inside, _explained_settings, "inside", reads=_OF_IMAGES, check=check_masks),
+    "clarity": _task("clarity", _clarity, _explained_settings, "fine", reads=_OF_IMAGES, check=check_maps),
 }
+"""The measures of explanations by name."""

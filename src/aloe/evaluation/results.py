@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from aloe.attribution.presets import PRESETS
 from aloe.core import processes
 from aloe.core.errors import UserError
 from aloe.core.files import append_line, digest_of, read_bytes
@@ -87,6 +88,19 @@ class ResultLog:
 
     def get(self, key: str) -> Row | None:
         return self.rows.get(key)
+
+    def find(self, facts: dict[str, Any]) -> Row | None:
+        """The row that these facts determine, perhaps measured under the other preset, where that gives the method the same
+        options: it is then added under its own key."""
+        key = row_key(facts)
+        if (row := self.get(key)) is not None or "preset" not in facts["settings"]:
+            return row
+        for preset in PRESETS:
+            twin = self.get(row_key({**facts, "settings": {**facts["settings"], "preset": preset}}))
+            if twin is not None:
+                self.add({**twin, "key": key, "settings": facts["settings"]})
+                return self.get(key)
+        return None
 
     def add(self, row: Row) -> None:
         """Append a row; it is on the disk when this returns."""

@@ -32,45 +32,54 @@ class EvaluateSettings(Checked):
     resolution: int | None = Field(None, ge=1, le=MAX_SIDE, description="pixels; default: each model's own")
     precision: Literal["float32", "bf16", "fp16"] = "float32"
 
-    k: tuple[Count, ...] = Field((20,), min_length=1, description="neighbours; the first is the row's value")
+    k: tuple[Count, ...] = Field((20,), min_length=1, description="neighbours, 20 or 1,5,20; the first counts")
     distance: Literal["cosine", "euclidean"] = "cosine"
     votes: Literal["uniform", "distance"] = "uniform"
 
-    head: Literal["auto", "bcos", "linear"] = Field("auto", description="auto: bcos on students, linear on teachers")
+    head: Literal["auto", "bcos", "linear"] = Field(
+        "auto",
+        description="auto (bcos on students, linear on teachers), bcos or linear; of depth and normals linear or dpt",
+    )
     loss: Literal["cross-entropy", "bce"] = "cross-entropy"
     learning_rates: tuple[PositiveFloat, ...] = Field(LEARNING_RATES, min_length=1)
     epochs: int = Field(50, ge=1, le=MAX_COUNT)
     weight_decay: float = Field(1e-4, ge=0)
-    seed: int = Field(0, ge=0, le=MAX_SEED)
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="of draws")
 
-    templates: str = Field("single", description="single, openclip, or a file of prompts")
-    text_tower: str | None = Field(None, description="default: the model's teacher")
-    class_names: Path | None = Field(None, description="default: the data's own names")
+    templates: str = Field("single", description="single, openclip, or a file of prompts with {}")
+    text_tower: str | None = Field(None, description="SigLIP checkpoint; default: the model's teacher")
+    class_names: Path | None = Field(
+        None, description="JSON or text file of names for zeroshot; default: the data's own"
+    )
 
-    reference: str | None = Field(None, description="the teacher that cosines are taken to")
+    reference: str | None = Field(None, description="teacher that cosine compares with")
 
-    methods: tuple[str, ...] = Field(("all",), min_length=1, description="attribution methods; all: every one")
-    preset: Literal["best", "paper"] = Field("best", description="options of attribution methods: ours or the paper's")
+    methods: tuple[str, ...] = Field(("all",), min_length=1, description="attribution methods")
+    preset: Literal["best", "paper"] = Field(
+        "best", description="options of methods: best, or paper, as the authors ran them"
+    )
     options: dict[str, dict[str, Any]] = Field({}, description="of attribution methods, by name, before the preset's")
-    confidence: float = Field(0.95, ge=0, le=1, description="least probability of explained images, of every model")
-    share: float | None = Field(None, gt=0, le=1, description="instead: this share of each class's, the most confident")
+    confidence: float = Field(0.95, ge=0, le=1, description="least probability of images for gridpg, deletion")
+    share: float | None = Field(None, gt=0, le=1, description="instead: the most confident share of each class")
     grid_size: int = Field(2, ge=2, le=MAX_SIDE, description="gridpg: cells on a side")
-    grids: int = Field(250, ge=1, le=MAX_HELD, description="gridpg: how many")
-    grids_file: Path | None = Field(None, description="gridpg: a stored list instead of choosing one")
+    grids: int = Field(250, ge=1, le=MAX_HELD, description="grids for gridpg")
+    grids_file: Path | None = Field(None, description="stored grids of an earlier run")
     first_grids: dict[str, Count] = Field({}, description="gridpg: by method, only so many of them, the first")
-    protocol: Literal["windows", "whole", "resized"] = Field("windows", description="gridpg: what a model is shown")
+    protocol: Literal["windows", "whole", "resized"] = Field(
+        "windows", description="what of a grid gridpg shows the model"
+    )
     smooth: int = Field(
         0, ge=0, le=MAX_SIDE, description="gridpg: side of the box that maps are averaged over; 0: none"
     )
-    images: int = Field(200, ge=1, le=MAX_COUNT, description="deletion, inside, clarity: images explained")
-    block: int = Field(16, ge=1, le=MAX_SIDE, description="deletion: pixels on a side")
+    images: int = Field(200, ge=1, le=MAX_COUNT, description="images for deletion, inside, clarity")
+    block: int = Field(16, ge=1, le=MAX_SIDE, description="pixels on a side of deletion's blocks")
     fill: Literal["zero", "black", "mean", "blur"] = "zero"
     deletion_mode: Literal["deletion", "insertion"] = "deletion"
     fractions: Literal["paper", "fine"] = Field("paper", description="deletion: shares removed; fine: steps of 5 %")
     among: Literal["any", "confident"] = Field("any", description="deletion: which images are drawn")
 
-    batch_size: int = Field(128, ge=1, le=MAX_BATCH)
-    workers: int = Field(0, ge=0, le=MAX_WORKERS)
+    batch_size: int = Field(128, ge=1, le=MAX_BATCH, description="images per pass; default: 128, of frames 8")
+    workers: int = Field(0, ge=0, le=MAX_WORKERS, description="processes that decode images, at most one per core")
 
     @model_validator(mode="before")
     @classmethod

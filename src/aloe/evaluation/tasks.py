@@ -1,10 +1,9 @@
-"""The recognition tasks: a model and labelled data in, one number out, with all that is needed to believe it."""
+"""The tasks of `aloe evaluate` by name; here those of recognition: a model and labelled images in, one number out."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from math import isfinite
 from pathlib import Path
@@ -14,20 +13,20 @@ import torch
 from torch import Tensor
 
 from aloe.core import processes
-from aloe.core.arrays import as_tensor
 from aloe.core.errors import UserError
 from aloe.core.settings import workers_here
 from aloe.data.draws import ImageDataset, collate_images
-from aloe.data.sources import left_out
-from aloe.data.splits import Splits
 from aloe.data.transforms import ResizeCenterCrop
 from aloe.evaluation.backbones import model_fingerprint
-from aloe.evaluation.features import FeatureSet, classify, extract
+from aloe.evaluation.case import ImageCase, class_of_logit, score
+from aloe.evaluation.dense.tasks import OF_FRAMES
+from aloe.evaluation.explained_tasks import OF_MAPS
+from aloe.evaluation.features import classify
 from aloe.evaluation.heads import Probe, attach, save_probe
 from aloe.evaluation.knn import knn_predict
 from aloe.evaluation.linear import ProbeSettings, fit_probe
 from aloe.evaluation.results import row_key
-from aloe.evaluation.settings import EvaluateSettings
+from aloe.evaluation.task import VIEW, Outcome, Task
 from aloe.evaluation.templates import read_templates
 from aloe.evaluation.zeroshot import class_embeddings, read_class_names, zeroshot_ranking
 from aloe.models.fingerprint import fingerprint
@@ -37,106 +36,10 @@ from aloe.models.text import TextTower, load_text_tower
 from aloe.train.align.compare import mean_cosines
 from aloe.train.align.points import check_pair
 
-
-@dataclass
-class Case:
-    """One model on one data set; features are extracted when first asked for and shared by the tasks."""
-
-    name: str
-    model: Any
-    splits: Splits
-    settings: EvaluateSettings
-    device: str
-    cache: Path | None
-    progress: bool
-    output_dir: Path | None = None
-    models: tuple[str, ...] = ()
-    _features: dict[tuple[str, str], FeatureSet] = field(default_factory=dict)
-
-    def features(self, part: str, feature: str | None = None) -> FeatureSet:
-        """Features of `train`, `validation` or `test`.
-
-        Raises:
-            UserError: a class is left without a readable image.
-        """
-        chosen = self.settings
-        kind = feature or chosen.feature
-        if (part, kind) not in self._features:
-            source = getattr(self.splits, part)
-            found = extract(
-                self.model,
-                source,
-                feature=kind,
-                resolution=chosen.resolution,
-                batch_size=chosen.batch_size,
-                device=self.device,
-                precision=chosen.precision,
-                workers=chosen.workers,
-                cache=self.cache,
-                progress=f"{Path(self.name).name} {self.splits.name} {part}" if self.progress else None,
-            )
-            if part != "validation" and source.classes is not None and source.labels is not None:
-                needed = set(range(len(source.classes)) if part == "train" else source.labels.tolist())
-                if absent := [source.classes[i] for i in sorted(needed - set(found.labels.tolist()))]:
-                    word = "training" if part == "train" else part
-                    raise UserError(f"Class {absent[0]!r} of {self.splits.name} has no readable {word} image.")
-            self._features[part, kind] = found
-        return self._features[part, kind]
-
-    def unreadable(self, parts: Sequence[str]) -> tuple[str, ...]:
-        """One clause for each of the parts from whose features images are missing, and for what the data leave out."""
-        missing = {part: found.unreadable for (part, _), found in self._features.items() if part in parts}
-        lost = [f"{len(n)} {part} images could not be read, first {n[0]}" for part, n in missing.items() if n]
-        found = [line for part in parts for line in left_out(getattr(self.splits, part, None))]
-        return tuple(dict.fromkeys([*lost, *found]))
-
-    @property
-    def classes(self) -> list[str]:
-        return list(self.splits.test.classes or [])
+__all__ = ["TASKS", "Outcome", "Task", "class_of_logit", "score"]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a task found: `value` in percent (a cosine as it is), the images that went into it, and the rest of the story."""
-
-    value: float
-    counts: dict[str, int]
-    details: dict[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Task:
-    """`run(case, facts)` measures; `settings(case)` is what of the settings the value depends on; `parts` of the data."""
-
-    run: Callable[[Case, dict[str, Any]], Outcome]
-    settings: Callable[[Case], dict[str, Any]]
-    parts: tuple[str, ...]
-
-
-def score(predicted: Tensor, labels: Tensor, metric: str) -> float:
-    """Percent correct: `top-1` over images, or `mean per class`."""
-    right = (as_tensor(predicted, "predictions") == as_tensor(labels, "labels")).double()
-    if metric == "top-1":
-        return 100 * float(right.mean())
-    return 100 * float(torch.stack([right[labels == c].mean() for c in labels.unique()]).mean())
-
-
-def class_of_logit(config: Any, count: int, classes: list[str]) -> Tensor | None:
-    """Which of the data's classes each of `count` logits stands for by its name in `id2label`, upper and lower case alike.
-
-    (count,) int64, -1 for a class that the data lack; None when the classifier lacks one of the data's classes. Classes that
-    share a name (ImageNet has two cranes) are told apart by their order.
-    """
-    named: dict[str, list[int]] = {}
-    for i, name in enumerate(classes):
-        named.setdefault(name.lower(), []).append(i)
-    queues = [named.get(str(config.id2label.get(i)).lower(), [-1]) for i in range(count)]
-    found = [queue.pop(0) if len(queue) > 1 else queue[0] for queue in queues]
-    return torch.tensor(found) if set(range(len(classes))) <= set(found) else None
-
-
-def _knn(case: Case, facts: dict[str, Any]) -> Outcome:
+def _knn(case: ImageCase, facts: dict[str, Any]) -> Outcome:
     train, test, chosen = case.features("train"), case.features("test"), case.settings
     queries = test.tensor()
 
@@ -154,7 +57,7 @@ def _knn(case: Case, facts: dict[str, Any]) -> Outcome:
     return Outcome(by_k[str(chosen.k[0])], counts, {"by_k": by_k})
 
 
-def _linear(case: Case, facts: dict[str, Any]) -> Outcome:
+def _linear(case: ImageCase, facts: dict[str, Any]) -> Outcome:
     chosen = case.settings
     train, test = case.features("train"), case.features("test")
     validation = case.features("validation") if case.splits.validation is not None else None
@@ -165,11 +68,7 @@ def _linear(case: Case, facts: dict[str, Any]) -> Outcome:
         ProbeSettings(
             head=_head(case),
             b=float(case.model.config.b) if case.model.interpretable else 2.0,
-            loss=chosen.loss,
-            learning_rates=chosen.learning_rates,
-            epochs=chosen.epochs,
-            weight_decay=chosen.weight_decay,
-            seed=chosen.seed,
+            **chosen.model_dump(include=set(_FIT)),
         ),
         validation=None if validation is None else (validation.rows(), validation.labels),
         device=case.device,
@@ -189,7 +88,7 @@ def _linear(case: Case, facts: dict[str, Any]) -> Outcome:
     return Outcome(score(predicted, test.labels, case.splits.metric), counts, details)
 
 
-def _save(case: Case, probe: Probe, folder: Path, model: str) -> None:
+def _save(case: ImageCase, probe: Probe, folder: Path, model: str) -> None:
     """A probe, and where it can be part of its student the two as one classifier; `model` is the student's fingerprint."""
     feature = case.settings.feature
     save_probe(
@@ -205,7 +104,7 @@ def _save(case: Case, probe: Probe, folder: Path, model: str) -> None:
         save_student(attach(case.model, probe, case.classes, feature=feature), folder)
 
 
-def _zeroshot(case: Case, facts: dict[str, Any]) -> Outcome:
+def _zeroshot(case: ImageCase, facts: dict[str, Any]) -> Outcome:
     test = case.features("test", "pooled")
     embeddings = class_embeddings(_tower(_text_tower(case)), _class_names(case), case.settings.templates)
     best = zeroshot_ranking(test, embeddings)
@@ -213,7 +112,7 @@ def _zeroshot(case: Case, facts: dict[str, Any]) -> Outcome:
     return Outcome(score(best[:, 0], test.labels, case.splits.metric), {"test": len(test)}, details)
 
 
-def _classifier(case: Case, facts: dict[str, Any]) -> Outcome:
+def _classifier(case: ImageCase, facts: dict[str, Any]) -> Outcome:
     test = case.features("test", "pooled")
     logits = classify(case.model, test.tensor())
     assert logits is not None
@@ -221,7 +120,7 @@ def _classifier(case: Case, facts: dict[str, Any]) -> Outcome:
     return Outcome(score(predicted, test.labels, case.splits.metric), {"test": len(test)})
 
 
-def _cosine(case: Case, facts: dict[str, Any]) -> Outcome:
+def _cosine(case: ImageCase, facts: dict[str, Any]) -> Outcome:
     student, teacher = case.model, _teacher(_reference(case)).to(case.device)
     side = case.settings.resolution or student.config.resolution
     batches = [rows.tolist() for rows in torch.arange(len(case.splits.test)).split(case.settings.batch_size)]
@@ -249,12 +148,12 @@ def _cosine(case: Case, facts: dict[str, Any]) -> Outcome:
     return Outcome(cosines["pooled"], {"test": len(case.splits.test) - len(lost)}, cosines, notes)
 
 
-def _head(case: Case) -> str:
+def _head(case: ImageCase) -> str:
     wanted = case.settings.head
     return wanted if wanted != "auto" else "bcos" if case.model.interpretable else "linear"
 
 
-def _text_tower(case: Case) -> str:
+def _text_tower(case: ImageCase) -> str:
     """The checkpoint with the text tower: the one given, the model itself, or its teacher, perhaps among the models."""
     if case.settings.text_tower:
         return case.settings.text_tower
@@ -275,11 +174,11 @@ def _tower(name: str) -> TextTower:
     return load_text_tower(name)
 
 
-def _class_names(case: Case) -> list[str]:
+def _class_names(case: ImageCase) -> list[str]:
     return read_class_names(case.settings.class_names or case.classes, len(case.classes))
 
 
-def _zeroshot_settings(case: Case) -> dict[str, Any]:
+def _zeroshot_settings(case: ImageCase) -> dict[str, Any]:
     name = _text_tower(case)
     return {
         **_pooled("templates")(case),
@@ -294,13 +193,13 @@ def _teacher(name: str) -> Teacher:
     return load_teacher(name)
 
 
-def _reference(case: Case) -> str:
+def _reference(case: ImageCase) -> str:
     if case.settings.reference is None:
         raise UserError("Task cosine needs the teacher to compare with: --reference TEACHER.")
     return case.settings.reference
 
 
-def _knn_settings(case: Case) -> dict[str, Any]:
+def _knn_settings(case: ImageCase) -> dict[str, Any]:
     images = len(case.splits.train) if case.splits.train is not None else 0
     if max(case.settings.k) > images:
         raise UserError(
@@ -309,7 +208,7 @@ def _knn_settings(case: Case) -> dict[str, Any]:
     return _only("k", "distance", "votes")(case)
 
 
-def _classifier_settings(case: Case) -> dict[str, Any]:
+def _classifier_settings(case: ImageCase) -> dict[str, Any]:
     classifier = getattr(case.model, "classifier", None)
     if classifier is None:
         raise UserError(f"{case.name} has no classifier; leave out the task classifier or fit one with linear.")
@@ -317,7 +216,7 @@ def _classifier_settings(case: Case) -> dict[str, Any]:
     return _pooled()(case)
 
 
-def _meant(case: Case, count: int) -> Tensor:
+def _meant(case: ImageCase, count: int) -> Tensor:
     """What `class_of_logit` says of a model's own classifier of `count` classes."""
     meant = class_of_logit(case.model.config, count, case.classes)
     if meant is None:
@@ -325,7 +224,7 @@ def _meant(case: Case, count: int) -> Tensor:
     return meant
 
 
-def _cosine_settings(case: Case) -> dict[str, Any]:
+def _cosine_settings(case: ImageCase) -> dict[str, Any]:
     if not case.model.interpretable:
         raise UserError(
             f"{case.name} is a teacher; the task cosine compares students with it: --reference {case.name}."
@@ -335,22 +234,37 @@ def _cosine_settings(case: Case) -> dict[str, Any]:
     return {**_pooled("reference")(case), "precision": "float32", "teacher": model_fingerprint(teacher)}
 
 
-def _only(*names: str) -> Callable[[Case], dict[str, Any]]:
-    return lambda case: {name: case.settings.model_dump(mode="json")[name] for name in (*_VIEW, *names)}
+def _only(*names: str) -> Callable[[ImageCase], dict[str, Any]]:
+    return lambda case: {name: case.settings.model_dump(mode="json")[name] for name in (*_SEEN, *names)}
 
 
-def _pooled(*names: str) -> Callable[[Case], dict[str, Any]]:
+def _pooled(*names: str) -> Callable[[ImageCase], dict[str, Any]]:
     """Of tasks that read the pooled output whatever `feature` says."""
     return lambda case: {**_only(*names)(case), "feature": "pooled"}
 
 
-_VIEW = ("feature", "resolution", "precision")
+_SEEN = ("feature", "resolution", "precision")  # which, with the weights, make the features
 _FIT = ("loss", "learning_rates", "epochs", "weight_decay", "seed")
 
-TASKS = {
-    "knn": Task(_knn, _knn_settings, ("train", "test")),
-    "linear": Task(_linear, lambda case: {**_only(*_FIT)(case), "head": _head(case)}, ("train", "validation", "test")),
-    "zeroshot": Task(_zeroshot, _zeroshot_settings, ("test",)),
+TASKS: dict[str, Task] = {
+    "knn": Task(_knn, _knn_settings, ("train", "test"), reads=(*VIEW, "feature", "k", "distance", "votes")),
+    "linear": Task(
+        _linear,
+        lambda case: {**_only(*_FIT)(case), "head": _head(case)},
+        ("train", "validation", "test"),
+        reads=(*VIEW, "feature", "head", *_FIT),
+    ),
+    "zeroshot": Task(_zeroshot, _zeroshot_settings, ("test",), reads=(*VIEW, "templates", "text_tower", "class_names")),
     "classifier": Task(_classifier, _classifier_settings, ("test",)),
-    "cosine": Task(_cosine, _cosine_settings, ("test",)),
+    "cosine": Task(
+        _cosine,
+        _cosine_settings,
+        ("test",),
+        "cosine",
+        reads=("resolution", "batch_size", "workers", "reference"),
+        labelled=False,
+    ),
+    **OF_MAPS,
+    **OF_FRAMES,
 }
+"""Every task by its name; what is added here is a task from then on."""

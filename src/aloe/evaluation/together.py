@@ -19,19 +19,20 @@ from aloe.core.progress import Bar
 from aloe.data.subset import SubsetImages
 from aloe.evaluation import features
 from aloe.evaluation.cache import PartFolder
-from aloe.evaluation.tasks import TASKS, Case
+from aloe.evaluation.case import ImageCase
+from aloe.evaluation.tasks import TASKS
 
 _POOLED = ("zeroshot", "classifier")  # read the pooled output whatever `feature` says
 _READ = ("knn", "linear", *_POOLED)
 
 
-def extract_together(wanted: Sequence[tuple[Case, Sequence[str]]]) -> None:
+def extract_together(wanted: Sequence[tuple[ImageCase, Sequence[str]]]) -> None:
     """Bring features into the cache that two or more models need of the same images at the same resolution.
 
     Args:
         wanted: cases of one data set, each with the tasks that are to be measured of it.
     """
-    groups: dict[tuple[str, str, int], list[Case]] = {}
+    groups: dict[tuple[str, str, int], list[ImageCase]] = {}
     for case, tasks in wanted:
         for task in (task for task in tasks if task in _READ):
             kind = "pooled" if task in _POOLED else str(case.settings.feature)
@@ -45,7 +46,7 @@ def extract_together(wanted: Sequence[tuple[Case, Sequence[str]]]) -> None:
             _fill(cases, cases[0].cache, part, kind, side)
 
 
-def _fill(cases: Sequence[Case], cache: Path, part: str, kind: str, side: int) -> None:
+def _fill(cases: Sequence[ImageCase], cache: Path, part: str, kind: str, side: int) -> None:
     source, chosen, device = getattr(cases[0].splits, part), cases[0].settings, cases[0].device
     view = {"feature": kind, "side": side, "precision": chosen.precision, "device": torch.device(device).type}
     for case in cases:

@@ -32,7 +32,9 @@ class TrainSettings(Checked):
 
     recipe_package: ClassVar[str]
 
-    stem: Literal["patch", "conv", "conv-even"] = "patch"
+    stem: Literal["patch", "conv", "conv-even"] = Field(
+        "patch", description="patch (folded from the teacher), conv (new, the paper's) or conv-even"
+    )
     b: float = Field(2.0, ge=1, le=100)
     calibrate: bool = Field(False, description="rescale the converted units before training")
 
@@ -44,27 +46,27 @@ class TrainSettings(Checked):
     holdout: int = Field(256, ge=0, le=MAX_COUNT, description="images kept out of training for validation")
     max_bad_fraction: float = Field(0.05, ge=0, le=1)
 
-    steps: int = Field(30_000, ge=1, le=MAX_COUNT)
-    batch_size: int = Field(64, ge=1, le=MAX_BATCH)
+    steps: int = Field(30_000, ge=1, le=MAX_COUNT, description="optimiser steps")
+    batch_size: int = Field(64, ge=1, le=MAX_BATCH, description="images per step and process")
     gradient_accumulation: int = Field(1, ge=1, le=MAX_BATCH)
     optimizer: Literal["adamw", "muon"] = Field(
         "adamw", description="muon: of the matrices of the blocks, beside adamw for the rest"
     )
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(1e-3, gt=0, description="the highest of the schedule")
     schedule: Literal["one-cycle", "warmup-constant-cosine"] = "one-cycle"
     warmup: float = Field(0.1, ge=0, le=1, description="share of the steps")
     decay: float = Field(0.2, ge=0, le=1, description="share of the steps, warmup-constant-cosine only")
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
 
-    seed: int = Field(0, ge=0, le=MAX_SEED)
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="of draws and order")
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     matmul_precision: Literal["highest", "high", "medium"] = Field(
         "highest", description="of products of float32 numbers, in the words of torch.set_float32_matmul_precision"
     )
     gradient_checkpointing: bool = False
     fsdp: bool = Field(False, description="split weights, gradients and optimiser over the processes")
-    workers: int = Field(1, ge=0, le=MAX_WORKERS, description="at most one for each core is started")
+    workers: int = Field(1, ge=0, le=MAX_WORKERS, description="processes that decode images, at most one per core")
     prefetch: int = Field(4, ge=1, le=MAX_PREFETCH, description="batches that each worker reads ahead")
     log_every: int = Field(20, ge=1, le=MAX_COUNT)
     evaluate_every: int = Field(500, ge=1, le=MAX_COUNT)

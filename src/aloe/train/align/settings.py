@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from aloe.core.bounds import MAX_COUNT, MAX_SIDE
@@ -25,7 +24,9 @@ class AlignSettings(TrainSettings):
 
     calibrate: bool = Field(True, description="rescale the converted units before training")
     objective: Literal["cosine", "mse", "standardized", "siglip", "infonce"] = "cosine"
-    after_block: Literal["default", "paper", "all"] | list[int] = "default"
+    after_block: Literal["default", "paper", "all"] | list[int] = Field(
+        "default", description="default, paper, all, or numbers such as 4,8,12"
+    )
     pooled: bool = True
     stem_steps: int = Field(
         0, ge=0, le=MAX_COUNT, description="steps in which a conv stem learns alone, before the alignment"
@@ -56,6 +57,8 @@ class AlignSettings(TrainSettings):
         """Pixels of a step's images: a function of seed and step alone, so that a resumed run draws the same."""
         if not self.resolutions:
             return default
+        import numpy as np
+
         return int(np.random.default_rng([self.seed, step]).choice(self.resolutions))
 
     @model_validator(mode="after")

@@ -14,5 +14,5 @@ class FinetuneSettings(TrainSettings):
 
     recipe_package: ClassVar[str] = "aloe.train.finetune"
 
-    loss: Literal["bce", "cross-entropy"] = "bce"
-    freeze: Literal["none", "backbone"] = Field("none", description="backbone: only the head learns")
+    loss: Literal["bce", "cross-entropy"] = Field("bce", description="bce (uniform off-targets) or cross-entropy")
+    freeze: Literal["none", "backbone"] = Field("none", description="none, or backbone: only the head learns")
