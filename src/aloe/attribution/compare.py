@@ -57,6 +57,11 @@ class _Entry:
     images: int = 0
     peak: int | None = None
 
+    def costs(self) -> dict[str, Any]:
+        """Passes and seconds per image, and the peak of memory."""
+        mean = {name: total / self.images for name, total in self.cost.items()}
+        return {"model": self.group, "method": self.method.key, **mean, "peak_bytes": self.peak}
+
 
 def attribute_files(
     models: Mapping[str, Backbone],
@@ -91,13 +96,9 @@ def attribute_files(
         UserError: nothing to explain or to write to, an unknown method, preset or class, or a model that does not know the
             class.
     """
-    chosen, options = find_methods(methods), options or {}
+    chosen = find_methods(methods)
+    options = _options(chosen, options or {}, preset)
     models = {name: unwrapped(model) for name, model in models.items()}
-    for key, values in options.items():
-        check_options(find_method(key), values)
-        if find_method(key) not in chosen:
-            raise UserError(f"{key}.{next(iter(values), '')} is of a method that is not asked for; leave it out.")
-    options = {method.key: preset_options(preset, method.key, options.get(method.key)) for method in chosen}
     load_matplotlib()  # said before any work, where it is missing
     source = open_images(images)
     taken = names_of_images(source, output_dir)
@@ -110,14 +111,12 @@ def attribute_files(
     entries = _entries(models, chosen, done)
     largest = max(model.side(resolution) for model in models.values())
     shown: list[np.ndarray] = []
-    titles: list[str] = []
     unreadable: list[str] = []
     for pixels, numbers in image_batches(source, largest, 16, unreadable):
         names = [source.name(i) for i in numbers]
         classes = _classes(models, pixels, target, resolution, device)
-        maps = [
-            _explained(e, pixels, classes, resolution, device, options.get(e.method.key, {}), memory) for e in entries
-        ]
+        how = (resolution, device, memory)
+        maps = [_explained(e, pixels, classes, options.get(e.method.key, {}), *how) for e in entries]
         if progress is not None:
             progress("images", len(done.rows) + len(names), len(source))
         pictures = image_bytes(pixels)
@@ -128,29 +127,42 @@ def attribute_files(
                 output_dir.mkdir(parents=True, exist_ok=True)
                 write_json(output_dir / RECORD_NAME, {**about, "attributions": earlier})
             save_png(comparison_row(pictures[i], columns), path)
-            title = classes[i][1] if classes else ""
-            done.rows.append({"file": name, "picture": str(path), "class": title})
-            if len(shown) < GALLERY_ROWS:
-                shown.append(pictures[i])
-                titles.append(title)
+            done.rows.append({"file": name, "picture": str(path), "class": classes[i][1] if classes else ""})
             if save_maps:
                 _save_maps(output_dir / "maps" / f"{path.stem}.safetensors", entries, [m[i] for m in maps])
+        shown += list(pictures)[: GALLERY_ROWS - len(shown)]
         for e in entries:
             del e.pictures[GALLERY_ROWS:]
     if unreadable:
         done.notes.append(f"{len(unreadable)} images could not be read: {'; '.join(unreadable[:3])}")
     done.notes += left_out(source)
     columns = [Column(e.method.title, e.pictures, e.group) for e in entries]
-    figure = comparison_gallery(shown, columns, titles if any(titles) else ())
-    for kind in ("png", "pdf"):
-        save_gallery(figure, output_dir / f"gallery.{kind}")
-        done.galleries.append(str(output_dir / f"gallery.{kind}"))
+    titles = [row["class"] for row in done.rows[:GALLERY_ROWS]]
+    done.galleries = _galleries(shown, columns, titles if any(titles) else (), output_dir)
     pictured = with_earlier(done.rows, earlier)
     write_json(output_dir / RECORD_NAME, {**about, "attributions": pictured, "notes": done.notes})
-    for e in entries:
-        mean = {name: total / e.images for name, total in e.cost.items()}
-        done.costs.append({"model": e.group, "method": e.method.key, **mean, "peak_bytes": e.peak})
+    done.costs = [entry.costs() for entry in entries]
     return done
+
+
+def _options(methods: Sequence[Method], given: Mapping[str, dict[str, Any]], preset: str) -> dict[str, dict[str, Any]]:
+    """Every method's options, by key."""
+    for key, values in given.items():
+        check_options(find_method(key), values)
+        if find_method(key) not in methods:
+            raise UserError(f"{key}.{next(iter(values), '')} is of a method that is not asked for; leave it out.")
+    return {method.key: preset_options(preset, method.key, given.get(method.key)) for method in methods}
+
+
+def _galleries(
+    shown: Sequence[np.ndarray], columns: Sequence[Column], titles: Sequence[str], output_dir: Path
+) -> list[str]:
+    """The files of the first images with all methods."""
+    figure = comparison_gallery(shown, columns, titles)
+    paths = [output_dir / f"gallery.{kind}" for kind in ("png", "pdf")]
+    for path in paths:
+        save_gallery(figure, path)
+    return list(map(str, paths))
 
 
 def _entries(models: Mapping[str, Backbone], methods: Sequence[Method], done: Compared) -> list[_Entry]:
@@ -171,9 +183,9 @@ def _explained(
     entry: _Entry,
     images: Tensor,
     classes: list[tuple[int, str]],
+    options: dict[str, Any],
     resolution: int | None,
     device: str,
-    options: dict[str, Any],
     memory: bool,
 ) -> Tensor:
     model = entry.model.to(device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 from aloe.cli.choices import one_of
 from aloe.cli.common import Device, Json, OutputDir, choose_device, quiet_libraries, replaced_words, say
 from aloe.core.bounds import MAX_BATCH, MAX_COUNT, MAX_HELD, MAX_SIDE
+from aloe.core.errors import UserError
 
 
 def explain(
@@ -52,7 +54,6 @@ def explain(
     quiet_libraries()
     from aloe.attribution.files import explain_files
     from aloe.core import processes
-    from aloe.core.errors import UserError
     from aloe.evaluation.alike.files import explain_like, explain_toward
     from aloe.evaluation.zeroshot import text_targets
     from aloe.models.saving import load
@@ -60,16 +61,7 @@ def explain(
     from aloe.models.text import text_tower_for
 
     processes.join()
-    if text and target is not None:
-        raise UserError("Give --target or --text, not both.")
-    if not text and (text_tower or templates):
-        raise UserError("--text-tower and --templates belong to --text; give a text as well.")
-    if sum([bool(text), target is not None, bool(like), toward is not None]) > 1:
-        raise UserError("Give one of --target, --text, --like and --toward.")
-    if (region or pairs) and not like:
-        raise UserError("--region and --pairs belong to --like; give an image that the others are like.")
-    if against is not None and toward is None:
-        raise UserError("--against belongs to --toward; give the images that the direction points to.")
+    _check(target, text, text_tower or templates, like, region or pairs, toward, against)
     source = images[0] if len(images) == 1 else images
     student = load(model)
     settings: dict[str, Any] = {
@@ -89,20 +81,41 @@ def explain(
     else:
         texts = text_targets(text_tower_for(student, text_tower), text, templates) if text else None
         done = explain_files(student, source, output_dir, target=target, texts=texts, **settings)
-    words = [f"{model}: {standing(student.config.teacher)}", f"{len(done.rows)} explanations in {output_dir}"]
-    words[-1] += f", {done.kept} of them were there" if done.kept else ""
-    words[1:1] = [f"{r['file']} is like {r['like']}: cosine {r['cosine']:.4f}" for r in done.rows[:20] if "like" in r]
-    words += [f"{len(done.unreadable)} unreadable images were left out: {'; '.join(done.unreadable[:3])}"] * bool(
-        done.unreadable
-    )
-    words += [f"left out: {line}" for line in done.left_out]
-    words += replaced_words(done.replaced)
+    standing_of = standing(student.config.teacher)
     found = {
         "explanations": done.rows,
         "replaced": done.replaced,
         "unreadable": done.unreadable,
         "left_out": done.left_out,
         "kept": done.kept,
+        "student": standing_of,
     }
-    found["student"] = standing(student.config.teacher)
-    say(found, "\n".join(words), json)
+    say(found, "\n".join([f"{model}: {standing_of}", *_words(done, output_dir)]), json)
+
+
+def _check(
+    target: object, text: object, of_text: object, like: object, of_like: object, toward: object, against: object
+) -> None:
+    """Raises UserError for options that do not go together."""
+    if text and target is not None:
+        raise UserError("Give --target or --text, not both.")
+    if not text and of_text:
+        raise UserError("--text-tower and --templates belong to --text; give a text as well.")
+    if sum([bool(text), target is not None, bool(like), toward is not None]) > 1:
+        raise UserError("Give one of --target, --text, --like and --toward.")
+    if of_like and not like:
+        raise UserError("--region and --pairs belong to --like; give an image that the others are like.")
+    if against is not None and toward is None:
+        raise UserError("--against belongs to --toward; give the images that the direction points to.")
+
+
+def _words(done: Any, output_dir: Path) -> Iterator[str]:
+    for row in done.rows[:20]:
+        if "like" in row:
+            yield f"{row['file']} is like {row['like']}: cosine {row['cosine']:.4f}"
+    kept = f", {done.kept} of them were there" if done.kept else ""
+    yield f"{len(done.rows)} explanations in {output_dir}{kept}"
+    if done.unreadable:
+        yield f"{len(done.unreadable)} unreadable images were left out: {'; '.join(done.unreadable[:3])}"
+    yield from (f"left out: {line}" for line in done.left_out)
+    yield from replaced_words(done.replaced)

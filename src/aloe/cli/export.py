@@ -11,6 +11,7 @@ import typer
 from aloe.cli.choices import one_of
 from aloe.cli.common import Json, quiet_libraries, say, table
 from aloe.core.bounds import MAX_COUNT, MAX_SIDE
+from aloe.core.errors import UserError
 
 
 def export(
@@ -56,39 +57,36 @@ def export(
 ) -> None:
     """Write MODEL as one graph, or as a page, for images of one size, and report how far it is from PyTorch."""
     quiet_libraries()
-    from aloe.core.errors import UserError
-
-    page = {"--runtime": runtime, "--texts": texts, "--text-tower": text_tower, "--only-int8": only_int8}
-    page |= {"--webgpu": webgpu, "--cdn": cdn}
-    graph = {"--what": what != "forward", "--format": format, "--target": target != "own", "--opset": opset}
+    page: dict[str, Any] = {"runtime": runtime, "texts": texts, "text_tower": text_tower}
+    page |= {"only_int8": only_int8, "webgpu": webgpu, "cdn": cdn}
+    graph = {"what": what, "format": format, "target": target, "opset": opset}
     if to not in ("file", "web"):
         raise UserError(f"--to must be file or web, got {to!r}.")
-    if foreign := next((name for name, given in (graph if to == "web" else page).items() if given), None):
-        raise UserError(f"{foreign} is {'not ' * (to == 'web')}for --to web; leave it out.")
-    if to == "web":
-        _page(
-            model,
-            output,
-            json,
-            resolution=resolution,
-            texts=texts,
-            text_tower=text_tower,
-            int8=int8,
-            images=images,
-            limit=limit,
-            runtime=runtime,
-            only_int8=only_int8,
-            webgpu=webgpu,
-            cdn=cdn,
-            overwrite=overwrite,
-        )
-        return
+    others, usual = (graph, ("forward", "own")) if to == "web" else (page, ())
+    if foreign := next((name for name, given in others.items() if given and given not in usual), None):
+        option = f"--{foreign.replace('_', '-')}"
+        raise UserError(f"{option} is {'not ' * (to == 'web')}for --to web; leave it out.")
+    make, own = (_page, page) if to == "web" else (_file, graph)
+    make(model, output, json, resolution, int8, images, limit, overwrite, **own)
+
+
+def _file(
+    model: str,
+    output: Path,
+    json: bool,
+    resolution: int | None,
+    int8: bool,
+    images: str | None,
+    limit: int | None,
+    overwrite: bool,
+    **graph: Any,
+) -> None:
     from aloe.apps.export.int8 import check_limit, read_images
     from aloe.apps.export.run import check_destination, check_request, export_student
     from aloe.models.saving import load
     from aloe.models.stages import standing
 
-    check_request(output, what, format, target, int8, opset)
+    check_request(output, int8=int8, **graph)
     check_destination(output, overwrite)
     if images and not int8:
         raise UserError("--images belongs to --int8; give it as well.")
@@ -98,14 +96,11 @@ def export(
     done = export_student(
         student,
         output,
-        what=what,
-        format=format,
         image_size=side,
-        target=target,
-        opset=opset,
         int8=int8,
         images=read_images(images, side, limit) if images else None,
         overwrite=overwrite,
+        **graph,
     )
     words = [
         f"{model}: {standing(student.config.teacher)}",
@@ -119,10 +114,21 @@ def export(
     say(done.row(), "\n".join(words), json)
 
 
-def _page(model: str, output: Path, json: bool, **options: Any) -> None:
+def _page(
+    model: str,
+    output: Path,
+    json: bool,
+    resolution: int | None,
+    int8: bool,
+    images: str | None,
+    limit: int | None,
+    overwrite: bool,
+    **page: Any,
+) -> None:
     from aloe.apps.export.web.student import export_page
 
-    done = export_page(model, output, **options)
+    common: dict[str, Any] = {"int8": int8, "images": images, "limit": limit, "overwrite": overwrite}
+    done = export_page(model, output, resolution=resolution, **common, **page)
     loads = ", ".join(f"{size / 1e6:.1f} MB with {name} weights" for name, size in done.loads.items())
     words = [
         f"page of {model} at {done.image_size} x {done.image_size} pixels: {output}, {sum(done.files.values()) / 1e6:.1f} MB"

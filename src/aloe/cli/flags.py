@@ -50,7 +50,8 @@ def settings_flags(
             typed = {name: arguments.pop(name) for name in names}
             given = {name: flags[name].read(value) for name, value in typed.items() if value is not None}
             fields: Any = kind.model_fields if known is None else known()
-            verb(**arguments, settings=merged(given, parse_settings(arguments.pop("set_") or []), fields))
+            settings = merged(given, parse_settings(arguments.pop("set_") or []), fields)
+            verb(**arguments, settings=settings)
 
         command.__name__, command.__doc__, command.__module__ = verb.__name__, verb.__doc__, verb.__module__
         command.__annotations__ = {one.name: one.annotation for one in parameters}

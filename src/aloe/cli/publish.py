@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -72,23 +73,28 @@ def publish(
         allow_unaligned=allow_unaligned,
         space=SpaceSettings(runtime, texts, text_tower, space_images) if space else None,
     )
-    found: dict[str, Any] = {
+    found = {
         "repo_id": repo_id,
         "folder": str(done.folder),
         "files": done.files,
         "url": done.url,
         "notes": done.notes,
+        **({"space": done.space.row(), "space_url": done.space_url} if done.space is not None else {}),
     }
-    beside = []
+    say(found, "\n".join(_words(done)), json)
+
+
+def _words(done: Any) -> Iterator[str]:
+    yield from done.notes
+    yield f"{', '.join(done.files)} in {done.folder}"
     if done.space is not None:
-        found |= {"space": done.space.row(), "space_url": done.space_url}
         size = sum(done.space.files.values()) / 1e6
-        beside = [f"Space, {len(done.space.files)} files of {size:.1f} MB, in {done.space.folder}"]
-        beside += done.space.notes
-        beside += [f"Published: {done.space_url}"] if done.space_url else []
-    where = (
+        yield f"Space, {len(done.space.files)} files of {size:.1f} MB, in {done.space.folder}"
+        yield from done.space.notes
+    if done.space_url:
+        yield f"Published: {done.space_url}"
+    yield (
         f"Published: {done.url}"
         if done.url
         else f"Not pushed. Read {done.folder / 'README.md'}, then run without --dry-run."
     )
-    say(found, "\n".join([*done.notes, f"{', '.join(done.files)} in {done.folder}", *beside, where]), json)

@@ -87,16 +87,12 @@ def sweep(
 ) -> None:
     """Align TEACHER once for every point of a grid and evaluate each student. The same command again goes on."""
     quiet_libraries()
-    from aloe.apps.sweep.plan import SweepPlan, read_plan
     from aloe.apps.sweep.run import Sweep
-    from aloe.core.typed import whole_numbers
-    from aloe.core.typed import words as words_of
+    from aloe.core.typed import whole_numbers, words
 
-    known: dict[str, Any] = read_plan(config) if config else {}
     flags = {
-        "vary": {**(known.get("vary") or {}), **_axes(vary or [])} or None,
         "seeds": None if seeds is None else whole_numbers(seeds, "--seeds", "0,1,2"),
-        "tasks": None if tasks is None else words_of(tasks, "--tasks"),
+        "tasks": None if tasks is None else words(tasks, "--tasks"),
         "data": data or None,
         "train": train,
         "test": test,
@@ -104,29 +100,41 @@ def sweep(
         "train_images": train_images,
         "test_images": test_images,
         "recipe": recipe,
-        "settings": {**(known.get("settings") or {}), **settings} or None,
-        "evaluate": {**(known.get("evaluate") or {}), **parse_settings(evaluate or [])} or None,
     }
-    plan = SweepPlan.of(**{**known, **{key: value for key, value in flags.items() if value is not None}})
+    plan = _plan(config, flags, vary=_axes(vary or []), settings=settings, evaluate=parse_settings(evaluate or []))
     job = Sweep(teacher, images[0] if len(images) == 1 else images, output_dir, plan)
     job.check()
     if list_:
-        done = job.folder.rows()
-        lines = [(i, run.name, run.point.words, job.state(run, done)) for i, run in enumerate(job.runs, 1)]
-        words = table(lines, ("cell", "run", "point", "state"))
-        say({"runs": [dict(zip(("cell", "run", "point", "state"), line, strict=True)) for line in lines]}, words, json)
+        _list_runs(job, json)
         return
     chosen = cache_folder(cache, no_cache)
     rows = job.run(cell=cell, device=choose_device(device), cache=chosen, progress=not json)
     points = {run.key: run.point.words for run in job.runs}
-    words = table([(points[row.key], _numbers(row)) for row in rows], ("point", "result"))
+    results = table([(points[row.key], _numbers(row)) for row in rows], ("point", "result"))
     elsewhere = 0 if cell else len(job.runs) - len(rows)
     more = f"\nOther processes work on {elsewhere} more of the {len(job.runs)} runs." if elsewhere else ""
     say(
         {"sweep": str(output_dir), "rows": [row.model_dump(mode="json") for row in rows], "elsewhere": elsewhere},
-        f"{words}{more}\nKept in {output_dir}; tables and plots: aloe report {output_dir}",
+        f"{results}{more}\nKept in {output_dir}; tables and plots: aloe report {output_dir}",
         json,
     )
+
+
+def _plan(config: Path | None, flags: dict[str, Any], **tables: dict[str, Any]) -> Any:
+    """A file's plan, over which go the flags that were given, and each entry of the tables."""
+    from aloe.apps.sweep.plan import SweepPlan, read_plan
+
+    known: dict[str, Any] = read_plan(config) if config else {}
+    merged = {name: {**(known.get(name) or {}), **table} for name, table in tables.items()}
+    given = {name: value for name, value in flags.items() if value is not None}
+    return SweepPlan.of(**{**known, **given, **{name: table for name, table in merged.items() if table}})
+
+
+def _list_runs(job: Any, json: bool) -> None:
+    done = job.folder.rows()
+    head = ("cell", "run", "point", "state")
+    lines = [(i, run.name, run.point.words, job.state(run, done)) for i, run in enumerate(job.runs, 1)]
+    say({"runs": [dict(zip(head, line, strict=True)) for line in lines]}, table(lines, head), json)
 
 
 def _numbers(row: Any) -> str:

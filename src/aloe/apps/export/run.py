@@ -92,9 +92,6 @@ def export_student(
         images: (B, 3, H, W) in [0, 1] that int8 is measured on; default: 16 of random noise.
         tolerance: largest difference from PyTorch allowed, relative to the largest value of each output.
 
-    Returns:
-        `Exported`.
-
     Raises:
         UserError: a wrong option, not a student, a package that is missing, a file that exists or cannot be written, a model
             that cannot be traced, or a graph that differs from the model.
@@ -115,27 +112,15 @@ def export_student(
     staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         written = staging / path.name
-        number = quantised = None
-        if file_format == "onnx":
-            announce("Translating the graph to ONNX; an explanation takes about a minute ...")
-            with formats.told("The model cannot be written as ONNX"):
-                number = formats.write_onnx(
-                    traced, written, inputs=inputs, outputs=outputs, metadata=metadata, opset=opset, fold=int8
-                )
-            run = formats.run_onnx(written)
-        else:
-            formats.write_torch(traced, written, metadata)
-            run = formats.run_torch(written)
+        quantised = None
+        how: dict[str, Any] = {"inputs": inputs, "outputs": outputs, "opset": opset, "fold": int8}
+        number, run = _write(traced, written, file_format, metadata, how)
         announce("Comparing the graph with PyTorch ...")
         verified: Verified = verify(reference, run, what, size, target, tolerance)
         del run, traced
         if int8:
-            (staging / "int8").mkdir()
-            smaller = staging / "int8" / path.name
-            quantise(written, smaller)
             pictures, source = (images, "given") if images is not None else (_noise(model, size), "random noise")
-            quantised = measure(written, smaller, pictures.numpy(), source)
-            written = smaller
+            written, quantised = _quantised(written, pictures, source)
         size_in_bytes = formats.file_size(written)
         for part in reversed(formats.files_of(written)):  # the weights first, the graph last
             os.replace(part, path.with_name(part.name))
@@ -157,6 +142,27 @@ def export_student(
         completeness=verified.completeness,
         int8=quantised,
     )
+
+
+def _write(
+    traced: Any, path: Path, file_format: str, metadata: dict[str, str], how: dict[str, Any]
+) -> tuple[int | None, formats.Runner]:
+    """The file, its opset where it has one, and what runs it; `how` ONNX is written."""
+    if file_format != "onnx":
+        formats.write_torch(traced, path, metadata)
+        return None, formats.run_torch(path)
+    announce("Translating the graph to ONNX; an explanation takes about a minute ...")
+    with formats.told("The model cannot be written as ONNX"):
+        number = formats.write_onnx(traced, path, metadata=metadata, **how)
+    return number, formats.run_onnx(path)
+
+
+def _quantised(written: Path, pictures: Tensor, source: str) -> tuple[Path, Any]:
+    """A smaller graph beside the one that was written, and what the rounding changes."""
+    smaller = written.parent / "int8" / written.name
+    smaller.parent.mkdir()
+    quantise(written, smaller)
+    return smaller, measure(written, smaller, pictures.numpy(), source)
 
 
 def check_request(

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from aloe.apps.grounding.language import Term, backward, explained, propagate
 from aloe.apps.grounding.model import VisionLanguage
+from aloe.apps.grounding.vision import PixelRelevance
 from aloe.apps.grounding.words import Span, find, part, spell
 from aloe.attribution.attnlrp import VARIANTS, LrpRules
 from aloe.core.errors import UserError
@@ -162,35 +163,46 @@ def ground(
         pixels = pull(at_features)
     relevance = (gradients * embedded[0]).sum(-1)
     relevance = torch.nn.functional.pad(relevance, (0, len(ids) - cut)).cpu()
-    maps, constants = pixels.maps.cpu(), pixels.constants.cpu()
-    grounded = []
-    for t, span in enumerate(spans):
-        of = relevance[t]
-        value, of_image = float(found.values[0, t]), float(maps[t].double().sum())
-        text_only = of.clone()
-        text_only[visual] = 0
-        in_prompt, in_answer = float(text_only[: len(asked)].sum()), float(text_only[len(asked) :].sum())
-        size = float(of.abs().sum())
-        grounded.append(
-            WordGrounding(
-                span=span,
-                value=value,
-                map=maps[t],
-                tokens=of,
-                image=of_image,
-                constants=float(constants[t]),
-                prompt=in_prompt,
-                before=in_answer,
-                rest=value - of_image - float(constants[t]) - in_prompt - in_answer,
-                image_share=float(of[visual].abs().sum()) / size if size else 0.0,
-                weights=None if pixels.weights is None else pixels.weights[t].cpu(),
-                against=against,
-            )
-        )
+    grounded = [
+        _word(span, t, float(found.values[0, t]), relevance[t], pixels, visual, len(asked), against)
+        for t, span in enumerate(spans)
+    ]
     through = "attnlrp" if plain or model.student is None else "inherent"
     pieces = [model.tokenizer.decode([i]) for i in ids]
     student = standing(model.student.config.teacher) if through == "inherent" else ""
     return Grounding(prompt, text, grounded, picture, ids, pieces, visual, len(asked), variant, through, student)
+
+
+def _word(
+    span: Span,
+    t: int,
+    value: float,
+    tokens: Tensor,
+    pixels: PixelRelevance,
+    visual: list[int],
+    start: int,
+    against: str | None,
+) -> WordGrounding:
+    """Word `t`, of which `tokens` (N,) is the relevance of every input embedding; the answer begins at `start`."""
+    of_image, constants = float(pixels.maps[t].cpu().double().sum()), float(pixels.constants[t])
+    text_only = tokens.clone()
+    text_only[visual] = 0
+    in_prompt, in_answer = float(text_only[:start].sum()), float(text_only[start:].sum())
+    size = float(tokens.abs().sum())
+    return WordGrounding(
+        span=span,
+        value=value,
+        map=pixels.maps[t].cpu(),
+        tokens=tokens,
+        image=of_image,
+        constants=constants,
+        prompt=in_prompt,
+        before=in_answer,
+        rest=value - of_image - constants - in_prompt - in_answer,
+        image_share=float(tokens[visual].abs().sum()) / size if size else 0.0,
+        weights=None if pixels.weights is None else pixels.weights[t].cpu(),
+        against=against,
+    )
 
 
 def open_image(image: Image.Image | str | Path) -> Image.Image:

@@ -54,7 +54,7 @@ def create_app(store: Store, secret: str, *, invited_only: bool = False) -> Fast
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.add_middleware(SecurityHeaders)
-    settings, page = store.settings, _Pages(store)
+    page = _Pages(store)
 
     @app.exception_handler(Refused)
     async def refused(request: Request, error: Refused) -> Response:
@@ -90,6 +90,15 @@ def create_app(store: Store, secret: str, *, invited_only: bool = False) -> Fast
         token = known if known and store.session(known) else await asyncio.wrap_future(store.start())
         return _begin(request, token)
 
+    _add_session(app, store, page)
+    _add_files(app, store)
+    _add_admin(app, store, page, secret)
+    return app
+
+
+def _add_session(app: FastAPI, store: Store, page: _Pages) -> None:
+    """The pages of a participant's own link."""
+
     @app.get("/s/{token}")
     async def resume(token: str) -> Response:
         found = _session(store, token)
@@ -118,8 +127,8 @@ def create_app(store: Store, secret: str, *, invited_only: bool = False) -> Fast
         shown, now = store.shown(found.participant, found.answered), int(1000 * time.time())
         form = sign(store.key, "answer", token, shown.position, now)
         practising = shown.kind == PRACTICE
-        at, of = shown.position + 1, settings.practice if practising else found.total - settings.practice
-        step = {"practice": practising, "at": at if practising else at - settings.practice, "of": of}
+        at, of = shown.position + 1, store.settings.practice if practising else found.total - store.settings.practice
+        step = {"practice": practising, "at": at if practising else at - store.settings.practice, "of": of}
         return page("trial.html", trial=shown, step=step, form=form, shown=now, link=f"/s/{token}")
 
     @app.post("/s/{token}/answer")
@@ -132,6 +141,10 @@ def create_app(store: Store, secret: str, *, invited_only: bool = False) -> Fast
         seconds = max(0.0, time.time() - shown / 1000)
         await asyncio.wrap_future(store.answer(found.participant, position, form.get("choice", ""), seconds))
         return _see(f"/s/{token}/trial")
+
+
+def _add_files(app: FastAPI, store: Store) -> None:
+    """Pictures of the trials, style and script."""
 
     @app.get("/picture/{identity}")
     async def picture(identity: str) -> Response:
@@ -148,6 +161,10 @@ def create_app(store: Store, secret: str, *, invited_only: bool = False) -> Fast
             raise HTTPException(404)
         return Response(static[name], media_type=_STATIC[name], headers={"Cache-Control": "max-age=3600"})
 
+
+def _add_admin(app: FastAPI, store: Store, page: _Pages, secret: str) -> None:
+    """The page of those who ask, behind the password."""
+
     def admin(given: Annotated[HTTPBasicCredentials, Depends(HTTPBasic(realm="study"))]) -> None:
         if not same(given.password, secret):
             raise HTTPException(401, headers={"WWW-Authenticate": 'Basic realm="study"'})
@@ -162,8 +179,6 @@ def create_app(store: Store, secret: str, *, invited_only: bool = False) -> Fast
             raise HTTPException(404)
         headers = {"Content-Disposition": f'attachment; filename="answers.{kind}"'}
         return PlainTextResponse(FORMATS[kind](stored_answers(store.path)), headers=headers)
-
-    return app
 
 
 class _Pages:

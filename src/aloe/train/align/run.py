@@ -81,6 +81,17 @@ class Parts:
             check_source(train, max_bad_fraction=resolved.max_bad_fraction)
         return cls(source, taught_by, converted, resolution, blocks, train, held_out)
 
+    def facts(self, student: Student | None) -> dict[str, Any]:
+        """What is recorded of them; of the student, where one was given."""
+        teacher = self.teacher
+        return {
+            "teacher": teacher.name,
+            "teacher_fingerprint": fingerprint(teacher.model, teacher.mean, teacher.std),
+            "student_fingerprint": None if student is None else fingerprint(student),
+            "resolution": self.resolution,
+            "blocks": list(self.blocks),
+        }
+
 
 @in_plain_torch
 def align(
@@ -121,8 +132,8 @@ def align(
     if isinstance(images, str | Path | Sequence):
         check_output(images, home)
     parts = Parts.of(teacher, images, resolved, student, progress)
-    source, taught_by, converted, resolution = parts.source, parts.teacher, parts.student, parts.resolution
-    blocks, train, held_out = parts.blocks, parts.train, parts.held_out
+    taught_by, converted, resolution = parts.teacher, parts.student, parts.resolution
+    train, held_out = parts.train, parts.held_out
     arguments = training_arguments(
         resolved,
         home,
@@ -136,14 +147,7 @@ def align(
     draw = partial(sample_images, train, resolution, resolved.seed, COUNT if measures else CALIBRATED)
     early = (calibrates or measures) and not checkpoints(home)  # so that bad data are met before anything is written
     sample = draw() if early else None
-    facts = {
-        "teacher": taught_by.name,
-        "teacher_fingerprint": fingerprint(taught_by.model, taught_by.mean, taught_by.std),
-        "student_fingerprint": None if student is None else fingerprint(student),
-        "resolution": resolution,
-        "blocks": list(blocks),
-    }
-    with claim(home, record(resolved, source, arguments.world_size, **facts)) as state:
+    with claim(home, record(resolved, parts.source, arguments.world_size, **parts.facts(student))) as state:
         if state == "finished":
             return load(home)
         start = starting_point(home)
@@ -158,7 +162,7 @@ def align(
         if resolved.block_steps and student is None and start is None:
             converted = taught_blocks(converted, taught_by, Stage(home / BLOCKS, resolved, device, progress), **data)
         trainer = AlignmentTrainer(
-            AlignmentModel(converted.base_model, taught_by, resolved, blocks),
+            AlignmentModel(converted.base_model, taught_by, resolved, parts.blocks),
             taught_by,
             settings=resolved,
             sample=sample,

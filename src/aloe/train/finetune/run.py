@@ -91,17 +91,10 @@ def finetune(
     early = resolved.calibrate and not checkpoints(home)  # so that bad data are met before anything is written
     sample = sample_images(train, resolution, resolved.seed) if early else None
     facts = {
-        "task": "finetune",
-        "model": name,
-        "start_fingerprint": fingerprint(student),
-        "start_stage": start.config.teacher.get("stage"),
+        **_facts(name, start, student, source),
         "head": "kept" if kept else "new",
-        "classes": len(classes),
-        "labels_fingerprint": labels_fingerprint(source),
         "validation_fingerprint": None if validation is None or held_out is None else held_out.state(),
         "resolution": resolution,
-        "stem": student.config.stem_name,
-        "b": student.config.b,
     }
     with claim(home, record(resolved, source, arguments.world_size, **facts)) as state:
         if state == "finished":
@@ -121,3 +114,17 @@ def finetune(
             bar=finetuning_bar() if progress else None,
         )
         return trainer.run(student, stage=stage, start=point).requires_grad_(True)
+
+
+def _facts(name: str, start: Any, student: BcosViTForImageClassification, source: Any) -> dict[str, Any]:
+    """What is recorded of the start and of the labels."""
+    return {
+        "task": "finetune",
+        "model": name,
+        "start_fingerprint": fingerprint(student),
+        "start_stage": start.config.teacher.get("stage"),
+        "classes": len(source.classes or []),
+        "labels_fingerprint": labels_fingerprint(source),
+        "stem": student.config.stem_name,
+        "b": student.config.b,
+    }

@@ -143,9 +143,8 @@ def build_page(
         shutil.rmtree(aside, ignore_errors=True)
     own = sum(n for name, n in files.items() if "/" not in name and not name.endswith((".onnx", ".md")))
     loads = {g["name"]: g["bytes"] + said_runtime["wasm"]["bytes"] + own for g in manifest["graphs"]}
-    notes = []
-    if measured and not measured.faithful:
-        notes.append(f"int8 weights are left out, because they change the explanations: {measured.words()}.")
+    changes = [measured.words()] if measured and not measured.faithful else []
+    notes = [f"int8 weights are left out, because they change the explanations: {words}." for words in changes]
     notes += words_of(said_runtime)
     return Page(home, kind, size, files, loads, said_runtime["version"], differences, completeness, measured, notes)
 
