@@ -24,7 +24,7 @@ from aloe.apps.grounding.model import VisionLanguage
 from aloe.apps.grounding.page import sentence
 from aloe.attribution.memory import peak_memory
 from aloe.data.scenes import CLASSES
-from aloe.data.scenes.pairs import PairDataset
+from aloe.data.scenes.pairs import render_pair
 from aloe.draw.gallery import save_png, stack
 from aloe.metrics.bootstrap import bootstrap_interval
 from aloe.metrics.pointing import inside_share
@@ -57,7 +57,7 @@ def measure_inside(args: argparse.Namespace) -> dict[str, Any]:
     named = dict.fromkeys((*models, "both"), 0)
     pictures: list[Image.Image] = []
     lean: list[float] = []
-    for pair in PairDataset(args.scenes, seed=SEED):
+    for pair in (render_pair(SEED, i, 64) for i in range(args.scenes)):
         image, names = Image.fromarray(pair.image), [CLASSES[label] for label in pair.labels]
         says = {name: _says(model, image) for name, model in models.items()}
         right = [[w for w in answer.split() if w in CLASSES] == names for answer in says.values()]

@@ -26,7 +26,7 @@ from aloe.evaluation.evaluate import open_data
 from aloe.evaluation.tasks import class_of_logit
 from aloe.metrics.gridpg import cell_scores, grid_pointing
 from aloe.metrics.grids import GridList, compose
-from aloe.metrics.windows import cut_windows, window_starts, windowed_maps
+from aloe.metrics.windows import window_starts, windowed_maps
 
 
 def main() -> None:
@@ -61,13 +61,20 @@ def main() -> None:
 
 
 @torch.no_grad()
+def cut_windows(images: Tensor, side: int, n: int) -> Tensor:
+    """All windows of square images, row by row: (G, C, n * side, n * side) -> (G, (2n - 1)^2, C, side, side)."""
+    starts = window_starts(side, n)
+    rows = torch.stack([images[..., y : y + side, :] for y in starts], 1)
+    return torch.stack([rows[..., x : x + side] for x in starts], 2).flatten(1, 2)
+
+
 def logits(model: Any, load: Callable[[Any], Tensor], grids: GridList, logit: Tensor) -> dict[str, float]:
     """Mean logit and mean probability of a class by the share of its cell that a window shows."""
     kinds: dict[float, list[tuple[float, float]]] = {}
     for indices, labels in zip(grids.indices, grids.labels, strict=True):
         images = load(indices.tolist())
         side = images.shape[-1]
-        out = model(cut_windows(compose(images[None]), side)[0]).logits
+        out = model(cut_windows(compose(images[None]), side, grids.n)[0]).logits
         starts = window_starts(side, grids.n)
         for cell, label in enumerate(labels.tolist()):
             for window in range(len(out)):

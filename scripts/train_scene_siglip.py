@@ -29,9 +29,10 @@ from transformers import (
 )
 
 from aloe.data.scenes import CLASSES, teacher_path
+from aloe.evaluation.case import score
 from aloe.evaluation.features import FeatureSet
 from aloe.evaluation.templates import TEMPLATES
-from aloe.evaluation.zeroshot import class_embeddings, zeroshot_top1
+from aloe.evaluation.zeroshot import class_embeddings, zeroshot_ranking
 from aloe.models.teachers import Teacher, load_teacher
 from aloe.models.text import load_text_tower
 
@@ -244,7 +245,8 @@ def accuracies(folder: Path, data: tuple[Tensor, Tensor, Tensor]) -> dict[str, f
     pooled = torch.cat([teacher(batch.float() / 255).pooled for batch in images.split(250)])
     features = FeatureSet.of(pooled, labels)
     tower = load_text_tower(folder)
-    return {name: zeroshot_top1(features, class_embeddings(tower, CLASSES, name)) for name in TEMPLATES}
+    best = {n: zeroshot_ranking(features, class_embeddings(tower, CLASSES, n), 1)[:, 0] for n in TEMPLATES}
+    return {name: score(classes, features.labels, "top-1") for name, classes in best.items()}
 
 
 README = """\

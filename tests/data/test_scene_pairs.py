@@ -7,7 +7,7 @@ import pytest
 
 from aloe.core.errors import UserError
 from aloe.data.scenes import CLASSES, render
-from aloe.data.scenes.pairs import PairDataset, render_pair
+from aloe.data.scenes.pairs import render_pair
 
 
 def test_same_arguments_give_the_same_bits_and_other_arguments_do_not() -> None:
@@ -26,7 +26,7 @@ def test_fields_have_the_stated_shapes_and_types() -> None:
 
 
 def test_two_classes_left_and_right_with_masks_that_share_no_pixel() -> None:
-    pairs = list(PairDataset(40, seed=8, resolution=32))
+    pairs = [render_pair(8, i, 32) for i in range(40)]
     seen = np.concatenate([pair.labels for pair in pairs])
     assert set(seen) == set(range(len(CLASSES)))
     for pair in pairs:
@@ -42,7 +42,7 @@ def test_two_classes_left_and_right_with_masks_that_share_no_pixel() -> None:
 def test_each_mask_is_that_of_its_own_object() -> None:
     """A table stands on thin legs, a snowman is round: of its box a table fills less."""
     filled: dict[str, list[float]] = {"table": [], "snowman": []}
-    for pair in PairDataset(60, seed=9, resolution=48):
+    for pair in (render_pair(9, i, 48) for i in range(60)):
         for label, mask in zip(pair.labels, pair.masks, strict=True):
             rows, columns = np.nonzero(mask)
             if CLASSES[label] in filled:
@@ -61,16 +61,6 @@ def test_masks_hold_at_another_resolution() -> None:
 def test_impossible_arguments_are_the_users_mistake(mistake: dict[str, int]) -> None:
     with pytest.raises(UserError, match="resolution >= 8"):
         render_pair(**{"seed": 0, "index": 0, **mistake})
-
-
-def test_the_data_set_behaves_like_a_sequence() -> None:
-    data = PairDataset(3, seed=1, resolution=8)
-    assert len(data) == len(list(data)) == 3
-    assert np.array_equal(data[-1].image, data[2].image)
-    with pytest.raises(IndexError):
-        data[3]
-    with pytest.raises(UserError):
-        PairDataset(-1)
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def test_html_can_be_read_back():
         row("teacher", "one", cells=[Cell(58.56, note="†"), Cell(1)], gray=True),
         row("paper", "two", cells=[Cell(58.6, bold=True)], kind="paper"),
         footnotes=("† a note",),
-    ).to_html()
+    ).html_figure()
     reader = Reader(text)
     assert reader.rows == [
         ["Model", "Stage", "C10", "C100"],
@@ -137,7 +137,7 @@ def test_hostile_words_stay_words():
     assert "<" not in markdown
     assert r"a_b \_c\_" in markdown, "an underscore inside a word needs no escape"
 
-    reader = Reader(hostile.to_html())
+    reader = Reader(hostile.html_figure())
     assert "script" not in reader.tags
     assert [cells[0] for cells in reader.rows][1:] == [EVIL, EVIL]
 
@@ -155,7 +155,7 @@ def test_words_that_cannot_be_printed_become_spaces():
     assert printable("a\nb\x1b[31m\u202ec\ud800é日") == "a b [31m c é日"
     text = table(row("a\nb\ud800", "\x1b[31m"))
     assert "a b " in text.to_markdown()
-    for words in (text.to_markdown(), text.to_latex(), text.to_html()):
+    for words in (text.to_markdown(), text.to_latex(), text.html_figure()):
         assert "\x1b" not in words
         words.encode()
 
@@ -167,6 +167,6 @@ def test_a_row_must_fit_its_headings():
 
 def test_a_block_without_a_title_has_no_title_row():
     text = table(row("a", "b"), title="")
-    assert len(Reader(text.to_html()).rows) == 2
+    assert len(Reader(text.html_figure()).rows) == 2
     assert len(read_markdown(text.to_markdown())) == 3
     assert "multicolumn" not in text.to_latex()

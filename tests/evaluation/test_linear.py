@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from aloe.bcos.layers import BcosLinear
+from aloe.bcos.losses import LOSSES
 from aloe.core.errors import UserError
 from aloe.evaluation import linear
 from aloe.evaluation.heads import Probe
 from aloe.evaluation.linear import HEADS, ProbeSettings, fit_probe
-from aloe.train.finetune.losses import LOSSES
 
 QUICK = ProbeSettings(epochs=5, batch_size=64, learning_rates=(1e-2, 3e-3))
 

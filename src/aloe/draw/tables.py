@@ -115,10 +115,6 @@ class Table:
         ]
         return "\n".join(lines) + "\n"
 
-    def to_html(self) -> str:
-        """A page of its own, readable on a phone: wide tables scroll below their first column."""
-        return _ENVIRONMENT.from_string(_PAGE).render(table=self, style=HTML_STYLE)
-
     def html_figure(self) -> Markup:
         """The `<figure>` alone, for a page with `HTML_STYLE`."""
         return Markup(_ENVIRONMENT.from_string(_FIGURE).render(table=self))
@@ -162,11 +158,6 @@ def _latex_cells(row: Row) -> list[str]:
     return [rf"\textcolor{{gray}}{{{word}}}" for word in words] if row.gray else words
 
 
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ table.caption|printable }}</title><style>{{ style }}</style></head>
-<body>{{ table.html_figure() }}</body></html>
-"""
 _FILES = resources.files("aloe.draw")
 HTML_STYLE = Markup(_FILES.joinpath("tables.css").read_text(encoding="utf-8"))
 _FIGURE = _FILES.joinpath("table.html.j2").read_text(encoding="utf-8")

@@ -16,13 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from aloe.bcos.losses import LOSSES, logit_bias
 from aloe.core import processes
 from aloe.core.arrays import as_tensor
 from aloe.core.errors import UserError
 from aloe.core.progress import tracked
 from aloe.evaluation.heads import ROWS, Probe, head_outputs
 from aloe.evaluation.stored import StoredRows
-from aloe.train.finetune.losses import LOSSES, logit_bias
 
 HEADS = ("bcos", "linear")
 Rows = Tensor | StoredRows

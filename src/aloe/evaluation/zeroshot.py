@@ -73,22 +73,6 @@ def zeroshot_ranking(features: FeatureSet, embeddings: Tensor, count: int = 5) -
     return torch.cat([zeroshot_logits(part, texts).topk(count, dim=1).indices for part in features.chunks()])
 
 
-def zeroshot_top1(features: FeatureSet, embeddings: Tensor) -> float:
-    """Percent of the images whose own class has the highest logit.
-
-    Raises:
-        UserError: as `zeroshot_logits`, or images without labels or of classes that have no embedding.
-    """
-    labels = features.labels
-    if labels.min() < 0:
-        raise UserError("Zero-shot accuracy needs a label for every image: one folder per class.")
-    if labels.max() >= len(embeddings):
-        raise UserError(
-            f"The images are of {int(labels.max()) + 1} classes but there are {len(embeddings)} class names."
-        )
-    return 100 * float((zeroshot_ranking(features, embeddings, 1)[:, 0] == labels).double().mean())
-
-
 def read_class_names(source: str | Path | Sequence[str], count: int | None = None) -> list[str]:
     """Class names in the order of the labels: of a file (see `read_strings`), or folder names with `_` as a space.
 

@@ -28,17 +28,6 @@ def window_starts(side: int, n: int) -> list[int]:
     return [k * side // 2 for k in range(2 * n - 1)]
 
 
-def cut_windows(images: Tensor, side: int) -> Tensor:
-    """All windows of square images, row by row: (G, C, n * side, n * side) -> (G, (2n - 1)^2, C, side, side).
-
-    Raises:
-        UserError: images that are not a whole number of windows wide.
-    """
-    starts = window_starts(side, _cells_across(images, side))
-    rows = torch.stack([images[..., y : y + side, :] for y in starts], 1)
-    return torch.stack([rows[..., x : x + side] for x in starts], 2).flatten(1, 2)
-
-
 def windowed_maps(
     attribute: Attribute, images: Tensor, classes: Tensor, side: int, *, maps_per_pass: int = MAPS_PER_PASS
 ) -> Tensor:

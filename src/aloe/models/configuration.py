@@ -176,6 +176,11 @@ class BcosViTConfig(PreTrainedConfig):
         return "conv-even" if self.stem == "conv" and self.stem_kernel == EVEN_KERNEL else self.stem
 
     @property
+    def weight_norm(self) -> bool:
+        """Whether the weights of B-cos units are taken at length 1."""
+        return self.bcos_variant == "cosine"
+
+    @property
     def resolution(self) -> int:
         """Pixels on a side at which the model is meant to be used."""
         return int(self.teacher.get("resolution") or self.image_size)

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from fastapi.testclient import TestClient
 
+from aloe.apps.study.answers import read_studies
 from aloe.apps.study.pictures import image_png, map_png
 from aloe.apps.study.server import create_app
 from aloe.apps.study.settings import RANDOM, StudySettings
@@ -61,3 +62,8 @@ def answer(client: TestClient, path: str, choice: str = "left"):
     """Answer the trial that is shown, and return the response to it (not that of the next trial)."""
     form = fields(client.get(f"{path}/trial").text)
     return client.post(f"{path}/answer", data=form | {"choice": choice}, follow_redirects=False)
+
+
+def read_answers(paths):
+    """The answers of files, without notes on them."""
+    return read_studies(paths)[0]

@@ -7,11 +7,11 @@ from contextlib import closing
 
 import pytest
 
-from aloe.apps.study.answers import read_answers, read_studies, stored_answers, to_csv, to_jsonl
+from aloe.apps.study.answers import read_studies, stored_answers, to_csv, to_jsonl
 from aloe.apps.study.store import Store, connect, create_study
 from aloe.apps.study.writer import Writer
 from aloe.core.errors import UserError
-from apps.study.studies import answer, start, write_study
+from apps.study.studies import answer, read_answers, start, write_study
 
 
 def opened(db):

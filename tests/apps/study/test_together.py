@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from aloe.apps.study.answers import read_answers, read_studies, to_csv, to_jsonl
+from aloe.apps.study.answers import read_studies, to_csv, to_jsonl
 from aloe.apps.study.settings import StudySettings
 from aloe.apps.study.simulate import Preferences, simulate
 from aloe.core.errors import UserError
+from apps.study.studies import read_answers
 
 SCORES = {"inherent": 1.0, "attnlrp": 0.0, "lime": -1.0}
 SETTINGS = StudySettings.of(methods=tuple(SCORES), trials=10, repeats=2)

@@ -10,7 +10,7 @@ import torch
 from aloe.attribution.inherent import explain
 from aloe.bcos.layers import BcosConv2d, BcosLinear
 from aloe.models.convert import bcosify
-from aloe.models.modeling import BcosPatchEmbedding
+from aloe.models.embeddings import BcosPatchEmbedding
 from aloe.train.align.calibrate import calibrate
 from conftest import build_teacher
 

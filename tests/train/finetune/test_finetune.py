@@ -14,6 +14,7 @@ import pytest
 import torch
 from classes import COLOURS, class_shown, write_classes
 
+from aloe.bcos.losses import bce_uniform_off_targets
 from aloe.core.errors import UserError
 from aloe.data.draws import ImageDataset, collate_images
 from aloe.data.scenes import teacher_path
@@ -28,7 +29,6 @@ from aloe.train.align.calibrate import calibrate
 from aloe.train.align.run import align
 from aloe.train.checkpoints import checkpoints
 from aloe.train.finetune import run as run_module
-from aloe.train.finetune.losses import bce_uniform_off_targets
 from aloe.train.finetune.run import finetune
 from aloe.train.finetune.settings import FinetuneSettings
 from aloe.train.finetune.start import with_head

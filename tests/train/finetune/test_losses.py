@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from aloe.train.finetune.losses import LOSSES, bce_uniform_off_targets, logit_bias
+from aloe.bcos.losses import LOSSES, bce_uniform_off_targets, logit_bias
 
 
 def slow(logits, labels) -> float:

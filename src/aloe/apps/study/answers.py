@@ -35,11 +35,6 @@ _OTHERS = (b"PK\3\4", b"\xd0\xcf\x11\xe0", b"%PDF", b"\x1f\x8b")  # workbooks an
 _ACCEPTED = "the study's own file, or its answers as a table (CSV) or as JSON lines"
 
 
-def read_answers(paths: Path | Iterable[Path]) -> list[Answer]:
-    """The answers that `read_studies` finds, without its notes."""
-    return read_studies(paths)[0]
-
-
 def read_studies(paths: Path | Iterable[Path]) -> tuple[list[Answer], list[str]]:
     """The answers of a study's file, or of its exports as CSV or JSON lines, and sentences on how several files fit together.
 

@@ -3,7 +3,6 @@ things something belongs to. Made as the scenes of one object are, from the same
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,26 +47,3 @@ def render_pair(seed: int, index: int, resolution: int = 64) -> Pair:
     owner[: sum(counts)] = np.repeat([0, 1], counts)
     masks = owner[hits.which].reshape(resolution, resolution) == np.arange(2)[:, None, None]
     return Pair(image, labels.astype(np.int64), masks)
-
-
-class PairDataset:
-    """`length` pairs of one seed, rendered when asked for.
-
-    Raises UserError for a negative length, IndexError out of range.
-    """
-
-    def __init__(self, length: int, seed: int = 0, resolution: int = 64) -> None:
-        if length < 0:
-            raise UserError(f"A data set of pairs needs a length of 0 or more, but got {length}.")
-        self.length, self.seed, self.resolution = length, seed, resolution
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> Pair:
-        if not -self.length <= index < self.length:
-            raise IndexError(f"pair {index} of {self.length}")
-        return render_pair(self.seed, index % self.length, self.resolution)
-
-    def __iter__(self) -> Iterator[Pair]:
-        return (self[index] for index in range(len(self)))

@@ -117,8 +117,9 @@ class FrameCase:
 
     def standing(self, parts: Sequence[str], outcome: Outcome) -> tuple[bool, list[str]]:
         data = self.frames.of(parts)
-        shared = data.shared if "train" in parts else 0
-        leak = [f"{shared} of the {len(data.test)} test frames are training frames too"] * bool(shared)
+        leak = []
+        if "train" in parts and data.shared:
+            leak = [f"{data.shared} of the {len(data.test)} test frames are training frames too"]
         return data.official, [*(note.rstrip(".") for note in data.notes), *leak, *outcome.notes]
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from aloe.bcos.layers import BcosConv2d, BcosLinear
-from aloe.models.modeling import BcosPatchEmbedding
+from aloe.models.embeddings import BcosPatchEmbedding
 from aloe.train.runs import sample_images
 
 IMAGES = 64  # enough: a scale per unit is one number

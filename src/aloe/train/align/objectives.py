@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 TOKENWISE = ("cosine", "mse", "standardized")
 CONTRASTIVE = ("siglip", "infonce")
-OBJECTIVES = (*TOKENWISE, *CONTRASTIVE)
 INFONCE_TEMPERATURE = 0.1
 
 

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from aloe.bcos.losses import logit_bias
 from aloe.core.errors import UserError
 from aloe.models.convert import Student, bcosify
 from aloe.models.modeling import BcosViTForImageClassification, BcosViTModel
 from aloe.models.saving import is_student, load
 from aloe.models.teachers import Teacher, in_float32, load_teacher
 from aloe.models.unwrap import unwrapped
-from aloe.train.finetune.losses import logit_bias
 from aloe.train.finetune.settings import FinetuneSettings
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from aloe.bcos.losses import LOSSES
 from aloe.models.modeling import BcosViTForImageClassification
-from aloe.train.finetune.losses import LOSSES
 from aloe.train.progress import EVAL_PREFIX, ProgressBar
 from aloe.train.trainer import DrawTrainer
 

@@ -1,4 +1,4 @@
-"""Losses of fine-tuning: binary cross-entropy with uniform off-targets (docs/method.md section 4), and cross-entropy."""
+"""Losses of classifiers: binary cross-entropy with uniform off-targets (docs/method.md section 4), and cross-entropy."""
 
 from __future__ import annotations
 
