@@ -189,7 +189,10 @@ def _check(name: str, case: Case) -> dict[str, str]:
     """Raises UserError for a task that a case cannot do; where several processes read, fingerprints of what they read."""
     task = TASKS[name]
     case.check(name, task)
-    (task.check or task.settings)(case)
+    if task.check is None:
+        task.settings(case)
+    else:
+        task.check(case, name)
     return _fingerprints(case, task.parts) if processes.count() > 1 else {}
 
 

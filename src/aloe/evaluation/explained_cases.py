@@ -131,7 +131,7 @@ def map_cases(cases: Sequence[ImageCase]) -> list[MapCase]:
     ]
 
 
-def check_maps(case: ImageCase) -> None:
+def check_maps(case: ImageCase, task: str) -> None:
     """What can be said before any work is done.
 
     Raises:
@@ -146,12 +146,12 @@ def check_maps(case: ImageCase) -> None:
         )
     if _meant(case) is None:
         raise UserError(
-            f"The classifier of {case.name} does not know all classes of {case.splits.name} by name; leave the measures of"
-            " explanations out, or fit a classifier on them (aloe evaluate linear)."
+            f"{task}: the classifier of {case.name} does not know all classes of {case.splits.name} by name; leave {task} out,"
+            " or fit a classifier on them (aloe evaluate linear)."
         )
 
 
-def check_grids(case: ImageCase) -> None:
+def check_grids(case: ImageCase, task: str) -> None:
     """As `check_maps`, and what GridPG's settings ask of the stored grids and of the model's own size."""
     chosen = case.settings
     for name in chosen.first_grids:
@@ -161,14 +161,14 @@ def check_grids(case: ImageCase) -> None:
         n = stored_grids(chosen.grids_file, case.splits.test).n
     side = chosen.resolution or case.model.side()
     check_smooth(chosen.smooth, side // n if chosen.protocol == "resized" else side)
-    check_maps(case)
+    check_maps(case, task)
 
 
-def check_masks(case: ImageCase) -> None:
+def check_masks(case: ImageCase, task: str) -> None:
     """As `check_maps`, and that there are masks."""
     if not hasattr(case.splits.test, "mask"):
-        raise UserError(f"{case.splits.name} has no object masks, which task inside needs; rendered scenes have them.")
-    check_maps(case)
+        raise UserError(f"{case.splits.name} has no object masks, which task {task} needs; rendered scenes have them.")
+    check_maps(case, task)
 
 
 class Explainer:

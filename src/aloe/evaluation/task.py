@@ -58,7 +58,7 @@ class Task:
         metric: what the value is; default: the data's own.
         reads: names of the settings that may be given for it.
         on: what the case is: a model on images, the same with a method, or a model on frames.
-        check: raises UserError as `settings` does, where that would be work; default: `settings`.
+        check: raises UserError, of a case and the task's name, where `settings` would be work; default: `settings`.
         versions: packages, besides those of every row, that the key names.
         labelled: whether the images need labels.
     """
@@ -69,6 +69,6 @@ class Task:
     metric: str | None = None
     reads: tuple[str, ...] = VIEW
     on: Literal["images", "maps", "frames"] = "images"
-    check: Callable[[Any], object] | None = None
+    check: Callable[[Any, str], object] | None = None
     versions: tuple[str, ...] = ()
     labelled: bool = True

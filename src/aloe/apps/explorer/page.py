@@ -1,15 +1,12 @@
 """The page of `aloe app`: Gradio's controls around two HTML components of ours, the picker of images and the view.
 
 Every control leads to one of the methods of `Page`, which ask the explorer and send what the scripts in `assets/` draw. A
-person's images stay in the memory of this process, until there have been `SESSIONS` newer visitors.
+person's images stay in the memory of this process, until there have been `sessions.REMEMBERED` newer visitors.
 """
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,19 +14,19 @@ from typing import Any
 import gradio as gr
 from fastapi import FastAPI
 
-from aloe.apps.explorer.alike import PairView
-from aloe.apps.explorer.explorer import MAX_BYTES, Entry, Explorer, Picture, default_images
+from aloe.apps.explorer.explorer import MAX_BYTES, Explorer, Picture, default_images
 from aloe.apps.explorer.pair_controls import PairControls
 from aloe.apps.explorer.payload import change_payload, draw_sheet, panel_payload, thumbnail, view_payload
 from aloe.apps.explorer.requests import box_of, bytes_of, data_of, says, words_of
 from aloe.apps.explorer.server import Guard
-from aloe.apps.explorer.view import Aim, Panel, View
+from aloe.apps.explorer.sessions import Run, Session, Sessions
+from aloe.apps.explorer.view import Aim, View
 from aloe.attribution.methods import METHODS
 from aloe.core.errors import UserError
 from aloe.data.sources import open_images
 from aloe.metrics.deletion import FILLS
 
-SESSIONS, UPLOADS, SHOWN = 32, 12, 40  # visitors remembered, uploads of each, images of a folder that are offered
+UPLOADS, SHOWN = 12, 40  # of each visitor, images of a folder that are offered
 FIRST_METHODS = ("inherent", "attnlrp")
 FILL_WORDS = {
     "zero": "zero input",
@@ -79,31 +76,6 @@ def build_app(
     return Guard(app, local=local)
 
 
-@dataclass(eq=False)
-class _Run:
-    """A question that is being answered, one explanation after the other: those that are left and those that are there."""
-
-    turn: int
-    view: View
-    titles: list[str]
-    jobs: list[tuple[Entry, str]]
-    panels: list[Panel] = field(default_factory=list)
-    lock: Any = field(default_factory=threading.Lock)
-
-
-@dataclass(eq=False)
-class Session:
-    """What one visitor looks at. `turn` and `drag` count the questions: only the newest is answered."""
-
-    uploads: list[Picture] = field(default_factory=list)
-    view: View | None = None
-    pair: PairView | None = None
-    run: _Run | None = None
-    turn: int = 0
-    drag: int = 0
-    dragging: Any = field(default_factory=threading.Lock)
-
-
 class Page:
     """The controls and what they do; `offered` are the images that everybody may pick.
 
@@ -112,11 +84,9 @@ class Page:
     """
 
     def __init__(self, explorer: Explorer, offered: Sequence[Picture]) -> None:
-        self.explorer, self.offered = explorer, list(offered)
-        self.thumbnails = [{"name": p.name, "picture": thumbnail(p)} for p in self.offered]
-        self.sessions: OrderedDict[str, Session] = OrderedDict()
-        self.lock = threading.Lock()
-        self.pairs = PairControls(self)
+        self.explorer, self.sessions = explorer, Sessions(offered)
+        self.thumbnails = [{"name": p.name, "picture": thumbnail(p)} for p in offered]
+        self.pairs = PairControls(explorer, self.sessions)
 
     def blocks(self) -> gr.Blocks:
         """The layout and its wiring."""
@@ -178,22 +148,22 @@ class Page:
 
     def start(self, titles: Any, keys: Any, request: gr.Request) -> Update:
         """The first image, when the page is opened."""
-        return self._look(self.session(request), 0, titles, keys)
+        return self._look(self.sessions.of(request), 0, titles, keys)
 
     def pick(self, titles: Any, keys: Any, event: gr.EventData, request: gr.Request) -> Update:
         """Look at one of the images."""
-        return self._look(self.session(request), data_of(event).get("index"), titles, keys)
+        return self._look(self.sessions.of(request), data_of(event).get("index"), titles, keys)
 
     def upload(self, titles: Any, keys: Any, event: gr.EventData, request: gr.Request) -> Update:
         """Take an image of the visitor's and look at it; of more than `UPLOADS` the first goes."""
-        session, data = self.session(request), data_of(event)
+        session, data = self.sessions.of(request), data_of(event)
         name = str(data.get("name") or "image")[:100]
         try:
             picture = self.explorer.open(bytes_of(data, name), name)
         except UserError as error:
             return gr.skip(), says(error), gr.skip(), gr.skip()
         session.uploads = [*session.uploads, picture][-UPLOADS:]
-        return self._look(session, len(self.offered) + len(session.uploads) - 1, titles, keys)
+        return self._look(session, len(self.sessions.pictures(session)) - 1, titles, keys)
 
     def choose(self, titles: Any, keys: Any, event: gr.EventData, request: gr.Request) -> Update:
         """Explain the class or text of a prediction."""
@@ -217,14 +187,14 @@ class Page:
 
     def more(self, event: gr.EventData, request: gr.Request) -> Update:
         """The next explanation of a question that is still the newest."""
-        run = self.session(request).run
+        run = self.sessions.of(request).run
         if run is None or run.turn != data_of(event).get("turn"):
             return gr.skip(), gr.skip()
         return self._next(run), ""
 
     def region(self, titles: Any, event: gr.EventData, request: gr.Request) -> Update:
         """Delete or keep a rectangle; while it is dragged, only the last of those that wait."""
-        session, data = self.session(request), data_of(event)
+        session, data = self.sessions.of(request), data_of(event)
         session.drag += 1
         drag, view = session.drag, session.view
         with session.dragging:
@@ -239,7 +209,7 @@ class Page:
         return gr.update(change=[change_payload(c) for c in found]), ""
 
     def _look(self, session: Session, index: Any, titles: Any, keys: Any) -> Update:
-        pictures = self.pictures(session)
+        pictures = self.sessions.pictures(session)
         if not isinstance(index, int) or not 0 <= index < len(pictures):
             return gr.skip(), says(UserError("There is no such image.")), gr.skip(), gr.skip()
         session.view, session.pair = View(self.explorer, pictures[index]), None
@@ -248,12 +218,8 @@ class Page:
         first = gr.update(value={"first": pictures[index].name}, near=None, answer=None)
         return *self._begin(session, titles, keys), images, first
 
-    def pictures(self, session: Session) -> list[Picture]:
-        """All images that a visitor may pick."""
-        return [*self.offered, *session.uploads]
-
     def _ask(self, request: gr.Request, aim: Aim | None, titles: Any, keys: Any) -> Update:
-        session = self.session(request)
+        session = self.sessions.of(request)
         if session.view is None:
             return gr.skip(), gr.skip()
         session.view = session.view.aimed(session.view.aim if aim is None else aim)
@@ -264,7 +230,7 @@ class Page:
         view, titles = session.view, words_of(titles)
         assert view is not None
         session.turn += 1
-        session.run = run = _Run(
+        session.run = run = Run(
             session.turn, view, titles, view.jobs(titles, [k for k in words_of(keys) if k in METHODS])
         )
         try:
@@ -272,7 +238,7 @@ class Page:
         except UserError as error:
             return gr.skip(), says(error)
 
-    def _next(self, run: _Run) -> dict[str, Any]:
+    def _next(self, run: Run) -> dict[str, Any]:
         """The next panel; the picture of all when there is none left. `busy` says what comes then, `at` which panel it is."""
         with run.lock:
             at = len(run.panels)
@@ -285,14 +251,6 @@ class Page:
             else:
                 payload["sheet"] = draw_sheet(run.view, run.panels)
         return payload if at else {**view_payload(run.view, run.titles), **payload}
-
-    def session(self, request: gr.Request) -> Session:
-        with self.lock:
-            session = self.sessions.setdefault(str(request.session_hash), Session())
-            self.sessions.move_to_end(str(request.session_hash))
-            while len(self.sessions) > SESSIONS:
-                self.sessions.popitem(last=False)
-            return session
 
 
 def _offered(explorer: Explorer, images: str | Path | Sequence[str | Path] | None, limit: int) -> list[Picture]:

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gradio as gr
 import numpy as np
 
 from aloe.apps.explorer.alike import Answer, Features, PairView
-from aloe.apps.explorer.explorer import Picture
+from aloe.apps.explorer.explorer import Explorer, Picture
 from aloe.apps.explorer.payload import png, thumbnail
 from aloe.apps.explorer.requests import box_of, data_of, says, words_of
+from aloe.apps.explorer.sessions import Sessions
 from aloe.core.errors import UserError
 from aloe.draw.explanations import signed_map
-
-if TYPE_CHECKING:
-    from aloe.apps.explorer.page import Page
 
 
 class PairControls:
     """What the pair's script asks for; the first image is the one that the page looks at."""
 
-    def __init__(self, page: Page) -> None:
-        self.page, self.features = page, Features(page.explorer)
+    def __init__(self, explorer: Explorer, sessions: Sessions) -> None:
+        self.explorer, self.sessions, self.features = explorer, sessions, Features(explorer)
 
     def wire(self, pair: Any, models: Any, status: Any, plain: dict[str, Any]) -> None:
         """Connect the script's events."""
@@ -35,10 +33,10 @@ class PairControls:
 
     def near(self, titles: Any, request: gr.Request) -> tuple[Any, Any]:
         """The images that are nearest to the first."""
-        session = self.page.session(request)
+        session = self.sessions.of(request)
         if session.view is None:
             return gr.skip(), gr.skip()
-        pictures = self.page.pictures(session)
+        pictures = self.sessions.pictures(session)
         try:
             found = self.features.nearest(words_of(titles), session.view.picture, pictures)
         except UserError as error:
@@ -50,19 +48,19 @@ class PairControls:
 
     def second(self, titles: Any, event: gr.EventData, request: gr.Request) -> tuple[Any, Any]:
         """Compare with another image."""
-        session, index = self.page.session(request), data_of(event).get("index")
-        pictures = self.page.pictures(session)
+        session, index = self.sessions.of(request), data_of(event).get("index")
+        pictures = self.sessions.pictures(session)
         if session.view is None or not isinstance(index, int) or not 0 <= index < len(pictures):
             return _mistake(UserError("There is no such image."))
         try:
-            session.pair = PairView.of(self.page.explorer, words_of(titles), session.view.picture, pictures[index])
+            session.pair = PairView.of(self.explorer, words_of(titles), session.view.picture, pictures[index])
         except UserError as error:
             return _mistake(error)
         return gr.update(value=pair_payload(session.pair), answer=None), ""
 
     def swap(self, titles: Any, request: gr.Request) -> tuple[Any, Any]:
         """Exchange the sides."""
-        session = self.page.session(request)
+        session = self.sessions.of(request)
         if session.pair is None:
             return gr.skip(), gr.skip()
         session.pair = session.pair.swapped()
@@ -70,7 +68,7 @@ class PairControls:
 
     def part(self, event: gr.EventData, request: gr.Request) -> tuple[Any, Any]:
         """What is like a rectangle; while it is dragged, only the last of those that wait."""
-        session, data = self.page.session(request), data_of(event)
+        session, data = self.sessions.of(request), data_of(event)
         session.drag += 1
         drag, pair = session.drag, session.pair
         with session.dragging:
