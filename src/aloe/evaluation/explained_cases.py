@@ -146,8 +146,8 @@ def check_maps(case: ImageCase, task: str) -> None:
         )
     if _meant(case) is None:
         raise UserError(
-            f"{task}: the classifier of {case.name} does not know all classes of {case.splits.name} by name; leave {task} out,"
-            " or fit a classifier on them (aloe evaluate linear)."
+            f"{task}: the classifier of {case.name} does not know all classes of {case.splits.name} by name; leave {task}"
+            " out, or fit a classifier on them (aloe evaluate linear)."
         )
 
 
