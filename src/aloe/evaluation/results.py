@@ -21,7 +21,7 @@ from aloe.core.files import append_line, digest_of, read_bytes
 from aloe.core.progress import say
 from aloe.core.rows import Keyed
 from aloe.evaluation.rows import checked_lines, result_lines
-from aloe.evaluation.settings import RESULTS_NAME, result_facts, result_name
+from aloe.evaluation.settings import RESULTS_NAME
 from aloe.models.backbone import Backbone
 
 SIZES = {(192, 12): "Ti", (384, 12): "S", (768, 12): "B", (1024, 24): "L", (1152, 27): "so400m", (1280, 32): "H"}
@@ -61,30 +61,19 @@ class ResultLog:
         except OSError as error:
             raise UserError(f"{self.path} cannot be read: {error.strerror}.") from error
         end = data.rfind(b"\n") + 1
-        rows = self._results(data[:end]) if name == RESULTS_NAME else self._others(data[:end], kind)
-        if end < len(data):
-            with self.path.open("rb+") as file:
-                file.truncate(end)
-        return {row["key"]: row for row in rows}
-
-    def _results(self, data: bytes) -> list[Row]:
-        rows, left_out = result_lines(self.path, data)
-        self._say(left_out, len(rows))
-        known = Keyed()
-        for number, row, _ in rows:
-            known.add(row["key"], result_facts(row), f"line {number} of {self.path}", result_name(row))
-        return [row for _, row, _ in rows]
-
-    def _others(self, data: bytes, kind: type[BaseModel] | None) -> list[Row]:
-        rows, left_out = checked_lines(self.path, data, kind or _Keyed, "row")
-        self._say(left_out, len(rows))
-        return [row for _, row, _ in rows]
-
-    def _say(self, left_out: list[str], rows: int) -> None:
+        rows, left_out = (
+            result_lines(self.path, data[:end], Keyed())
+            if name == RESULTS_NAME
+            else checked_lines(self.path, data[:end], kind or _Keyed, "row")
+        )
         if left_out and not rows:
             raise UserError(f"{self.path} holds no result rows ({left_out[0].rstrip('.')}); move the file away.")
         if left_out:
             say("\n".join(left_out))
+        if end < len(data):
+            with self.path.open("rb+") as file:
+                file.truncate(end)
+        return {row["key"]: row for _, row, _ in rows}
 
     def get(self, key: str) -> Row | None:
         return self.rows.get(key)

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from aloe.core.files import json_lines
+from aloe.core.rows import Keyed
 
 Checked = TypeVar("Checked", bound=BaseModel)
 
@@ -39,9 +40,20 @@ class Result(BaseModel):
     notes: list[str] = []
 
 
-def result_lines(file: Path, data: bytes) -> tuple[list[tuple[int, dict[str, Any], Result]], list[str]]:
-    """`checked_lines` of result rows."""
-    return checked_lines(file, data, Result, "result row")
+def result_lines(file: Path, data: bytes, known: Keyed) -> tuple[list[tuple[int, dict[str, Any], Result]], list[str]]:
+    """`checked_lines` of result rows, which are added to those that are `known`.
+
+    Raises:
+        UserError: two results of a key that contradict each other.
+    """
+    rows, notes = checked_lines(file, data, Result, "result row")
+    for number, row, result in rows:
+        facts: dict[str, Any] = {
+            name: row[name] for name in ("task", "data", "metric", "value", "counts") if name in row
+        }
+        name = f"{result.task} of {result.name} on {result.data}"
+        known.add(result.key, facts, f"line {number} of {file}", name)
+    return rows, notes
 
 
 def checked_lines(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -103,13 +102,3 @@ class EvaluateSettings(Checked):
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
         return value if isinstance(value, list | tuple) else (value,)
-
-
-def result_facts(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What two result rows of one key must agree on: all that was measured and of what, not how long it took."""
-    return {name: row[name] for name in ("task", "data", "metric", "value", "counts") if name in row}
-
-
-def result_name(row: Mapping[str, Any]) -> str:
-    """What a result row is about, in words."""
-    return f"{row.get('task', 'a task')} of {row.get('name', 'a model')} on {row.get('data', 'some data')}"

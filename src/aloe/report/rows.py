@@ -10,7 +10,7 @@ from aloe.core.errors import UserError
 from aloe.core.files import read_bytes
 from aloe.core.rows import Keyed, repeats
 from aloe.evaluation.rows import Result, result_lines
-from aloe.evaluation.settings import RESULTS_NAME, result_facts, result_name
+from aloe.evaluation.settings import RESULTS_NAME
 
 
 def read_results(paths: Sequence[Path]) -> tuple[list[Result], list[str]]:
@@ -24,26 +24,21 @@ def read_results(paths: Sequence[Path]) -> tuple[list[Result], list[str]]:
     notes: list[str] = []
     for path in paths:
         file = path / RESULTS_NAME if path.is_dir() else path
-        rows, left_out = _read_file(file)
+        rows, left_out = result_lines(file, _read(file), known)
         if not rows:
             why = f" ({left_out[0]})" if left_out else ""
             raise UserError(f"{file} holds no result rows{why}; `aloe evaluate` writes them.")
-        for number, row in rows:
-            known.add(
-                row.key, result_facts(row.model_dump()), f"line {number} of {file}", result_name(row.model_dump())
-            )
+        for _, _, row in rows:
             found.pop(row.key, None)  # the last one also takes the last place
             found[row.key] = row
         notes += left_out
     return list(found.values()), [*notes, *repeats(known.repeated, "result row")]
 
 
-def _read_file(file: Path) -> tuple[list[tuple[int, Result]], list[str]]:
+def _read(file: Path) -> bytes:
     try:
-        data = read_bytes(file)
+        return read_bytes(file)
     except FileNotFoundError as error:
         raise UserError(f"{file} does not exist; give a folder that `aloe evaluate` has written to.") from error
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}.") from error
-    rows, notes = result_lines(file, data)
-    return [(number, row) for number, _, row in rows], notes
