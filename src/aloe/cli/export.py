@@ -66,8 +66,17 @@ def export(
     if foreign := next((name for name, given in others.items() if given and given not in usual), None):
         option = f"--{foreign.replace('_', '-')}"
         raise UserError(f"{option} is {'not ' * (to == 'web')}for --to web; leave it out.")
-    make, own = (_page, page) if to == "web" else (_file, graph)
-    make(model, output, json, resolution, int8, images, limit, overwrite, **own)
+    both: dict[str, Any] = {
+        "resolution": resolution,
+        "int8": int8,
+        "images": images,
+        "limit": limit,
+        "overwrite": overwrite,
+    }
+    if to == "web":
+        _page(model, output, json, **both, **page)
+    else:
+        _file(model, output, json, **both, **graph)
 
 
 def _file(
@@ -114,21 +123,10 @@ def _file(
     say(done.row(), "\n".join(words), json)
 
 
-def _page(
-    model: str,
-    output: Path,
-    json: bool,
-    resolution: int | None,
-    int8: bool,
-    images: str | None,
-    limit: int | None,
-    overwrite: bool,
-    **page: Any,
-) -> None:
+def _page(model: str, output: Path, json: bool, **options: Any) -> None:
     from aloe.apps.export.web.student import export_page
 
-    common: dict[str, Any] = {"int8": int8, "images": images, "limit": limit, "overwrite": overwrite}
-    done = export_page(model, output, resolution=resolution, **common, **page)
+    done = export_page(model, output, **options)
     loads = ", ".join(f"{size / 1e6:.1f} MB with {name} weights" for name, size in done.loads.items())
     words = [
         f"page of {model} at {done.image_size} x {done.image_size} pixels: {output}, {sum(done.files.values()) / 1e6:.1f} MB"
