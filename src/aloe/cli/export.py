@@ -59,7 +59,7 @@ def export(
     quiet_libraries()
     page: dict[str, Any] = {"runtime": runtime, "texts": texts, "text_tower": text_tower}
     page |= {"only_int8": only_int8, "webgpu": webgpu, "cdn": cdn}
-    graph = {"what": what, "format": format, "target": target, "opset": opset}
+    graph: dict[str, Any] = {"what": what, "format": format, "target": target, "opset": opset}
     if to not in ("file", "web"):
         raise UserError(f"--to must be file or web, got {to!r}.")
     others, usual = (graph, ("forward", "own")) if to == "web" else (page, ())

@@ -16,21 +16,15 @@ from aloe.data.sources import left_out
 from aloe.data.splits import Splits
 from aloe.evaluation.features import FeatureSet, extract
 from aloe.evaluation.settings import EvaluateSettings
-from aloe.evaluation.task import Outcome, Task
+from aloe.evaluation.task import Case, Outcome, Task
 
 
-@dataclass
-class ImageCase:
+@dataclass(kw_only=True)
+class ImageCase(Case):
     """One model on labelled images; features are extracted when first asked for and shared by the tasks."""
 
-    name: str
-    model: Any
     splits: Splits
     settings: EvaluateSettings
-    device: str
-    cache: Path | None
-    progress: bool
-    output_dir: Path | None = None
     models: tuple[str, ...] = ()
     _features: dict[tuple[str, str], FeatureSet] = field(default_factory=dict)
 
@@ -76,7 +70,7 @@ class ImageCase:
         return list(self.splits.test.classes or [])
 
     @property
-    def metric(self) -> str:
+    def metric(self) -> str:  # type: ignore[override]
         return self.splits.metric
 
     def data(self, parts: Sequence[str]) -> str:
@@ -87,7 +81,6 @@ class ImageCase:
         return None if source is None else source.state()[:16]
 
     def check(self, name: str, task: Task) -> None:
-        """Raises UserError where the data lack what task `name` needs."""
         if "train" in task.parts and self.splits.train is None:
             data = self.splits.name
             raise UserError(

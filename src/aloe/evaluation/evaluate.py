@@ -159,9 +159,10 @@ class _Job:
 
     def case(self, name: str, model: Any, opened: Any) -> Any:
         """A model on one of them."""
+        common = {"name": name, "model": model, "settings": self.settings, **self.others}
         if self.frames:
-            return FrameCase(name, model, opened, self.settings, **self.others)
-        return ImageCase(name, model, opened, self.settings, **self.others, models=self.models)
+            return FrameCase(**common, frames=opened)
+        return ImageCase(**common, splits=opened, models=self.models)
 
 
 def _spec(data: Data) -> str:

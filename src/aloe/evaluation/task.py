@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from pathlib import Path
+from typing import Any, Literal
 
 VIEW = ("resolution", "precision", "batch_size", "workers")
 """Settings of every task that looks at images one by one."""
@@ -22,28 +23,34 @@ class Outcome:
     official: bool = True
 
 
-class Case(Protocol):
-    """One model on one data set, and with one method where methods are measured."""
+@dataclass(kw_only=True)
+class Case:
+    """One model on one data set: its name as it was asked for, where it runs, and where features and results are kept."""
 
     name: str
     model: Any
     device: str
+    cache: Path | None
+    progress: bool
+    output_dir: Path | None = None
 
-    @property
-    def metric(self) -> str:
-        """That of the data, for tasks without one of their own."""
+    metric = ""
+    """That of the data, for tasks without one of their own."""
 
     def data(self, parts: Sequence[str]) -> str:
         """The name of the data that these parts belong to."""
+        raise NotImplementedError
 
     def state(self, part: str) -> str | None:
         """A fingerprint of a part of the data; None where there is no such part."""
+        raise NotImplementedError
 
     def check(self, name: str, task: Task) -> None:
-        """Raises UserError where the data lack what task `name` needs."""
+        """Raises UserError where model or data lack what task `name` needs."""
 
     def standing(self, parts: Sequence[str], outcome: Outcome) -> tuple[bool, list[str]]:
         """Whether a number is official, and what is to be said of it."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)

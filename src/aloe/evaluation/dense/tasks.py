@@ -31,7 +31,7 @@ from aloe.evaluation.dense.probe import backbone_features, evaluate_probe, fit_p
 from aloe.evaluation.dense.samples import FeaturesOf
 from aloe.evaluation.dense.settings import DenseSettings
 from aloe.evaluation.results import ResultLog, Row, row_key, versions
-from aloe.evaluation.task import Outcome, Task
+from aloe.evaluation.task import Case, Outcome, Task
 
 PROBES, DENSE = ("depth", "normals"), ("depth", "normals", "correspondence")
 _NOT_READ = {
@@ -88,20 +88,12 @@ class DenseSet:
         return found
 
 
-@dataclass
-class FrameCase:
+@dataclass(kw_only=True)
+class FrameCase(Case):
     """One model on one data set of frames."""
 
-    name: str
-    model: Any
     frames: DenseSet
     settings: FrameSettings
-    device: str
-    cache: Path | None
-    progress: bool
-    output_dir: Path | None = None
-
-    metric = ""  # every task has one of its own
 
     def data(self, parts: Sequence[str]) -> str:
         return str(self.frames.of(parts).name)
@@ -110,7 +102,6 @@ class FrameCase:
         return self.frames.states[part]
 
     def check(self, name: str, task: Task) -> None:
-        """Raises UserError for blocks or a size that the model does not have."""
         chosen = self.settings.match if "pairs" in task.parts else self.settings.probe
         choose_blocks(self.model, chosen.blocks)
         self.model.side(chosen.resolution)
