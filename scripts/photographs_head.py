@@ -63,10 +63,14 @@ def fit(folder: str, classes: Path, photographs: str, output: Path, cache: Path 
     raised = raise_of(known_logits[::2], test.labels[::2], other_logits[::2])
     save_student(attach(student, replace(probe, logit_bias=probe.logit_bias + raised), names), output)
     print(f"{len(known)} training images of {len(names) - 1} classes, {len(rows) - len(known)} of something else")
-    print(f"right of {len(test)} test images, %: {100 * float((known_logits.argmax(1) == test.labels).float().mean()):.1f}")
+    print(
+        f"right of {len(test)} test images, %: {100 * float((known_logits.argmax(1) == test.labels).float().mean()):.1f}"
+    )
     named, right = answers(known_logits[1::2] + raised, test.labels[1::2])
     away = ~answers(other_logits[1::2] + raised)[0]
-    print(f"logits raised by {raised}, chosen on every other image; on {len(named)} test and {len(away)} background images:")
+    print(
+        f"logits raised by {raised}, chosen on every other image; on {len(named)} test and {len(away)} background images:"
+    )
     print(f"  said to be none, %: {100 * float((~named).float().mean()):.1f}")
     print(f"  right of those that are named, %: {100 * float(right[named].float().mean()):.1f}")
     print(f"  background said to be none, %: {100 * float(away.float().mean()):.1f}")
