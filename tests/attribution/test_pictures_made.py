@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from aloe.attribution import files, made
 from aloe.attribution.files import explain_files
 from aloe.core import processes
+from aloe.core.errors import UserError
 from aloe.evaluation.alike.files import explain_like, explain_toward
 from aloe.models.convert import bcosify
 from conftest import build_teacher
@@ -164,3 +166,22 @@ def test_a_process_that_was_killed_half_way(student, images, tmp_path):
     assert sum(after[name] == before.get(name) for name in after) == kept[0]
     explain_files(student, images, tmp_path / "whole", **QUICK)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_bf16_is_said_in_rows_and_makes_pictures_anew(student, images, tmp_path, monkeypatch):
+    fast = False
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: fast, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: fast, raising=False)
+    with pytest.raises(UserError, match="This cpu has no fast bf16 products"):
+        explain_files(student, images, tmp_path, precision="bf16", **QUICK)
+    with pytest.raises(UserError, match="no precision 'fp16' of explanations; precisions: float32, bf16"):
+        explain_files(student, images, tmp_path, precision="fp16", **QUICK)
+    fast = True
+    plain = explain_files(student, images, tmp_path, **QUICK)
+    low = explain_files(student, images, tmp_path, precision="bf16", **QUICK)
+    assert (plain.kept, low.kept, explain_files(student, images, tmp_path, precision="bf16", **QUICK).kept) == (0, 0, 7)
+    assert {row.get("precision") for row in plain.rows} == {None}
+    assert {row.get("precision") for row in low.rows} == {"bf16"}
+    logits = [torch.tensor([row["logit"] for row in done.rows]) for done in (plain, low)]
+    torch.testing.assert_close(*logits, rtol=0.1, atol=0.05)
+    assert torch.get_float32_matmul_precision() == "highest"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from aloe.attribution.records import Row, image_bytes, image_hashes, replaced, w
 from aloe.attribution.targets import TextTarget
 from aloe.core import processes
 from aloe.core.bounds import check_batch
+from aloe.core.errors import UserError
 from aloe.core.files import write_json
 from aloe.core.printable import shown
+from aloe.core.torch_state import check_fast, matrix_products
 from aloe.data.batches import over_batches
 from aloe.data.places import check_output
 from aloe.data.sources import left_out
@@ -31,6 +34,9 @@ from aloe.models.saving import load
 from aloe.models.unwrap import unwrapped
 
 RECORD_NAME = "explanations.json"
+
+PRODUCTS = {"float32": "highest", "bf16": "medium"}
+"""Precisions of explanations, and how `matrix_products` calls them."""
 
 PANEL = 224
 """Pixels of a panel of a small image; panels of larger ones show every pixel."""
@@ -60,6 +66,7 @@ def explain_files(
     limit: int | None = None,
     batch_size: int = 16,
     device: str = "cpu",
+    precision: str = "float32",
     progress: bool = True,
     name: str | None = None,
 ) -> Explained:
@@ -70,12 +77,15 @@ def explain_files(
         model: folder or hub id of a student, or the student itself. name: what to call it in pictures; default: by where it
             lies.
         target: a class; default: the predicted one.
+        precision: float32; or bf16, whose matrix products are of bfloat16 and add up in float32, said in every row.
         texts: what to explain instead, each under its own words; the prediction is then the text of the highest logit.
 
     Raises:
         UserError: no student there, no images, none of them readable, an unknown target, a folder that cannot be written,
-            that belongs to the images or that holds something else.
+            that belongs to the images or that holds something else, a precision that the device is slow at.
     """
+    low = _checked(precision, device)
+    one = partial(_explained, PRODUCTS[precision], batch_size)
     student: Any = load(model) if isinstance(model, str | Path) else unwrapped(model)
     student.to(device)
     source = processes.after_first(lambda: open_whole(images))
@@ -89,7 +99,7 @@ def explain_files(
     about = {"model": title, "model_fingerprint": fingerprint(student)}
     meant = {k: [t.embedding.flatten().tolist(), float(t.scale), float(t.bias)] for k, t in (texts or {}).items()}
     settings = {"target": target, "texts": meant, "side": side}
-    made = Made.of(output_dir / RECORD_NAME, "explanations", about, source, ("explained",), settings)
+    made = Made.of(output_dir / RECORD_NAME, "explanations", about, source, ("explained",), {**settings, **low})
 
     def explained(loaded: Tensor, numbers_of: list[int]) -> list[Row]:
         names, hashes = [source.name(i) for i in numbers_of], image_hashes(loaded)
@@ -98,14 +108,14 @@ def explain_files(
             return there
         pixels = loaded.to(device)
         if texts:
-            by_text = {text: explain(student, pixels, goal, batch_size=batch_size) for text, goal in texts.items()}
+            by_text = {text: one(student, pixels, goal) for text, goal in texts.items()}
             numbers, sheets = text_rows(by_text), text_pictures(pixels, by_text, title)
         else:
-            explanation = explain(student, pixels, target, batch_size=batch_size)
+            explanation = one(student, pixels, target)
             numbers = rows(explanation, student)
             words = [f"{target or seen(n, student) or 'feature'}: {n['logit']:.2f}" for n in numbers]
             sheets = pictures(pixels, explanation, words, title)
-        asked = {} if target is None else {"target": target}  # what logit and residual are of
+        asked = {**low} if target is None else {**low, "target": target}  # what logit and residual are of
         return [
             made.save(number, {"explained": picture}, {**file, **asked, **values})
             for number, picture, file, values in zip(numbers_of, sheets, known, numbers, strict=True)
@@ -124,6 +134,19 @@ def explain_files(
         index = {**about, "explanations": with_earlier(recorded, made.earlier), **lost}
         write_json(output_dir / RECORD_NAME, index)
     return done
+
+
+def _checked(precision: str, device: str) -> dict[str, str]:
+    """What rows and pictures say of a precision; raises UserError for an unknown or a slow one."""
+    if precision not in PRODUCTS:
+        raise UserError(f"There is no precision {precision!r} of explanations; precisions: {', '.join(PRODUCTS)}.")
+    check_fast(precision, device)
+    return {} if precision == "float32" else {"precision": precision}
+
+
+def _explained(products: str, batch_size: int, student: Any, pixels: Tensor, target: Any) -> Explanation:
+    with matrix_products(products, pixels.device.type):
+        return explain(student, pixels, target, batch_size=batch_size)
 
 
 def pictures(images: Tensor, explanation: Explanation, titles: Sequence[str], model: str = "") -> Iterator[Any]:

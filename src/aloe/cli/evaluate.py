@@ -22,8 +22,8 @@ def _known() -> frozenset[str]:
 @settings_flags(
     EvaluateSettings,
     *("k", "head", "feature", "templates", "text_tower", "class_names", "reference", "methods", "preset", "protocol"),
-    *("confidence", "share", "grids", "grids_file", "images", "block", "resolution", "precision", "batch_size"),
-    *("workers", "seed"),
+    *("confidence", "share", "grids", "grids_file", "images", "block", "resolution", "precision", "compile"),
+    *("batch_size", "workers", "seed"),
     known=_known,
 )
 def evaluate(

@@ -44,6 +44,9 @@ def explain(
     resolution: Annotated[
         int | None, typer.Option(min=1, max=MAX_SIDE, help="Pixels; default: the model's native size.")
     ] = None,
+    precision: Annotated[
+        str, typer.Option(help="float32, or bf16 where the device is fast at it; of classes and texts.")
+    ] = "float32",
     limit: Annotated[int | None, typer.Option(min=1, max=MAX_COUNT, help="At most this many images.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, max=MAX_BATCH)] = 16,
     device: Device = None,
@@ -62,6 +65,8 @@ def explain(
 
     processes.join()
     _check(target, text, text_tower or templates, like, region or pairs, toward, against)
+    if precision != "float32" and (like or toward is not None):
+        raise UserError("--precision is of classes and texts; leave it out with --like and --toward.")
     source = images[0] if len(images) == 1 else images
     student = load(model)
     settings: dict[str, Any] = {
@@ -80,7 +85,7 @@ def explain(
         done = explain_toward(student, source, toward, output_dir, against=against, **settings)
     else:
         texts = text_targets(text_tower_for(student, text_tower), text, templates) if text else None
-        done = explain_files(student, source, output_dir, target=target, texts=texts, **settings)
+        done = explain_files(student, source, output_dir, target=target, texts=texts, precision=precision, **settings)
     standing_of = standing(student.config.teacher)
     found = {
         "explanations": done.rows,

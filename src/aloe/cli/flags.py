@@ -71,7 +71,7 @@ class _Flag:
         types = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
         self.values = [str(v) for t in types if get_origin(t) is Literal for v in get_args(t)]
         self.inside = [get_args(t)[0] for t in types if get_origin(t) in (list, tuple)]  # the types of a list's values
-        self.scalar: Any = next((t for t in (int, float, Path) if t in types and not self.inside), str)
+        self.scalar: Any = next((t for t in (bool, int, float, Path) if t in types and not self.inside), str)
 
     def parameter(self, shows_default: bool, note: str) -> inspect.Parameter:
         """The flag as a parameter of the verb."""
@@ -92,7 +92,7 @@ class _Flag:
         elif not all(value in self.words for value in self.values):
             yield f"one of {', '.join(self.values)}"
         default = self.field.default
-        if shows_default and "default:" not in self.words and default is not None:
+        if shows_default and "default:" not in self.words and default is not None and default is not False:
             yield f"default: {','.join(map(str, default)) if isinstance(default, tuple) else default}"
 
     def read(self, value: Any) -> Any:

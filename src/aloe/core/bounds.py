@@ -18,6 +18,8 @@ MAX_PREFETCH = 64
 MAX_SIDE = 1 << 14
 """Pixels on a side of the largest image that a model may be given."""
 MAX_BATCH = 1 << 16
+FIRST_BATCH = 1 << 10
+"""Images that a GPU is tried with where no batch is asked for; halved until they fit."""
 SMALL_BATCH = 256
 """Images of a batch that may be more than there are."""
 MAX_WORKERS = 1 << 10

@@ -7,6 +7,8 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from functools import wraps
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+from aloe.core.errors import UserError
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -44,7 +46,7 @@ def in_plain_torch(function: Callable[P, R]) -> Callable[P, R]:
 
 
 @contextmanager
-def matrix_products(precision: str) -> Iterator[None]:
+def matrix_products(precision: str, device: str = "cpu") -> Iterator[None]:
     """Within the block float32 matrix products are made at `highest`, `high` or `medium` precision, the words of
     `torch.set_float32_matmul_precision`: `medium` rounds what is multiplied to bfloat16 and adds up in float32.
 
@@ -60,10 +62,40 @@ def matrix_products(precision: str) -> Iterator[None]:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)
     try:
-        with nullcontext() if torch.cuda.is_available() else sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH) if torch.device(device).type == "cpu" else nullcontext():
             yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def check_fast(precision: str, device: str) -> None:
+    """Raises UserError where a device has no units for bf16 products, which would only be slower there."""
+    import torch
+
+    kind = torch.device(device).type
+    fast = kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if kind == "cpu":
+        known = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+        fast = any(getattr(torch.cpu, name, bool)() for name in known)
+    if precision != "float32" and not fast:
+        raise UserError(f"This {kind} has no fast {precision} products; leave --precision out.")
+
+
+@contextmanager
+def compiled(model: nn.Module, wanted: bool = True) -> Iterator[None]:
+    """Within the block the blocks of a model, which are its longest list of modules, run as `torch.compile` writes them: once
+    for all of them, as they differ in their weights only."""
+    from torch import nn
+
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    blocks = [block for block in max(lists, key=len, default=[]) if wanted and block._compiled_call_impl is None]
+    for block in blocks:
+        block.compile()
+    try:
+        yield
+    finally:
+        for block in blocks:
+            block._compiled_call_impl = None
 
 
 @contextmanager

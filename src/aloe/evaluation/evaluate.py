@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -122,7 +122,7 @@ def evaluate_all(
             case = job.case(name, model, one)
             rows += [_row(task, case, _facts(task, case), log) for task in alone]
     for one in opened if compared else ():
-        rows += _compared(compared, [job.case(name, load_any(name), one) for name in models], log)
+        rows += _compared(compared, [_as_written(job.case(name, load_any(name), one)) for name in models], log)
     if job.frames and log is not None and processes.is_first():
         draw_probes(opened, job.settings, log)
     return rows
@@ -163,6 +163,11 @@ class _Job:
         if self.frames:
             return FrameCase(**common, frames=opened)
         return ImageCase(**common, splits=opened, models=self.models)
+
+
+def _as_written(case: ImageCase) -> ImageCase:
+    """A case of a model that is not compiled, as explanations are of models as they are written."""
+    return replace(case, settings=case.settings.model_copy(update={"compile": False}))
 
 
 def _spec(data: Data) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,14 @@ from aloe.core.errors import UserError
 from aloe.core.files import digest_of
 from aloe.core.progress import Bar
 from aloe.core.settings import workers_here
+from aloe.core.torch_state import compiled
 from aloe.data.draws import ImageDataset, collate_images
 from aloe.data.sources import ImageSource
 from aloe.data.subset import SubsetImages
 from aloe.data.transforms import ResizeCenterCrop
 from aloe.evaluation.backbones import model_fingerprint
 from aloe.evaluation.cache import Part, PartFolder, read_part
+from aloe.evaluation.feeding import Fitting, fed
 from aloe.evaluation.stored import StoredRows
 from aloe.models.backbone import Backbone
 
@@ -83,6 +86,7 @@ def extract(
     batch_size: int = 128,
     device: str = "cpu",
     precision: str = "float32",
+    compile: bool = False,
     workers: int = 0,
     cache: Path | None = None,
     progress: str | None = None,
@@ -94,8 +98,10 @@ def extract(
             `concat`, pooled and mean side by side.
         resolution: pixels on a side; default: the model's own.
         precision: float32, or autocast to bf16 or fp16; what is returned and stored is float32.
-        cache: folder of cached features. They are kept under a hash of the weights, the data, the view and the precision,
-            written part by part, so an interrupted extraction goes on where it stopped.
+        batch_size: images per pass; fewer where they do not fit a GPU's memory.
+        compile: run the model's blocks through `torch.compile`; the features are others in their last bits.
+        cache: folder of cached features. They are kept under a hash of the weights, the data, the view, the precision and
+            whether the model was compiled, written part by part, so an interrupted extraction goes on where it stopped.
         progress: a title shows a progress bar on standard error.
 
     Raises:
@@ -106,7 +112,7 @@ def extract(
     model = model.to(device).eval()
     folder = None
     if cache is not None:
-        key = _key(model, source, feature=feature, side=side, precision=precision, device=torch.device(device).type)
+        key = _key(model, source, **_view(feature, side, precision, device, compile))
         folder = PartFolder(cache / key)
     starts = range(0, len(source), PART_IMAGES)
     todo = processes.of_first(lambda: [i for i in range(len(starts)) if folder is None or not folder.has(i)])
@@ -114,7 +120,7 @@ def extract(
     own = processes.dealt(todo[:alone])
     images = sum(min(PART_IMAGES, len(source) - starts[i]) for i in [*own, *todo[alone:]])
     parts: list[Part | Path] = [] if folder is None else [folder.path(i) for i in range(len(starts))]
-    with Bar(progress, -(-images // batch_size)) as bar:
+    with Bar(progress, -(-images // batch_size)) as bar, compiled(model, compile):
 
         def made(i: int, together: bool) -> tuple[Part, list[str]]:
             images = SubsetImages(source, np.arange(starts[i], min(starts[i] + PART_IMAGES, len(source))))
@@ -185,16 +191,18 @@ def _extract_part(
     )
     found: list[tuple[Part, list[str]]] = []
     kind, dtype = torch.device(device).type, PRECISIONS[precision]
+    fitting = Fitting()
     with torch.no_grad(), torch.autocast(kind, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
-        for batch in loader:
+        for batch in fed(loader, device):
             advance()
             part: Part = {}
             if len(batch["pixel_values"]):
-                images = batch["pixel_values"].to(device, non_blocking=True)
-                # A copy: the CLS token is a view that would keep the tokens of every image alive.
-                features = _features(model, images, feature).to("cpu", torch.float32, copy=True)
+                # A copy: the CLS token is a view that would keep the tokens of every image alive. It leaves the device at the
+                # end of the part, so that the next batch need not wait for it.
+                features = fitting(partial(_float_features, model, feature), batch["pixel_values"])
                 part = {"features": features, "labels": batch["label"], "index": batch["index"]}
             found.append((part, batch["unreadable"]))
+    found = [({name: value.cpu() for name, value in part.items()}, names) for part, names in found]
     found = processes.in_order(found) if together else found
     unreadable = [name for _, names in found for name in names]
     full = [part for part, _ in found if part]
@@ -202,6 +210,10 @@ def _extract_part(
         empty = torch.empty(0, dtype=torch.int64)
         return {"features": torch.empty(0, 0), "labels": empty, "index": empty.clone()}, unreadable
     return {name: torch.cat([part[name] for part in full]) for name in full[0]}, unreadable
+
+
+def _float_features(model: Any, feature: str, images: Tensor) -> Tensor:
+    return _features(model, images, feature).to(torch.float32, copy=True)
 
 
 def _features(model: Any, images: Tensor, feature: str) -> Tensor:
@@ -235,6 +247,12 @@ def _check(model: Any, feature: str, precision: str, side: int) -> None:
     if feature == "cls" and not model.use_cls_token:
         raise UserError("This model has no CLS token; choose the feature pooled, mean or concat.")
     model.side(side)
+
+
+def _view(feature: str, side: int, precision: str, device: str, compile: bool) -> dict[str, Any]:
+    """What features depend on besides model and images; `compiled` came later and is named only where it is so."""
+    view = {"feature": feature, "side": side, "precision": precision, "device": torch.device(device).type}
+    return {**view, "compiled": True} if compile else view
 
 
 def _key(model: Any, source: ImageSource, **view: Any) -> str:

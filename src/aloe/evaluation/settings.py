@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveFloat, field_validator, model_validator
 
-from aloe.core.bounds import MAX_BATCH, MAX_COUNT, MAX_HELD, MAX_SEED, MAX_SIDE, MAX_WORKERS
+from aloe.core.bounds import FIRST_BATCH, MAX_BATCH, MAX_COUNT, MAX_HELD, MAX_SEED, MAX_SIDE, MAX_WORKERS
 from aloe.core.settings import Checked, Count
 
 if TYPE_CHECKING:
@@ -77,8 +77,16 @@ class EvaluateSettings(Checked):
     fractions: Literal["paper", "fine"] = Field("paper", description="deletion: shares removed; fine: steps of 5 %")
     among: Literal["any", "confident"] = Field("any", description="deletion: which images are drawn")
 
-    batch_size: int = Field(128, ge=1, le=MAX_BATCH, description="images per pass; default: 128, of frames 8")
+    compile: bool = Field(False, description="models through torch.compile, where features are read")
+    batch_size: int = Field(
+        128, ge=1, le=MAX_BATCH, description="images per pass; default: 128, of frames 8, on CUDA what fits"
+    )
     workers: int = Field(0, ge=0, le=MAX_WORKERS, description="processes that decode images, at most one per core")
+
+    def batch_on(self, device: str) -> int:
+        """Images per pass: those asked for; else, on a GPU, as many as it is tried with first."""
+        found = device.startswith("cuda") and "batch_size" not in self.model_fields_set
+        return FIRST_BATCH if found else self.batch_size
 
     @model_validator(mode="before")
     @classmethod

@@ -231,11 +231,17 @@ def _cosine_settings(case: ImageCase) -> dict[str, Any]:
         )
     teacher = _teacher(_reference(case))
     check_pair(case.model.config, teacher, case.settings.resolution or case.model.config.resolution)
-    return {**_pooled("reference")(case), "precision": "float32", "teacher": model_fingerprint(teacher)}
+    known = {name: value for name, value in _pooled("reference")(case).items() if name != "compile"}
+    return {**known, "precision": "float32", "teacher": model_fingerprint(teacher)}
 
 
 def _only(*names: str) -> Callable[[ImageCase], dict[str, Any]]:
-    return lambda case: {name: case.settings.model_dump(mode="json")[name] for name in (*_SEEN, *names)}
+    def settings(case: ImageCase) -> dict[str, Any]:
+        known = case.settings.model_dump(mode="json")
+        compiled = {"compile": True} if case.settings.compile else {}  # it came after rows had been measured
+        return {**{name: known[name] for name in (*_SEEN, *names)}, **compiled}
+
+    return settings
 
 
 def _pooled(*names: str) -> Callable[[ImageCase], dict[str, Any]]:
@@ -244,18 +250,21 @@ def _pooled(*names: str) -> Callable[[ImageCase], dict[str, Any]]:
 
 
 _SEEN = ("feature", "resolution", "precision")  # which, with the weights, make the features
+_EXTRACTED = (*VIEW, "compile")
 _FIT = ("loss", "learning_rates", "epochs", "weight_decay", "seed")
 
 TASKS: dict[str, Task] = {
-    "knn": Task(_knn, _knn_settings, ("train", "test"), reads=(*VIEW, "feature", "k", "distance", "votes")),
+    "knn": Task(_knn, _knn_settings, ("train", "test"), reads=(*_EXTRACTED, "feature", "k", "distance", "votes")),
     "linear": Task(
         _linear,
         lambda case: {**_only(*_FIT)(case), "head": _head(case)},
         ("train", "validation", "test"),
-        reads=(*VIEW, "feature", "head", *_FIT),
+        reads=(*_EXTRACTED, "feature", "head", *_FIT),
     ),
-    "zeroshot": Task(_zeroshot, _zeroshot_settings, ("test",), reads=(*VIEW, "templates", "text_tower", "class_names")),
-    "classifier": Task(_classifier, _classifier_settings, ("test",)),
+    "zeroshot": Task(
+        _zeroshot, _zeroshot_settings, ("test",), reads=(*_EXTRACTED, "templates", "text_tower", "class_names")
+    ),
+    "classifier": Task(_classifier, _classifier_settings, ("test",), reads=_EXTRACTED),
     "cosine": Task(
         _cosine,
         _cosine_settings,

@@ -6,6 +6,7 @@ Without a cache there is nowhere to put them, and each model reads the images by
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from aloe.core import processes
 from aloe.core.progress import Bar
+from aloe.core.torch_state import compiled
 from aloe.data.subset import SubsetImages
 from aloe.evaluation import features
 from aloe.evaluation.cache import PartFolder
@@ -48,7 +50,7 @@ def extract_together(wanted: Sequence[tuple[ImageCase, Sequence[str]]]) -> None:
 
 def _fill(cases: Sequence[ImageCase], cache: Path, part: str, kind: str, side: int) -> None:
     source, chosen, device = getattr(cases[0].splits, part), cases[0].settings, cases[0].device
-    view = {"feature": kind, "side": side, "precision": chosen.precision, "device": torch.device(device).type}
+    view = features._view(kind, side, chosen.precision, device, chosen.compile)
     for case in cases:
         features._check(case.model, kind, chosen.precision, side)
     folders = {features._key(case.model, source, **view): case.model.to(device).eval() for case in cases}
@@ -62,12 +64,15 @@ def _fill(cases: Sequence[ImageCase], cache: Path, part: str, kind: str, side: i
     own += [(i, keys, True) for i, keys in todo[alone:]]
     images = sum(min(features.PART_IMAGES, len(source) - starts[i]) for i, *_ in own)
     title = f"{len(cases)} models {cases[0].splits.name} {part}" if cases[0].progress else None
-    with Bar(title, -(-images // chosen.batch_size)) as bar:
+    batch_size = chosen.batch_on(device)
+    with Bar(title, -(-images // batch_size)) as bar, ExitStack() as stack:
+        for model in folders.values():
+            stack.enter_context(compiled(model, chosen.compile))
         for i, keys, shared in own:
             numbers = np.arange(starts[i], min(starts[i] + features.PART_IMAGES, len(source)))
             together = _Together([folders[key] for key in keys], kind)
             found, unreadable = features._extract_part(
-                *(together, SubsetImages(source, numbers), "pooled", side, chosen.batch_size, device),
+                *(together, SubsetImages(source, numbers), "pooled", side, batch_size, device),
                 *(chosen.precision, chosen.workers),
                 together=shared,
                 advance=bar.advance,

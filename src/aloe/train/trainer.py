@@ -96,7 +96,7 @@ class DrawTrainer(SealedTrainer):
         if self.settings.gradient_checkpointing:
             backbone.gradient_checkpointing_enable()
         try:
-            with matrix_products(self.settings.matmul_precision):
+            with matrix_products(self.settings.matmul_precision, str(self.args.device)):
                 self.train(resume_from_checkpoint=str(start) if start else None)
             if self.stop.asked:
                 say(f"Stopped at step {self.state.global_step} with a checkpoint; the same command goes on from there.")
