@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from aloe.data.hub import HubImages
-from aloe.data.sources import open_images
+from aloe.data.sources import FolderStore, earlier_states, open_images
 from aloe.data.subset import MemoryImages, SubsetImages
 from labelled import archive, picture, tree
 
@@ -83,6 +84,44 @@ def test_moved_folders_keep_their_state(read_whole: bool, tmp_path: Path) -> Non
     before = state(tree(tmp_path / "a", **{"": 2}))
     (tmp_path / "a").rename(tmp_path / "b")
     assert state(tmp_path / "b") == before
+
+
+def test_a_copy_of_many_files_has_their_state_and_a_touched_one_has_not(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("aloe.data.sources.HASHED_BYTES", 0)
+    monkeypatch.setattr("aloe.data.sources.SAMPLED", 4)
+    root = tree(tmp_path / "a", **{"": 3})
+    before = state(root)
+    shutil.copytree(root, tmp_path / "b")  # with times, as rsync -a
+    assert state(tmp_path / "b") == before
+    with earlier_states():
+        assert state(tmp_path / "b") != state(root) != before
+    last = sorted(root.rglob("*.png"))[-1]  # not read
+    os.utime(last, (0, last.stat().st_mtime - 2))
+    assert state(root) != before
+    first = sorted((tmp_path / "b").rglob("*.png"))[0]
+    time = first.stat().st_mtime
+    first.write_bytes(png(7))
+    os.utime(first, (time, time))
+    assert state(tmp_path / "b") != before
+
+
+def test_few_of_many_files_are_read(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("aloe.data.sources.HASHED_BYTES", 0)
+    read: list[str] = []
+    original = FolderStore.read
+    monkeypatch.setattr(FolderStore, "read", lambda self, name: read.append(name) or original(self, name))
+    root = tree(tmp_path / "a", **{"": 10})
+    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))
+    for most, size, expected in (
+        (3, 1 << 20, names[::10]),
+        (3, 2 * len(png(7)) + 1, names[:20:10]),
+        (99, 1 << 20, names),
+    ):
+        monkeypatch.setattr("aloe.data.sources.SAMPLED", most)
+        monkeypatch.setattr("aloe.data.sources.SAMPLED_BYTES", size)
+        read.clear()
+        state(root)
+        assert read == expected
 
 
 def test_files_that_cannot_be_read(read_whole: bool, tmp_path: Path) -> None:

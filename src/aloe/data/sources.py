@@ -19,7 +19,10 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -70,11 +73,32 @@ class ImageSource(Protocol):
         """A hash of the images, their names, order, labels and classes: the key of what is computed from them.
 
         Up to `HASHED_BYTES` every file is read, so that equal states mean equal images and a copy elsewhere has the same
-        state. Beyond, the bytes stand under what the system tells about each file (or the archive it is in): size, inode,
-        times of the last write and of the last change of any kind, the last of which no program can set back; a copy
-        then has another state, and so may the same files after a change of owner or links. Found once for each source
-        object: files are taken not to change while it is in use.
+        state. Beyond, a folder or archive is known by the size and the second of the last write of each file (or of the
+        archive it is in), and by the bytes of `SAMPLED` files: a copy that keeps times, as rsync -a, cp -p and tar do, has
+        the same state; a file that was changed without another size or time has it too, unless it is one of those. Found
+        once for each source object: files are taken not to change while it is in use.
         """
+
+
+LARGEST = HASHED_BYTES
+"""Bytes of the largest file that is read at all."""
+SAMPLED = 1024
+"""Files of a large folder or archive that are read for its state, evenly among the names,"""
+SAMPLED_BYTES = 1 << 28
+"""and how many bytes they hold at most."""
+
+_as_before: ContextVar[bool] = ContextVar("_as_before", default=False)
+
+
+@contextmanager
+def earlier_states() -> Iterator[None]:
+    """Within the block folders and archives beyond `HASHED_BYTES` have the state that was theirs once, of inodes and times:
+    what was computed then is found by it."""
+    token = _as_before.set(True)
+    try:
+        yield
+    finally:
+        _as_before.reset(token)
 
 
 def open_source(spec: str | Path | Sequence[str | Path]) -> ImageSource | ShardSource:
@@ -209,7 +233,7 @@ class FolderStore:
     def read(self, name: str) -> bytes:
         self.size(name)
         try:
-            return read_bytes(self.root / name, HASHED_BYTES)
+            return read_bytes(self.root / name, LARGEST)
         except OSError as error:
             raise UnreadableImage(shown(name), error.strerror or str(error)) from error
 
@@ -281,15 +305,39 @@ class StoredImages:
         return np.array([number[parent] for parent in parents], dtype=np.int64)
 
     def fingerprint(self) -> str:
-        return digest(f"{self._raw(i)}\0{_size(self._store, file)}" for i, file in enumerate(self._files))
+        return digest(f"{self._raw(i)}\0{size}" for i, size in enumerate(self._sizes))
 
     def state(self) -> str:
-        return self._state  # labels and classes are part of the names
+        return self._earlier_state if _as_before.get() else self._state  # labels and classes are part of the names
+
+    @cached_property
+    def _sizes(self) -> np.ndarray:
+        return np.array([_size(self._store, file) for file in self._files], dtype=np.int64)
+
+    def _is_read(self) -> bool:
+        return int(self._sizes.sum()) <= HASHED_BYTES
 
     @cached_property
     def _state(self) -> str:
-        facts = _content if sum(_size(self._store, file) for file in self._files) <= HASHED_BYTES else _stamp
-        return digest(f"{self._raw(i)}\0{facts(self._store, file)}" for i, file in enumerate(self._files))
+        if self._is_read():
+            return digest(f"{self._raw(i)}\0{_content(self._store, file)}" for i, file in enumerate(self._files))
+        facts = (f"{self._raw(i)}\0{self._sizes[i]} {_written(self._store, f)}" for i, f in enumerate(self._files))
+        return digest(chain(facts, (_content(self._store, self._files[i]) for i in self._sampled())))
+
+    @cached_property
+    def _earlier_state(self) -> str:
+        if self._is_read():
+            return self._state
+        return digest(f"{self._raw(i)}\0{_stamp(self._store, file)}" for i, file in enumerate(self._files))
+
+    def _sampled(self) -> Iterator[int]:
+        """Numbers of the files that are read of many."""
+        count, left = len(self), SAMPLED_BYTES
+        for k in range(min(SAMPLED, count)):
+            i = k * count // min(SAMPLED, count)
+            if self._sizes[i] <= left:
+                left -= int(self._sizes[i])
+                yield i
 
 
 _EXTENSIONS = ", ".join(EXTENSIONS)
@@ -353,6 +401,15 @@ def _content(store: Store, file: str) -> str:
         return hashlib.sha256(store.read(file)).hexdigest()
     except UnreadableImage as error:
         return f"{_UNREAD}{error.reason}"
+
+
+def _written(store: Store, file: str) -> int:
+    """The second in which a file, or the archive that it is in, was last written; 0 of one that cannot be read."""
+    archive: Any = store
+    try:
+        return int(os.stat(store.root / file if isinstance(store, FolderStore) else archive.path).st_mtime)
+    except OSError:
+        return 0
 
 
 def _stamp(store: Store, file: str) -> str:

@@ -20,6 +20,7 @@ from aloe.core.errors import UserError
 from aloe.core.torch_state import default_device, in_plain_torch
 from aloe.data.benchmarks import open_benchmark, pair
 from aloe.data.places import check_output
+from aloe.data.sources import earlier_states
 from aloe.data.splits import Splits, alone
 from aloe.evaluation.backbones import load_any, model_fingerprint
 from aloe.evaluation.cache import archives_in_cache
@@ -226,11 +227,25 @@ def _facts(name: str, case: Case) -> dict[str, Any]:
 
 def _row(name: str, case: Case, facts: dict[str, Any], log: ResultLog | None) -> Row:
     """The row of these facts: of the results folder, or measured and added to it."""
-    row = None if log is None else log.find(facts)
+    row = _known(name, case, facts, log)
     if row is None:
         row = _measure(name, case, facts)
         if log is not None:
             log.add(row)
+    return row
+
+
+def _known(name: str, case: Case, facts: dict[str, Any], log: ResultLog | None) -> Row | None:
+    """The row of these facts in the results folder, perhaps under a state that large folders once had."""
+    row = None if log is None else log.find(facts)
+    if log is None or row is not None:
+        return row
+    with earlier_states():
+        earlier = {**facts, "fingerprints": _fingerprints(case, TASKS[name].parts)}
+    if earlier == facts or (row := log.find(earlier)) is None:
+        return None
+    row = {**row, "key": row_key(facts), "fingerprints": facts["fingerprints"]}
+    log.add(row)
     return row
 
 
@@ -283,9 +298,7 @@ def _extract_together(job: _Job, tasks: Sequence[str], opened: Sequence[Any], lo
     loaded = {name: load_any(name) for name in dict.fromkeys(job.models)}
     for splits in opened:
         cases = [job.case(name, model, splits) for name, model in loaded.items()]
-        extract_together(
-            [(c, [t for t in tasks if log is None or log.get(row_key(_facts(t, c))) is None]) for c in cases]
-        )
+        extract_together([(c, [t for t in tasks if _known(t, c, _facts(t, c), log) is None]) for c in cases])
 
 
 def open_data(data: Data) -> Splits:

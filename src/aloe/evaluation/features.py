@@ -21,7 +21,7 @@ from aloe.core.progress import Bar
 from aloe.core.settings import workers_here
 from aloe.core.torch_state import compiled
 from aloe.data.draws import ImageDataset, collate_images
-from aloe.data.sources import ImageSource
+from aloe.data.sources import ImageSource, earlier_states
 from aloe.data.subset import SubsetImages
 from aloe.data.transforms import ResizeCenterCrop
 from aloe.evaluation.backbones import model_fingerprint
@@ -112,8 +112,7 @@ def extract(
     model = model.to(device).eval()
     folder = None
     if cache is not None:
-        key = _key(model, source, **_view(feature, side, precision, device, compile))
-        folder = PartFolder(cache / key)
+        folder = _folder(cache, model, source, _view(feature, side, precision, device, compile))
     starts = range(0, len(source), PART_IMAGES)
     todo = processes.of_first(lambda: [i for i in range(len(starts)) if folder is None or not folder.has(i)])
     alone = 0 if folder is None else len(todo) // processes.count() * processes.count()
@@ -253,6 +252,16 @@ def _view(feature: str, side: int, precision: str, device: str, compile: bool) -
     """What features depend on besides model and images; `compiled` came later and is named only where it is so."""
     view = {"feature": feature, "side": side, "precision": precision, "device": torch.device(device).type}
     return {**view, "compiled": True} if compile else view
+
+
+def _folder(cache: Path, model: Any, source: ImageSource, view: dict[str, Any]) -> PartFolder:
+    """Where these features are kept: where they were once, if they are there."""
+    new = PartFolder(cache / _key(model, source, **view))
+    if new.folder.is_dir():
+        return new
+    with earlier_states():
+        old = PartFolder(cache / _key(model, source, **view))
+    return old if old.folder.is_dir() else new
 
 
 def _key(model: Any, source: ImageSource, **view: Any) -> str:

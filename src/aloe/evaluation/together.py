@@ -53,7 +53,9 @@ def _fill(cases: Sequence[ImageCase], cache: Path, part: str, kind: str, side: i
     view = features._view(kind, side, chosen.precision, device, chosen.compile)
     for case in cases:
         features._check(case.model, kind, chosen.precision, side)
-    folders = {features._key(case.model, source, **view): case.model.to(device).eval() for case in cases}
+    folders = {
+        features._folder(cache, case.model, source, view).folder.name: case.model.to(device).eval() for case in cases
+    }
     starts = range(0, len(source), features.PART_IMAGES)
     lacking = processes.of_first(
         lambda: {i: [k for k in folders if not PartFolder(cache / k).has(i)] for i in range(len(starts))}

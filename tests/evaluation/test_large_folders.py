@@ -1,0 +1,67 @@
+"""Rows and features of a large folder are found in a copy of it, and those that were kept under its inodes once."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aloe.data.sources import earlier_states
+from aloe.evaluation import features
+from aloe.evaluation.evaluate import evaluate_all
+from conftest import build_teacher
+from pictures import write_pictures
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("aloe.data.sources.HASHED_BYTES", 0)
+    build_teacher("vit").model.save_pretrained(tmp_path / "vit")
+    for part, offset in (("train", 0), ("test", 50)):
+        for name in ("blue", "red"):
+            write_pictures(tmp_path / "data" / part / name, 4, offset)
+            offset += 10
+    return tmp_path
+
+
+def measured(home: Path) -> tuple[dict[str, Any], int]:
+    """(the row, how often features were extracted)."""
+    parts, original = [], features._extract_part
+
+    def counted(*rest: Any, **more: Any) -> Any:
+        parts.append(1)
+        return original(*rest, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "_extract_part", counted)
+        where = (str(home / "data/train"), str(home / "data/test"))
+        how: dict[str, Any] = {"device": "cpu", "cache": home / "cache", "progress": False, "k": 1}
+        (row,) = evaluate_all([str(home / "vit")], ["knn"], [where], home / "out", **how)
+    return row, len(parts)
+
+
+def test_a_copy_has_the_rows_and_features_of_the_original(home):
+    row, parts = measured(home)
+    assert parts == 2
+    (home / "data").rename(home / "original")
+    shutil.copytree(home / "original", home / "data")  # as on another machine: with times, of other inodes
+    assert measured(home) == (row, 0)
+    (home / "out" / "results.jsonl").unlink()
+    again, parts = measured(home)
+    assert (again["key"], parts) == (row["key"], 0)
+
+
+def test_what_was_kept_under_inodes_is_found(home):
+    with earlier_states():
+        before, parts = measured(home)
+    row, none = measured(home)
+    assert (parts, none) == (2, 0)
+    assert row["key"] != before["key"]
+    assert {k: v for k, v in row.items() if k not in ("key", "fingerprints")} == {
+        k: v for k, v in before.items() if k not in ("key", "fingerprints")
+    }
+    (home / "out" / "results.jsonl").unlink()
+    assert measured(home)[1] == 0  # features as well
+    assert len(list((home / "cache").iterdir())) == 2
