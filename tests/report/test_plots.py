@@ -13,6 +13,7 @@ from PIL import Image
 from result_rows import VIT, make_row
 
 from aloe.core.errors import UserError
+from aloe.report import plots
 from aloe.report.grid import build_grid
 from aloe.report.plots import COLOURS, bar_chart, k_chart
 from aloe.report.rows import Result
@@ -51,6 +52,17 @@ def test_a_missing_number_has_no_bar():
     found = bars(bar_chart(grid_of(*rows))["svg"])
     assert len(found[COLOURS["teacher"]]) == 3, "two data sets and their average"
     assert len(found[COLOURS["aligned"]]) == 1
+
+
+def test_numbers_stand_beside_bars_that_are_as_wide_as_a_digit(monkeypatch):
+    rows = [make_row("teacher", 51.25, data) for data in ("dtd", "pets")] + [make_row("aligned", 25.5, "dtd")]
+
+    def numbers() -> int:
+        return len(re.findall(r"<!-- \d+\.\d -->|>\d+\.\d</text>", bar_chart(grid_of(*rows))["svg"].decode()))
+
+    assert numbers() == 4, "three numbers and an average"
+    monkeypatch.setattr(plots, "READABLE", 5)
+    assert numbers() == 0
 
 
 def test_formats_are_what_they_say_and_the_same_every_time():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import PurePath
 from typing import Literal
 
@@ -72,6 +73,15 @@ class Group:
         return list(dict.fromkeys(c for line in self.lines for c in line.cells if c != MEAN))
 
 
+@lru_cache(maxsize=16)
+def _by_end(columns: tuple[Column, ...]) -> dict[str, set[str]]:
+    """The data of columns by the end of their path."""
+    found: dict[str, set[str]] = {}
+    for column in columns:
+        found.setdefault(PurePath(column.data).name, set()).add(column.data)
+    return found
+
+
 def heading(column: Column, columns: Iterable[Column] = ()) -> str:
     """The paper's heading; of a path its end, unless that is taken by another of the columns or by the paper."""
     if column == MEAN:
@@ -80,9 +90,7 @@ def heading(column: Column, columns: Iterable[Column] = ()) -> str:
     if name is None:
         kind = re.match(r"\w\w+:", column.data)  # rendered:400,100@0/64 is no path
         end = column.data if kind else PurePath(column.data).name or column.data
-        clash = end in (*TEN, *TEN.values()) or any(
-            c.data != column.data and PurePath(c.data).name == end for c in columns
-        )
+        clash = end in (*TEN, *TEN.values()) or bool(_by_end(tuple(columns)).get(end, set()) - {column.data})
         name = column.data if clash else end
     variant = TEMPLATES.get(column.variant) or look(column.variant).title
     return f"{name}, {variant}" if column.variant else name

@@ -12,6 +12,8 @@ from aloe.report.panels import COLOURS, DASHES, as_files, colour_of, in_rows, ru
 from aloe.report.protocol import accuracy_by_k
 
 _MARKERS = dict(zip(COLOURS, "os^Dvp", strict=True))
+READABLE = 300
+"""Bars of a panel that may have their numbers beside them, and hatches: of more, each is narrower than a digit."""
 _HATCHES = ("", "////", "....", "xxxx")
 
 
@@ -29,7 +31,7 @@ def bar_chart(grid: Grid) -> dict[str, bytes]:
     with sheet((width, 0.5 + 2.2 * len(grid.groups)), len(grid.groups)) as (figure, table):
         panels = table[:, 0]
         for panel, group in zip(panels, grid.groups, strict=True):
-            _bars(panel, group, grid.columns, small=len(grid.columns) * most > 24)
+            _bars(panel, group, grid.columns, len(grid.columns) * most)
         _legend(figure, grid.groups, panels)
         return as_files(figure)
 
@@ -50,7 +52,8 @@ def k_chart(grid: Grid) -> dict[str, bytes] | None:
         return as_files(figure)
 
 
-def _bars(panel: Any, group: Group, columns: Sequence[Column], small: bool) -> None:
+def _bars(panel: Any, group: Group, columns: Sequence[Column], count: int) -> None:
+    small, alone = count > 24, count > READABLE
     models = group.of("model")
     thick = 0.84 / len(models)
     for i, line in enumerate(models):
@@ -62,7 +65,7 @@ def _bars(panel: Any, group: Group, columns: Sequence[Column], small: bool) -> N
             heights,
             0.92 * thick,
             color=colour_of(line.stage),
-            hatch=_HATCHES[_twin(group, line) % len(_HATCHES)],
+            hatch="" if alone else _HATCHES[_twin(group, line) % len(_HATCHES)],
             edgecolor="white",
             linewidth=0,
         )
@@ -73,7 +76,7 @@ def _bars(panel: Any, group: Group, columns: Sequence[Column], small: bool) -> N
                 value = printed.cells[columns[x]].value or 0.0
                 panel.plot([left - 0.46 * thick, left + 0.46 * thick], [value] * 2, color="black", linewidth=1.1)
                 tops[n] = max(heights[n], value)
-        for left, height, top in zip(lefts, heights, tops, strict=True):
+        for left, height, top in () if alone else zip(lefts, heights, tops, strict=True):
             words = panel.annotate(
                 f"{height:.1f}",
                 (left, top),
