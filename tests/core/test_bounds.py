@@ -6,7 +6,11 @@ import os
 
 import pytest
 
+from aloe.apps.study.fit import fit
+from aloe.apps.study.power import power
 from aloe.apps.study.settings import StudySettings
+from aloe.apps.study.simulate import Preferences, simulate
+from aloe.apps.sweep.plan import SweepPlan
 from aloe.core.devices import choose_device
 from aloe.core.errors import UserError
 from aloe.core.names import chosen, meant, nearest
@@ -122,3 +126,19 @@ def test_names():
     assert chosen(" CAT ", ["cat", "dog"]) == "cat"
     assert chosen("CAT", ["cat", "Cat"]) is None
     assert meant("x", ["abc"], "tasks") == "; tasks: abc."
+
+
+def test_products_of_counts_are_bounded():
+    data = {"vary": {"steps": list(range(1, 102)), "fraction": [0.5] * 100}, "data": ["cifar10"]}
+    with pytest.raises(ValueError, match="101 values of steps x 100 values of fraction x 1 seeds are 10100, more than"):
+        SweepPlan(**data)
+    settings = StudySettings(methods=("a", "b"), trials=10_000, practice=0, repeats=0)
+    with pytest.raises(UserError, match="1000 participants x 10"):
+        simulate(settings, 4, 1000, Preferences({"a": 0.0, "b": 1.0}))
+    with pytest.raises(
+        UserError, match="10000 participants x 4950 pairs of methods are 49500000, more than the 10000000"
+    ):
+        power(0.5, 10_000, 10, methods=100)
+    answers = simulate(StudySettings(methods=("a", "b"), trials=4, repeats=0), 4, 3, Preferences({"a": 0.0, "b": 0.5}))
+    with pytest.raises(UserError, match="5000000 samples x 4 pairs of methods are 20000000"):
+        fit(answers, samples=5_000_000)

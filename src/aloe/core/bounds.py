@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from math import prod
 from numbers import Integral
 from typing import Any
 
@@ -13,6 +15,8 @@ MAX_COUNT = 10**9
 """Of steps, epochs, images and whatever else is counted."""
 MAX_HELD = 10**6
 """Of what is made one by one and held in memory together: grids, heads, samples of a bootstrap, simulated people."""
+MAX_CELLS = 10_000
+"""Of a sweep's grid: the product of how many values its axes have."""
 MAX_PREFETCH = 64
 """Batches that each process that reads images has ready."""
 MAX_SIDE = 1 << 14
@@ -35,6 +39,17 @@ def counted(value: Any, name: str, most: int = MAX_COUNT) -> int:
     if not isinstance(value, Integral) or isinstance(value, bool) or not 1 <= int(value) <= most:
         raise UserError(f"{name} must be at least 1 and at most {most}, a whole number, got {value!r}.")
     return int(value)
+
+
+def check_product(counts: Mapping[str, int], most: int = MAX_HELD) -> None:
+    """Hold a product of counts, by what they count, against what is made one by one and held together.
+
+    Raises:
+        UserError: it is more than `most`.
+    """
+    if (product := prod(counts.values())) > most:
+        words = " x ".join(f"{count} {name}" for name, count in counts.items())
+        raise UserError(f"{words} are {product}, more than the {most} that are held together; give fewer.")
 
 
 def numbered(value: Any, name: str, count: int, where: str) -> int:

@@ -15,6 +15,7 @@ import numpy as np
 from aloe.apps.study.fit import bradley_terry, win_rate
 from aloe.apps.study.settings import MAX_TRIALS, StudySettings
 from aloe.apps.study.trials import pairs_of
+from aloe.core.bounds import MAX_HELD, check_product
 from aloe.core.errors import UserError
 
 _NORMAL_95 = 1.959964  # two-sided 5 %
@@ -49,12 +50,13 @@ def power(
         spread: standard deviation of a method's score from person to person.
 
     Raises:
-        UserError: fewer than two participants or methods, no trials, or no simulations.
+        UserError: fewer than two participants or methods, no trials, or no simulations; more than are held together.
     """
     if not (np.isfinite(difference) and np.isfinite(spread) and spread >= 0):
         raise UserError(f"difference and spread must be finite numbers, got {difference} and {spread}.")
     if methods > 100 or max(participants, methods, trials, simulations) > MAX_TRIALS:
         raise UserError(f"Planning takes at most {MAX_TRIALS} participants, trials and simulations, and 100 methods.")
+    check_product({"participants": participants, "pairs of methods": methods * (methods - 1) // 2}, 10 * MAX_HELD)
     if participants < 2 or methods < 2 or trials < 1 or simulations < 1:
         raise UserError("Planning needs two participants and two methods at least, one trial and one simulation.")
     names = tuple(str(i) for i in range(methods))

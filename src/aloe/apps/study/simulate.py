@@ -12,6 +12,7 @@ from aloe.apps.study.answers import Answer
 from aloe.apps.study.fit import win_rate
 from aloe.apps.study.settings import RANDOM, StudySettings
 from aloe.apps.study.store import CHOICES, LEFT, RIGHT
+from aloe.core.bounds import check_product
 from aloe.core.errors import UserError
 
 _NOISE = -4.0  # the score of a random map where none is given
@@ -74,8 +75,9 @@ def simulate(
     """The answers of so many participants to the trials that a study would show them.
 
     Raises:
-        UserError: a method of the study has no score.
+        UserError: a method of the study has no score, or more answers than are held together.
     """
+    check_product({"participants": participants, "trials": settings.shown})
     if missing := [m for m in settings.methods if m not in {RANDOM, *preferences.scores}]:
         raise UserError(f"The simulation needs a score for {', '.join(missing)}.")
     found = []

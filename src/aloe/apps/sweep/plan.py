@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
+from aloe.core.bounds import MAX_CELLS, check_product
 from aloe.core.errors import UserError
 from aloe.core.files import read_mapping
 from aloe.core.settings import Checked, Count, Seed
@@ -46,6 +47,8 @@ class SweepPlan(Checked):
         empty = [axis for axis, values in self.vary.items() if not values]
         if empty:
             raise ValueError(f"{empty[0]} has no values to vary over")
+        values = {f"values of {axis}": len(given) for axis, given in self.vary.items()}
+        check_product({**values, "seeds": len(self.seeds)}, MAX_CELLS)
         if "seed" in self.vary or "seed" in self.settings:
             raise ValueError("seeds have an option of their own, seeds")
         twice = [axis for axis in self.vary if axis in self.settings]
