@@ -4,12 +4,14 @@ python benchmarks/imagenet_size.py features --home FOLDER
 python benchmarks/imagenet_size.py knn --home FOLDER --queries 1000 3000
 python benchmarks/imagenet_size.py probe --home FOLDER --steps 6
 python benchmarks/imagenet_size.py folder --home FOLDER
+python benchmarks/imagenet_size.py starts --home FOLDER
 python benchmarks/imagenet_size.py report --home FOLDER
+python benchmarks/imagenet_size.py figure --home FOLDER
 python benchmarks/imagenet_size.py precision --home FOLDER
 
 Seconds are the processor's, on one thread, since wall time counts what else runs. Plain matrix products of the same sizes run
 between the blocks and steps of what is measured, and are not counted in it. Every size is a process of its own, whose peak
-memory is read at its end.
+memory is read at its end. What is printed is added to FOLDER/measured.jsonl as well, of which `figure` draws the growth.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 TRAIN, WIDTH, CLASSES, PART = 1_281_167, 768, 1000, 8192
@@ -170,7 +173,8 @@ def make_files(home: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         if k % 40 == 0:  # a file takes 65,000 links
             original = home / "one" / f"{k}.jpg"
-            original.write_bytes(os.urandom(1024))
+            Image.new("RGB", (16, 16), (k % 256, 90, 200)).save(original, quality=50)
+            original.write_bytes(original.read_bytes().ljust(1024, b"\0"))
         for i in range(start, (k + 1) * TRAIN // CLASSES):
             if not (folder / f"n{k:08}_{i}.JPEG").exists():
                 os.link(original, folder / f"n{k:08}_{i}.JPEG")
@@ -178,9 +182,8 @@ def make_files(home: Path) -> Path:
     return root
 
 
-def folder(home: Path, share: int, _: Any) -> dict[str, Any]:
-    from aloe.data.sources import open_images
-
+def part_of_files(home: Path, share: int) -> Path:
+    """A folder of links to the first class folders."""
     root = home / "files" / "train"
     chosen = sorted(root.iterdir())[: -(-CLASSES // share)]
     part = home / f"files-{share}"
@@ -188,7 +191,13 @@ def folder(home: Path, share: int, _: Any) -> dict[str, Any]:
     for path in chosen:
         if not (part / path.name).exists():
             (part / path.name).symlink_to(path)
-    found: dict[str, Any] = {}
+    return part
+
+
+def folder(home: Path, share: int, _: Any) -> dict[str, Any]:
+    from aloe.data.sources import open_images
+
+    part, found = part_of_files(home, share), {}
     steps: dict[str, Callable[[Any], Any]] = {
         "listing": lambda _: open_images(part),
         "labels": lambda source: source.labels,
@@ -203,6 +212,65 @@ def folder(home: Path, share: int, _: Any) -> dict[str, Any]:
         found[name], found[f"{name}_wall"] = clock.seconds, time.perf_counter() - wall
         source = made if source is None else source
     return {"rows": len(source), **found}
+
+
+def starts(home: Path, share: int, _: Any) -> dict[str, Any]:
+    """The explorer's page that offers 40 of the images, and a study of 8 of them, with a student of random weights."""
+    from transformers import ViTConfig, ViTForImageClassification
+
+    from aloe.apps.explorer.explorer import Explorer
+    from aloe.apps.explorer.page import build_app
+    from aloe.apps.study.build import build_study
+    from aloe.apps.study.settings import StudySettings
+    from aloe.models.convert import bcosify
+    from aloe.models.teachers import Teacher
+
+    shape = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 96}
+    plain = ViTForImageClassification(ViTConfig(image_size=32, patch_size=8, num_labels=5, **shape))
+    student: Any = bcosify(Teacher(plain, (0.5,) * 3, (0.5,) * 3)).eval()
+    part, db = part_of_files(home, share), home / "study.db"
+    db.unlink(missing_ok=True)
+    explorer = Explorer({"student": student})
+    build_app(explorer, sorted(map(str, (home / "one").iterdir())))  # what is imported at the first one
+    settings, clock, found = StudySettings(methods=("inherent", "inputxgrad"), trials=8), Clock(), {}
+    with clock:
+        build_app(explorer, part)
+    found["explorer"], clock = clock.seconds, Clock()
+    with clock:
+        build_study(db, part, student, None, settings, limit=8)
+    return {"rows": -(-CLASSES // share) * TRAIN // CLASSES, **found, "study": clock.seconds}
+
+
+GROWTH = {
+    "knn": ("k-NN, 3000 queries", lambda row: row["3000"]["knn"]),
+    "probe": ("one step of the probe", lambda row: row["step"]),
+    "folder": ("listing and state of a folder", lambda row: row["listing"] + row["state"]),
+    "starts": ("start of the explorer", lambda row: row["explorer"]),
+    "report": ("report", lambda row: row["report"]),
+}
+
+
+def figure(home: Path) -> None:
+    """Processor seconds against the size, of what was measured last, to FOLDER/imagenet-size.png."""
+    from aloe.draw.figures import STYLE, drawn, load_matplotlib
+
+    lines: dict[str, dict[int, float]] = {}
+    for text in (home / "measured.jsonl").read_text().splitlines():
+        row = json.loads(text)
+        if row["what"] in GROWTH:
+            lines.setdefault(row["what"], {})[row["rows"]] = GROWTH[row["what"]][1](row)
+    matplotlib = load_matplotlib()
+    with matplotlib.rc_context(STYLE):
+        sheet = matplotlib.figure.Figure((5.2, 3.2), layout="constrained")
+        panel = sheet.subplots()
+        for what, points in lines.items():
+            rows = sorted(points)
+            panel.plot(rows, [points[n] for n in rows], marker="o", markersize=4, linewidth=1.2, label=GROWTH[what][0])
+        ends = (500, TRAIN)
+        panel.plot(ends, [n * 1e-5 for n in ends], color="0.7", linestyle=":", label="in proportion")
+        panel.set(xscale="log", yscale="log", xlabel="training features, files, rows", ylabel="processor seconds")
+        panel.legend(frameon=False, fontsize=7)
+        (home / "imagenet-size.png").write_bytes(drawn(sheet, "png", dpi=150))
 
 
 def report(home: Path, share: int, _: Any) -> dict[str, Any]:
@@ -263,7 +331,9 @@ def _measured(pipe: Any, part: Callable[..., Any], *arguments: Any) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["features", "knn", "probe", "folder", "report", "precision"])
+    parser.add_argument(
+        "what", choices=["features", "knn", "probe", "folder", "starts", "report", "precision", "figure"]
+    )
     parser.add_argument(
         "--home", type=Path, required=True, help="holds 4 GB of features and the links; remove it afterwards"
     )
@@ -274,8 +344,12 @@ def main() -> None:
     if args.what == "features":
         torch.set_num_threads(1)
         return make_features(args.home)
-    if args.what == "folder":
+    if args.what == "figure":
+        return figure(args.home)
+    if args.what in ("folder", "starts"):
         make_files(args.home)
+    from aloe.core.files import append_line
+
     option = {"knn": args.queries, "probe": args.steps, "precision": 8}.get(args.what)
     context = multiprocessing.get_context("spawn")
     for share in args.shares if args.what != "precision" else [1]:
@@ -283,7 +357,9 @@ def main() -> None:
         process = context.Process(target=_measured, args=(theirs, globals()[args.what], args.home, share, option))
         process.start()
         theirs.close()
-        print(json.dumps({"share": f"1/{share}", **_rounded(ours.recv())}), flush=True)
+        line = json.dumps({"what": args.what, "share": f"1/{share}", **_rounded(ours.recv())})
+        print(line, flush=True)
+        append_line(args.home / "measured.jsonl", json.loads(line))
         process.join()
     return None
 

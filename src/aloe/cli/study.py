@@ -13,7 +13,7 @@ import typer
 from aloe.cli.choices import one_of, some_of
 from aloe.cli.common import Device, Json, choose_device, parse_settings, quiet_libraries, say, split_options, table
 from aloe.cli.verb import Verb
-from aloe.core.bounds import MAX_COUNT, MAX_HELD, MAX_SEED
+from aloe.core.bounds import MAX_COUNT, MAX_HELD, MAX_SEED, MAX_STUDIED
 
 app = typer.Typer(help="Ask people which explanation helps them more.", no_args_is_help=True)
 
@@ -39,7 +39,7 @@ def build(
     trials: Annotated[int, typer.Option(min=1, max=MAX_HELD, help="Comparisons per participant that count.")] = 50,
     practice: Annotated[int, typer.Option(min=0, max=MAX_HELD, help="Trials for practice before them.")] = 3,
     ties: Annotated[bool, typer.Option("--ties", help="Offer 'no difference'.")] = False,
-    limit: Annotated[int | None, typer.Option(min=1, max=MAX_COUNT, help="At most this many images.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, max=MAX_STUDIED, help="At most this many images.")] = None,
     title: Annotated[str | None, typer.Option(help="Heading of the study's pages.")] = None,
     contact: Annotated[str | None, typer.Option(help="Whom participants can ask.")] = None,
     consent: Annotated[Path | None, typer.Option(help="Text file shown before the start instead of ours.")] = None,

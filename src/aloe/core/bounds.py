@@ -15,6 +15,8 @@ MAX_COUNT = 10**9
 """Of steps, epochs, images and whatever else is counted."""
 MAX_HELD = 10**6
 """Of what is made one by one and held in memory together: grids, heads, samples of a bootstrap, simulated people."""
+MAX_STUDIED = 10_000
+"""Images of a study, whose pictures are held together until it is written."""
 MAX_CELLS = 10_000
 """Of a sweep's grid: the product of how many values its axes have."""
 MAX_PREFETCH = 64

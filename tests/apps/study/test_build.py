@@ -70,6 +70,14 @@ def test_all_maps_have_one_format_and_small_ones_keep_their_pixels():
     assert np.array_equal(pixels_of(image_png(image))[::6, ::6], (image.permute(1, 2, 0) * 255).round().int().numpy())
 
 
+def test_more_images_than_a_study_holds_are_refused_before_any_is_explained(home, models, tmp_path, monkeypatch):
+    monkeypatch.setattr("aloe.apps.study.build.MAX_STUDIED", 1)
+    settings = StudySettings.of(methods=("inherent", "inputxgrad"), trials=4, repeats=1)
+    with pytest.raises(UserError, match="images are more than the 1 that a study may have; give --limit"):
+        build_study(tmp_path / "study.sqlite", home / "images", models[0], None, settings)
+    assert len(build_study(tmp_path / "study.sqlite", home / "images", models[0], None, settings, limit=1).images) == 1
+
+
 def test_the_study_shows_the_models_own_maps_for_the_class_they_predict(home, models, tmp_path):
     student, _ = models
     db = tmp_path / "study.sqlite"

@@ -20,6 +20,7 @@ from aloe.apps.study.pictures import image_png, map_png
 from aloe.apps.study.settings import RANDOM, StudySettings
 from aloe.apps.study.store import Material, create_study
 from aloe.attribution.methods import attribute, check_options, find_method, unsupported
+from aloe.core.bounds import MAX_STUDIED
 from aloe.core.errors import UserError
 from aloe.data.decode import UnreadableImage
 from aloe.data.sources import left_out, open_images
@@ -62,7 +63,7 @@ def build_study(
 
     Raises:
         UserError: a model without classes or that a method cannot explain, models of other classes, no image for which both
-            predict the same, a file that is there already.
+            predict the same, a file that is there already, too many images.
     """
     if path.exists():  # said before the work; `create_study` looks again
         raise UserError(f"{path} is there already, perhaps with answers; give another --db, or move it away.")
@@ -73,6 +74,8 @@ def build_study(
     material: list[Material] = []
     unreadable: list[str] = []
     goal = min(limit or len(source), len(source))
+    if goal > MAX_STUDIED:
+        raise UserError(f"{goal} images are more than the {MAX_STUDIED} that a study may have; give --limit.")
     for index in range(len(source)):
         if len(material) == goal:
             break
