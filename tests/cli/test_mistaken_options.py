@@ -9,6 +9,7 @@ import pytest
 from typer.main import get_command
 
 from aloe.apps.study.settings import StudySettings
+from aloe.apps.sweep.plan import SweepPlan
 from aloe.cli import main
 from aloe.core.errors import UserError
 from aloe.data.frames.pair_settings import CorrespondenceSettings, PairSettings
@@ -28,6 +29,7 @@ SETTINGS = (
         CorrespondenceSettings,
         PairSettings,
         StudySettings,
+        SweepPlan,
     ),
 )
 WRONG = {

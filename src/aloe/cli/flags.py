@@ -15,8 +15,10 @@ from aloe.cli.common import parse_settings
 from aloe.core.settings import Checked, merged
 from aloe.core.typed import whole_numbers, words
 
-ALSO = {"learning_rate": "--lr", "reference": "--teacher", "methods": "--method"}
+ALSO = {"learning_rate": "--lr", "reference": "--teacher", "methods": "--method", "data": "-d"}
 """Second names of flags."""
+
+Verb = Callable[..., None]
 
 
 def settings_flags(
@@ -26,7 +28,7 @@ def settings_flags(
     rest: str = "Any other setting, as key=value.",
     defaults: bool = True,
     note: str = "",
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
+) -> Callable[[Verb], Verb]:
     """Give a verb, in place of its parameter `settings`, a flag for each of these fields of `kind`, and `--set key=value`.
 
     The verb gets the settings that were given, by name.
@@ -41,24 +43,43 @@ def settings_flags(
     options = [flag.parameter(defaults, "" if i else note) for i, flag in enumerate(flags.values())]
     options.append(_keyword("set_", list[str], typer.Option("--set", help=rest)))
 
-    def decorated(verb: Callable[..., None]) -> Callable[..., None]:
-        parameters: list[inspect.Parameter] = []
-        for one in inspect.signature(verb, eval_str=True).parameters.values():
-            parameters += options if one.name == "settings" else [one.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
+    def settings(arguments: dict[str, Any]) -> dict[str, Any]:
+        fields: Any = kind.model_fields if known is None else known()
+        given = _given(flags, arguments)
+        return merged(given, parse_settings(arguments.pop("set_") or []), fields)
 
-        def command(**arguments: Any) -> None:
-            typed = {name: arguments.pop(name) for name in names}
-            given = {name: flags[name].read(value) for name, value in typed.items() if value is not None}
-            fields: Any = kind.model_fields if known is None else known()
-            settings = merged(given, parse_settings(arguments.pop("set_") or []), fields)
-            verb(**arguments, settings=settings)
+    return lambda verb: _with_options(verb, "settings", options, settings)
 
-        command.__name__, command.__doc__, command.__module__ = verb.__name__, verb.__doc__, verb.__module__
-        command.__annotations__ = {one.name: one.annotation for one in parameters}
-        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        return command
 
-    return decorated
+def plan_flags(kind: type[Checked], *names: str) -> Callable[[Verb], Verb]:
+    """Give a verb, in place of its parameter `plan`, a flag for each of these fields of `kind`; it gets those given."""
+    flags = {name: _Flag(kind, name) for name in names}
+    options = [flag.parameter(True, "") for flag in flags.values()]
+    return lambda verb: _with_options(verb, "plan", options, lambda arguments: _given(flags, arguments))
+
+
+def _given(flags: dict[str, _Flag], arguments: dict[str, Any]) -> dict[str, Any]:
+    """The values of flags that were typed, taken out of a verb's arguments."""
+    typed = {name: arguments.pop(name) for name in flags}
+    return {name: flags[name].read(value) for name, value in typed.items() if value not in (None, [])}
+
+
+def _with_options(
+    verb: Verb, place: str, options: list[inspect.Parameter], values: Callable[[dict[str, Any]], dict[str, Any]]
+) -> Verb:
+    """The verb with options in place of a parameter, whose value is made of theirs."""
+    parameters: list[inspect.Parameter] = []
+    for one in inspect.signature(verb, eval_str=True).parameters.values():
+        parameters += options if one.name == place else [one.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
+
+    def command(**arguments: Any) -> None:
+        value = values(arguments)
+        verb(**arguments, **{place: value})
+
+    command.__name__, command.__doc__, command.__module__ = verb.__name__, verb.__doc__, verb.__module__
+    command.__annotations__ = {one.name: one.annotation for one in parameters}
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return command
 
 
 class _Flag:
@@ -68,10 +89,14 @@ class _Flag:
         self.name, self.field, self.option = name, kind.model_fields[name], f"--{name.replace('_', '-')}"
         self.words = self.field.description or ""
         annotation: Any = self.field.annotation
-        types = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+        union = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+        types = [_plain(t) for t in union]
         self.values = [str(v) for t in types if get_origin(t) is Literal for v in get_args(t)]
-        self.inside = [get_args(t)[0] for t in types if get_origin(t) in (list, tuple)]  # the types of a list's values
-        self.scalar: Any = next((t for t in (bool, int, float, Path) if t in types and not self.inside), str)
+        self.inside = [_plain(get_args(t)[0]) for t in types if get_origin(t) in (list, tuple)]  # of a list's values
+        self.repeats = self.inside == [str] and name not in CHOICES  # the option, once for each word
+        self.typed: Any = (
+            list[str] if self.repeats else next((t for t in (bool, int, float, Path) if t in types and not self.inside), str)
+        )
 
     def parameter(self, shows_default: bool, note: str) -> inspect.Parameter:
         """The flag as a parameter of the verb."""
@@ -81,7 +106,7 @@ class _Flag:
             text = f"{text[0].upper()}{text[1:]}"
         second = [ALSO[self.name]] if self.name in ALSO else []
         option = typer.Option(self.option, *second, help=f"{text}.", autocompletion=complete)
-        return _keyword(self.name, self.scalar, option)
+        return _keyword(self.name, self.typed, option)
 
     def _help(self, shows_default: bool) -> Iterator[str]:
         """The field's description, what it can be and its default, as far as the description does not say so."""
@@ -92,19 +117,26 @@ class _Flag:
         elif not all(value in self.words for value in self.values):
             yield f"one of {', '.join(self.values)}"
         default = self.field.default
-        if shows_default and "default:" not in self.words and default is not None and default is not False:
+        if shows_default and "default:" not in self.words and default not in (None, (), False):
             yield f"default: {','.join(map(str, default)) if isinstance(default, tuple) else default}"
 
     def read(self, value: Any) -> Any:
         """What was typed as the field's value."""
+        if self.repeats:
+            return value
         if not self.inside or (self.values and value.strip().isalpha()):  # by name, which the settings know
             return value.strip() if self.inside else value
         if self.inside == [str]:
             return words(value, self.option)
         example = f"{self.values[0]}, {self.values[-1]} or 4,8,12" if self.values else "1,5,20"
-        return whole_numbers(value, self.option, example, 1)
+        return whole_numbers(value, self.option, example, 0 if self.field.default == (0,) else 1)
 
 
 def _keyword(name: str, kind: Any, option: Any) -> inspect.Parameter:
     annotation = Annotated[kind | None, option]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _plain(kind: Any) -> Any:
+    """A type without its bounds."""
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from aloe.cli.choices import one_of, some_of
+from aloe.apps.sweep.plan import FRACTION, SweepPlan, read_plan
+from aloe.cli.choices import one_of
 from aloe.cli.common import (
     Device,
     Json,
@@ -19,21 +20,16 @@ from aloe.cli.common import (
     say,
     table,
 )
-from aloe.cli.flags import settings_flags
+from aloe.cli.flags import plan_flags, settings_flags
 from aloe.core.bounds import MAX_COUNT
 from aloe.train.align.settings import AlignSettings
 
 
-def _known() -> set[str]:
-    from aloe.apps.sweep.plan import FRACTION
-
-    return {*AlignSettings.model_fields, FRACTION}
-
-
+@plan_flags(SweepPlan, "seeds", "tasks", "data", "train", "test", "beside", "train_images", "test_images")
 @settings_flags(
     AlignSettings,
     *("steps", "batch_size", "learning_rate"),
-    known=_known,
+    known=lambda: {*AlignSettings.model_fields, FRACTION},
     rest="Any setting of the alignments, key=value.",
     defaults=False,
     note="of every alignment",
@@ -50,24 +46,7 @@ def sweep(
             " resolution=, or any setting of an alignment. Repeatable: every combination is run."
         ),
     ] = None,
-    seeds: Annotated[str | None, typer.Option(help="0 or 0,1,2: every run once with each.")] = None,
-    tasks: Annotated[
-        str | None, typer.Option(help="With commas, of {tasks}; default: knn.", autocompletion=some_of("tasks"))
-    ] = None,
-    data: Annotated[
-        list[str] | None, typer.Option("--data", "-d", help="Labelled data to evaluate on, NAME=PATH. Repeatable.")
-    ] = None,
-    train: Annotated[str | None, typer.Option(help="Your own training images, class-per-folder.")] = None,
-    test: Annotated[str | None, typer.Option(help="Your own test images, class-per-folder.")] = None,
-    beside: Annotated[
-        list[str] | None, typer.Option(help="Another model to measure on the same data. Repeatable.")
-    ] = None,
-    train_images: Annotated[
-        int | None, typer.Option(min=1, max=MAX_COUNT, help="Evaluate on so many training images.")
-    ] = None,
-    test_images: Annotated[
-        int | None, typer.Option(min=1, max=MAX_COUNT, help="Evaluate on so many test images.")
-    ] = None,
+    plan: dict[str, Any],
     recipe: Annotated[
         str | None, typer.Option(help="One of {recipes}; default: short.", autocompletion=one_of("recipes"))
     ] = None,
@@ -88,21 +67,10 @@ def sweep(
     """Align TEACHER once for every point of a grid and evaluate each student. The same command again goes on."""
     quiet_libraries()
     from aloe.apps.sweep.run import Sweep
-    from aloe.core.typed import whole_numbers, words
 
-    flags = {
-        "seeds": None if seeds is None else whole_numbers(seeds, "--seeds", "0,1,2"),
-        "tasks": None if tasks is None else words(tasks, "--tasks"),
-        "data": data or None,
-        "train": train,
-        "test": test,
-        "beside": beside or None,
-        "train_images": train_images,
-        "test_images": test_images,
-        "recipe": recipe,
-    }
-    plan = _plan(config, flags, vary=_axes(vary or []), settings=settings, evaluate=parse_settings(evaluate or []))
-    job = Sweep(teacher, images[0] if len(images) == 1 else images, output_dir, plan)
+    plan |= {} if recipe is None else {"recipe": recipe}
+    tables = {"vary": _axes(vary or []), "settings": settings, "evaluate": parse_settings(evaluate or [])}
+    job = Sweep(teacher, images[0] if len(images) == 1 else images, output_dir, _plan(config, plan, tables))
     job.check()
     if list_:
         _list_runs(job, json)
@@ -120,13 +88,10 @@ def sweep(
     )
 
 
-def _plan(config: Path | None, flags: dict[str, Any], **tables: dict[str, Any]) -> Any:
+def _plan(config: Path | None, given: dict[str, Any], tables: dict[str, dict[str, Any]]) -> SweepPlan:
     """A file's plan, over which go the flags that were given, and each entry of the tables."""
-    from aloe.apps.sweep.plan import SweepPlan, read_plan
-
     known: dict[str, Any] = read_plan(config) if config else {}
     merged = {name: {**(known.get(name) or {}), **table} for name, table in tables.items()}
-    given = {name: value for name, value in flags.items() if value is not None}
     return SweepPlan.of(**{**known, **given, **{name: table for name, table in merged.items() if table}})
 
 

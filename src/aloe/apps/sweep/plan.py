@@ -26,17 +26,17 @@ class SweepPlan(Checked):
     """A grid of alignments and their evaluation; a YAML file of a sweep has these keys."""
 
     vary: dict[str, list[Any]] = Field({}, description="the axes: settings of an alignment, or fraction, with values")
-    seeds: tuple[Seed, ...] = Field((0,), min_length=1)
+    seeds: tuple[Seed, ...] = Field((0,), min_length=1, description="0 or 0,1,2: every run once with each")
     recipe: str = "short"
     settings: dict[str, Any] = Field({}, description="of every alignment; holdout is 0 unless it is given here")
     tasks: tuple[str, ...] = Field(("knn",), min_length=1)
-    data: tuple[str, ...] = Field((), description="labelled data, as `aloe evaluate --data` takes them")
-    train: str | None = Field(None, description="or training and test images apart")
-    test: str | None = None
+    data: tuple[str, ...] = Field((), description="labelled data to evaluate on, NAME=PATH; repeatable")
+    train: str | None = Field(None, description="your own training images, class-per-folder")
+    test: str | None = Field(None, description="your own test images, class-per-folder")
     evaluate: dict[str, Any] = Field({}, description="settings of every evaluation")
     train_images: Count | None = Field(None, description="evaluate on so many training images; default: on all")
-    test_images: Count | None = None
-    beside: tuple[str, ...] = Field((), description="other models to measure on the same data, besides the teacher")
+    test_images: Count | None = Field(None, description="evaluate on so many test images; default: on all")
+    beside: tuple[str, ...] = Field((), description="another model to measure on the same data; repeatable")
 
     @model_validator(mode="after")
     def _is_a_sweep(self) -> Self:
