@@ -96,8 +96,8 @@ def attribute_files(
         UserError: nothing to explain or to write to, an unknown method, preset or class, or a model that does not know the
             class.
     """
-    chosen = find_methods(methods)
-    options = _options(chosen, options or {}, preset)
+    asked = find_methods(methods)
+    options = _options(asked, options or {}, preset)
     models = {name: unwrapped(model) for name, model in models.items()}
     load_matplotlib()  # said before any work, where it is missing
     source = open_images(images)
@@ -108,7 +108,7 @@ def attribute_files(
     if limit is not None:
         source = SubsetImages(source, np.arange(min(limit, len(source))))
     done = Compared()
-    entries = _entries(models, chosen, done)
+    entries = _entries(models, asked, done)
     largest = max(model.side(resolution) for model in models.values())
     shown: list[np.ndarray] = []
     unreadable: list[str] = []
@@ -194,15 +194,15 @@ def _explained(
     if memory and entry.peak is None:
         first = None if target is None else target[:1]
         entry.peak = attribute(model, own[:1], first, entry.method.key, memory=True, **options).cost.peak_bytes
-    found = attribute(model, own, target, entry.method.key, **options)
+    attribution = attribute(model, own, target, entry.method.key, **options)
     if entry.method.key == "inherent":
         entry.pictures += list(explain(model, own, target).to_rgba().cpu().numpy())
     else:
-        entry.pictures += list(found.pixels().cpu().numpy())
+        entry.pictures += list(attribution.pixels().cpu().numpy())
     for name in ("forward", "backward", "seconds"):
-        entry.cost[name] = entry.cost.get(name, 0.0) + getattr(found.cost, name) * len(images)
+        entry.cost[name] = entry.cost.get(name, 0.0) + getattr(attribution.cost, name) * len(images)
     entry.images += len(images)
-    return found.maps.cpu()
+    return attribution.maps.cpu()
 
 
 def _classes(

@@ -93,8 +93,8 @@ class _TeacherSubject(Subject):
         return self.teacher.normalize(images)
 
     def run(self, inputs: Tensor) -> Outputs:
-        found = self.teacher.features(inputs)
-        return Outputs(found.pooled, found.logits)
+        features = self.teacher.features(inputs)
+        return Outputs(features.pooled, features.logits)
 
     def read(self, tokens: Tensor, pool: str) -> Outputs:
         pooled = self.teacher.pool_raw(tokens, pool)

@@ -54,11 +54,11 @@ def attribute(
 
     loaded: dict[str, Any] = {}
     for name in model:
-        found = load_any(name)
-        stage = describe(name, found)["stage"]
+        loaded_model = load_any(name)
+        stage = describe(name, loaded_model)["stage"]
         title = title_of(stage) if len(model) > 1 else Path(name).name
         titles = (title, f"{title} {Path(name).name}", f"{title} {name}")
-        loaded[next((t for t in titles if t not in loaded), titles[-1])] = found
+        loaded[next((t for t in titles if t not in loaded), titles[-1])] = loaded_model
     with Bar(None if json else "explaining") as bar:
         done = attribute_files(
             loaded,

@@ -170,14 +170,14 @@ def fit(
         raise UserError(f"--ties is half or drop, not {ties}.")
     rules = Rules.of(**parse_settings(rule or []))
     read, notes = read_studies(answers)
-    found = analyse(read, rules, ties=ties, samples=samples, seed=seed, notes=notes)  # type: ignore[arg-type]
-    files = write_analysis(found, output_dir, paper)
+    analysis = analyse(read, rules, ties=ties, samples=samples, seed=seed, notes=notes)  # type: ignore[arg-type]
+    files = write_analysis(analysis, output_dir, paper)
     words = "\n".join(
-        [*(t.to_markdown() for t in found.tables(paper)[:2]), *found.words, f"{len(files)} files in {output_dir}"]
+        [*(t.to_markdown() for t in analysis.tables(paper)[:2]), *analysis.words, f"{len(files)} files in {output_dir}"]
     )
     encoding = sys.stdout.encoding or "utf-8"  # that of a terminal may lack the arrows, whose place a ? then takes
     words = words.encode(encoding, "replace").decode(encoding)
-    say({**found.summary(), "output": str(output_dir), "files": files}, words, json)
+    say({**analysis.summary(), "output": str(output_dir), "files": files}, words, json)
 
 
 @app.command(cls=Verb, short_help="Write the answers of people of known preferences.")
@@ -211,9 +211,9 @@ def simulate(
         raise UserError(f"{output.name} ends in neither .csv nor .jsonl.")
     of = named_numbers(scores, "--scores", "inherent=0.97,intgrad=0.41")
     settings = StudySettings.of(methods=tuple(of), trials=trials, ties=ties > 0, seed=seed, repeats=min(4, trials // 2))
-    found = draw(settings, images, participants, Preferences(of, spread, tie=ties, careless=careless), seed)
-    write_whole(output, form(found))
-    say({"output": str(output), "answers": len(found)}, f"{len(found)} simulated answers in {output}", json)
+    answers = draw(settings, images, participants, Preferences(of, spread, tie=ties, careless=careless), seed)
+    write_whole(output, form(answers))
+    say({"output": str(output), "answers": len(answers)}, f"{len(answers)} simulated answers in {output}", json)
 
 
 @app.command(cls=Verb, short_help="Say how many participants find a difference.")

@@ -75,8 +75,8 @@ def sweep(
     if list_:
         _list_runs(job, json)
         return
-    chosen = cache_folder(cache, no_cache)
-    rows = job.run(cell=cell, device=choose_device(device), cache=chosen, progress=not json)
+    features = cache_folder(cache, no_cache)
+    rows = job.run(cell=cell, device=choose_device(device), cache=features, progress=not json)
     points = {run.key: run.point.words for run in job.runs}
     results = table([(points[row.key], _numbers(row)) for row in rows], ("point", "result"))
     elsewhere = 0 if cell else len(job.runs) - len(rows)
@@ -103,8 +103,8 @@ def _list_runs(job: Any, json: bool) -> None:
 
 
 def _numbers(row: Any) -> str:
-    found = "  ".join(f"{r.task} {r.data} {r.value:.4g}" for r in row.results)
-    return "diverged" if row.status == "diverged" else found
+    numbers = "  ".join(f"{r.task} {r.data} {r.value:.4g}" for r in row.results)
+    return "diverged" if row.status == "diverged" else numbers
 
 
 def _axes(pairs: list[str]) -> dict[str, list[Any]]:

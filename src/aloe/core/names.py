@@ -10,9 +10,9 @@ def nearest(name: object, known: Iterable[str]) -> str | None:
     """The known name that was most likely meant, upper and lower case alike, or by its initials (lr); None where none is."""
     by_lower = {k.strip().lower(): k for k in known}
     given = str(name).strip().lower()
-    found = difflib.get_close_matches(given, by_lower, n=1)
+    matches = difflib.get_close_matches(given, by_lower, n=1)
     initials = [k for k in by_lower if "".join(word[:1] for word in k.split("_")) == given and len(given) > 1]
-    return by_lower[found[0]] if found else by_lower[initials[0]] if len(initials) == 1 else None
+    return by_lower[matches[0]] if matches else by_lower[initials[0]] if len(initials) == 1 else None
 
 
 def meant(name: object, known: Iterable[str], kind: str) -> str:

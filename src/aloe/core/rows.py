@@ -33,8 +33,8 @@ class Keyed:
             self._known[key] = (place, dict(facts))
             return True
         before, known = self._known[key]
-        if found := contradiction(known, facts):
-            words = f"{before} and {place} contradict each other on {name}: {found}; leave out the wrong one."
+        if difference := contradiction(known, facts):
+            words = f"{before} and {place} contradict each other on {name}: {difference}; leave out the wrong one."
             raise UserError(f"{words[0].upper()}{words[1:]}")
         self._known[key] = (before, {**known, **facts})
         self.repeated += 1

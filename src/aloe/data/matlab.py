@@ -27,10 +27,10 @@ def load_matlab(file: Path | IO[bytes], where: str, fields: Sequence[str] | None
         UserError: damaged, a file of version 7.3 (HDF5), one of `fields` is not in it, or scipy is not installed.
     """
     data = matlab_bytes(file, where)
-    found = _by_scipy(lambda io: io.loadmat(BytesIO(data), squeeze_me=squeeze, variable_names=fields), where)
-    if absent := [field for field in fields or () if field not in found]:
+    content = _by_scipy(lambda io: io.loadmat(BytesIO(data), squeeze_me=squeeze, variable_names=fields), where)
+    if absent := [field for field in fields or () if field not in content]:
         raise UserError(f"{where} has no field {absent[0]}; it is not the official file.")
-    return found
+    return content
 
 
 def matlab_bytes(file: Path | IO[bytes], where: str) -> bytes:

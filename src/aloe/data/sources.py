@@ -282,8 +282,8 @@ class StoredImages:
 
     def content(self, index: int) -> str | None:
         """A hash of the file's bytes; None if it cannot be read."""
-        found = _content(self._store, self._files[index])
-        return None if found.startswith(_UNREAD) else found
+        content_hash = _content(self._store, self._files[index])
+        return None if content_hash.startswith(_UNREAD) else content_hash
 
     def file_size(self, index: int) -> int:
         """Bytes of the file."""

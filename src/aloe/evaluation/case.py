@@ -34,20 +34,20 @@ class ImageCase(Case):
         Raises:
             UserError: a class is left without a readable image.
         """
-        chosen = self.settings
-        kind = feature or chosen.feature
+        settings = self.settings
+        kind = feature or settings.feature
         if (part, kind) not in self._features:
             source = getattr(self.splits, part)
             found = extract(
                 self.model,
                 source,
                 feature=kind,
-                resolution=chosen.resolution,
-                batch_size=chosen.batch_on(self.device),
+                resolution=settings.resolution,
+                batch_size=settings.batch_on(self.device),
                 device=self.device,
-                precision=chosen.precision,
-                compile=chosen.compile,
-                workers=chosen.workers,
+                precision=settings.precision,
+                compile=settings.compile,
+                workers=settings.workers,
                 cache=self.cache,
                 progress=f"{Path(self.name).name} {self.splits.name} {part}" if self.progress else None,
             )
@@ -116,5 +116,5 @@ def class_of_logit(config: Any, count: int, classes: list[str]) -> Tensor | None
     for i, name in enumerate(classes):
         named.setdefault(name.lower(), []).append(i)
     queues = [named.get(str(config.id2label.get(i)).lower(), [-1]) for i in range(count)]
-    found = [queue.pop(0) if len(queue) > 1 else queue[0] for queue in queues]
-    return torch.tensor(found) if set(range(len(classes))) <= set(found) else None
+    meant = [queue.pop(0) if len(queue) > 1 else queue[0] for queue in queues]
+    return torch.tensor(meant) if set(range(len(classes))) <= set(meant) else None

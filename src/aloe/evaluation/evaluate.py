@@ -336,21 +336,21 @@ def _check_all(job: _Job, opened: Sequence[Any]) -> _Asked:
     """Every model loaded once and every task asked what it needs, so that what is wrong stops the run at its start."""
     if not job.models:
         raise UserError("Name at least one model.")
-    found = _Asked()
+    asked = _Asked()
     for name in dict.fromkeys(job.models):
         try:
             model = load_any(name)
         except UserError as error:
-            found.problems.append(str(error))
+            asked.problems.append(str(error))
             continue
         for one, task in product(opened, job.tasks):
             case = job.case(name, model, one)
             try:
                 prints = _check(task, case)
             except UserError as error:
-                found.problems.append(str(error))
+                asked.problems.append(str(error))
                 continue
             data = case.data(TASKS[task].parts)
             titles = {part: f"{data} ({part})" for part in prints} | {"model": f"model ({name})"}
-            found.read.update({titles[part]: value for part, value in prints.items()})
-    return found
+            asked.read.update({titles[part]: value for part, value in prints.items()})
+    return asked

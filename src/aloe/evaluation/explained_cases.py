@@ -153,14 +153,14 @@ def check_maps(case: ImageCase, task: str) -> None:
 
 def check_grids(case: ImageCase, task: str) -> None:
     """As `check_maps`, and what GridPG's settings ask of the stored grids and of the model's own size."""
-    chosen = case.settings
-    for name in chosen.first_grids:
+    settings = case.settings
+    for name in settings.first_grids:
         find_method(name)
-    n = chosen.grid_size
-    if chosen.grids_file is not None:
-        n = stored_grids(chosen.grids_file, case.splits.test).n
-    side = chosen.resolution or case.model.side()
-    check_smooth(chosen.smooth, side // n if chosen.protocol == "resized" else side)
+    n = settings.grid_size
+    if settings.grids_file is not None:
+        n = stored_grids(settings.grids_file, case.splits.test).n
+    side = settings.resolution or case.model.side()
+    check_smooth(settings.smooth, side // n if settings.protocol == "resized" else side)
     check_maps(case, task)
 
 
@@ -188,9 +188,9 @@ class Explainer:
                 self.case.model, images[:1], self.logit[classes[:1]], self.method, memory=True, **self.options
             )
             self.peak = one.cost.peak_bytes
-        found = attribute(self.case.model, images, self.logit[classes], self.method, **self.options)
-        self.costs.append((len(images), found.cost))
-        return found.pixels().cpu()
+        attribution = attribute(self.case.model, images, self.logit[classes], self.method, **self.options)
+        self.costs.append((len(images), attribution.cost))
+        return attribution.pixels().cpu()
 
     def load(self, indices: Sequence[int]) -> Tensor:
         side = self.side()

@@ -34,7 +34,7 @@ def _gridpg(case: MapCase, explainer: Explainer, advance: Advance) -> Outcome:
     common, settings = case.common, case.settings
     grids, side = common.grids, explainer.side()
     part = grids.first(settings.first_grids.get(case.method, len(grids)))
-    found = grid_pointing(
+    pointing = grid_pointing(
         explainer,
         explainer.load,
         part,
@@ -50,24 +50,24 @@ def _gridpg(case: MapCase, explainer: Explainer, advance: Advance) -> Outcome:
     absent = [name for c, name in enumerate(common.classes) if c not in shown]
     notes = [f"no confident image of {', '.join(absent)}: not in any grid"] if absent else []
     notes += [f"{case.name} is wrong on {wrong} of the {len(images)} images of these grids"] if wrong else []
-    if not isfinite(found.score):  # told apart from a score of 0 by the maps that were discarded
+    if not isfinite(pointing.score):  # told apart from a score of 0 by the maps that were discarded
         notes.append(f"{case.title} gave no map with positive mass")
     windows = {"windows": len(window_starts(side, grids.n)) ** 2} if settings.protocol == "windows" else {}
     details = {
-        "interval": _interval(*found.interval),
-        "per_cell": [100 * x for x in found.per_cell.nan_to_num(0).tolist()],
+        "interval": _interval(*pointing.interval),
+        "per_cell": [100 * x for x in pointing.per_cell.nan_to_num(0).tolist()],
         "grids": len(part),
-        "cells": found.maps,
-        "discarded": found.discarded,
+        "cells": pointing.maps,
+        "discarded": pointing.discarded,
         "images": len(images),
         "classes": len(shown),
         "misclassified": wrong,
         "protocol": settings.protocol,
         "pixels": grids.n * side if settings.protocol == "whole" else side,
         **windows,
-        "chance": 100 * found.chance,
+        "chance": 100 * pointing.chance,
     }
-    score = 100 * found.score if isfinite(found.score) else 0.0
+    score = 100 * pointing.score if isfinite(pointing.score) else 0.0
     return Outcome(score, {"test": len(images)}, details, (*notes, *_of_one("grid", len(part))))
 
 
@@ -198,8 +198,8 @@ def _of_one(unit: str, count: int) -> tuple[str, ...]:
     return (f"one {unit} alone has no interval: it says nothing of how much others would differ",) if count == 1 else ()
 
 
-def _of_images(chosen: Tensor) -> dict[str, Any]:
-    return {"images": hashlib.sha256(chosen.numpy().tobytes()).hexdigest()[:8]}
+def _of_images(images: Tensor) -> dict[str, Any]:
+    return {"images": hashlib.sha256(images.numpy().tobytes()).hexdigest()[:8]}
 
 
 def _mask(source: Any, index: int, side: int) -> Tensor:
@@ -213,8 +213,8 @@ def _task(name: str, measure: Measure, settings: Callable[[MapCase], dict[str, A
     def run(case: MapCase, facts: dict[str, Any]) -> Outcome:
         explainer = Explainer(case)
         with Bar(f"{Path(case.name).name} {name} {case.title}" if case.progress else None) as bar:
-            found = measure(case, explainer, bar.update)
-        return replace(found, details={"method": case.method, **found.details, "cost": explainer.cost()})
+            outcome = measure(case, explainer, bar.update)
+        return replace(outcome, details={"method": case.method, **outcome.details, "cost": explainer.cost()})
 
     # captum, which perturbations once ran on, stays part of the key, so that rows of then are found again
     versions = ("captum", "scikit-learn")

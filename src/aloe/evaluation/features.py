@@ -162,8 +162,8 @@ def classify(model: Backbone, features: Tensor) -> Tensor | None:
     if classifier is None:
         return None
     with torch.no_grad():
-        found: Any = model.classify(features.to(next(classifier.parameters())))
-    return found.float().cpu()
+        logits: Any = model.classify(features.to(next(classifier.parameters())))
+    return logits.float().cpu()
 
 
 def _extract_part(

@@ -116,11 +116,11 @@ def row_key(facts: dict[str, Any]) -> str:
 
 def versions(*also: str) -> dict[str, str]:
     """Versions of what every value depends on, and of what else is named, where it is installed."""
-    found = {name: version(name) for name in ("aloe-vit", "torch", "transformers")}
+    installed = {name: version(name) for name in ("aloe-vit", "torch", "transformers")}
     for name in also:
         with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+            installed[name] = version(name)
+    return installed
 
 
 def describe(name: str, model: Backbone) -> dict[str, Any]:

@@ -40,25 +40,25 @@ __all__ = ["TASKS", "Outcome", "Task", "class_of_logit", "score"]
 
 
 def _knn(case: ImageCase, facts: dict[str, Any]) -> Outcome:
-    train, test, chosen = case.features("train"), case.features("test"), case.settings
+    train, test, settings = case.features("train"), case.features("test"), case.settings
     queries = test.tensor()
 
     def found(rows: Tensor) -> Any:  # (k, n), by every k
         if not len(rows):
-            return rows.new_empty(len(chosen.k), 0)
-        how: dict[str, Any] = {"metric": chosen.distance, "weights": chosen.votes, "device": case.device}
-        by_k: Any = knn_predict(train, train.labels, queries[rows], list(chosen.k), **how)
-        return torch.stack([by_k[k] for k in chosen.k])
+            return rows.new_empty(len(settings.k), 0)
+        how: dict[str, Any] = {"metric": settings.distance, "weights": settings.votes, "device": case.device}
+        by_k: Any = knn_predict(train, train.labels, queries[rows], list(settings.k), **how)
+        return torch.stack([by_k[k] for k in settings.k])
 
     shares = torch.arange(len(queries)).tensor_split(processes.count())
     predicted = torch.cat(list(processes.shared(found, shares)), dim=1)
-    by_k = {str(k): score(each, test.labels, case.splits.metric) for k, each in zip(chosen.k, predicted, strict=True)}
+    by_k = {str(k): score(each, test.labels, case.splits.metric) for k, each in zip(settings.k, predicted, strict=True)}
     counts = {"train": len(train), "test": len(test)}
-    return Outcome(by_k[str(chosen.k[0])], counts, {"by_k": by_k})
+    return Outcome(by_k[str(settings.k[0])], counts, {"by_k": by_k})
 
 
 def _linear(case: ImageCase, facts: dict[str, Any]) -> Outcome:
-    chosen = case.settings
+    settings = case.settings
     train, test = case.features("train"), case.features("test")
     validation = case.features("validation") if case.splits.validation is not None else None
     probe = fit_probe(
@@ -68,7 +68,7 @@ def _linear(case: ImageCase, facts: dict[str, Any]) -> Outcome:
         ProbeSettings(
             head=_head(case),
             b=float(case.model.config.b) if case.model.interpretable else 2.0,
-            **chosen.model_dump(include=set(_FIT)),
+            **settings.model_dump(include=set(_FIT)),
         ),
         validation=None if validation is None else (validation.rows(), validation.labels),
         device=case.device,
@@ -160,13 +160,13 @@ def _text_tower(case: ImageCase) -> str:
     if not case.model.interpretable:
         return case.name
     teacher = case.model.config.teacher.get("name", "")
-    found = next((m for m in case.models if Path(m).name == teacher), teacher)
-    if "/" not in found and not Path(found).is_dir():
+    name = next((m for m in case.models if Path(m).name == teacher), teacher)
+    if "/" not in name and not Path(name).is_dir():
         raise UserError(
-            f"The teacher of {case.name}, {found or 'which has no name'}, is not here, nor is its text tower; name a"
+            f"The teacher of {case.name}, {name or 'which has no name'}, is not here, nor is its text tower; name a"
             " SigLIP checkpoint with --text-tower."
         )
-    return found
+    return name
 
 
 @lru_cache(maxsize=1)

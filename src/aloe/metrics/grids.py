@@ -78,10 +78,10 @@ class GridList:
             UserError: no such file, a damaged one, or one that belongs to other data.
         """
         try:
-            known = read_json(path)
-            facts = {name: known[name] for name in ("n", "rule", "data", "state")}
+            record = read_json(path)
+            facts = {name: record[name] for name in ("n", "rule", "data", "state")}
             facts["rule"] = dict(facts["rule"])
-            grids = cls(indices=_table(known["indices"]), labels=_table(known["labels"]), **facts)
+            grids = cls(indices=_table(record["indices"]), labels=_table(record["labels"]), **facts)
         except OSError as error:
             raise UserError(f"The grids {path} cannot be read: {error.strerror or error}.") from error
         except (ValueError, TypeError, KeyError) as error:  # UserError is a ValueError
@@ -124,12 +124,12 @@ def confident(
     least = torch.stack([_of_label(table.detach().cpu().double(), labels) for table in probabilities]).amin(0)
     if share is None:
         return least >= threshold
-    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    eligible = torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique():
         images = ((labels == label) & (least >= 0)).nonzero()[:, 0]
         best = images[least[images].argsort(descending=True, stable=True)]
-        chosen[best[: math.ceil(share * len(best) - 1e-9)]] = True
-    return chosen
+        eligible[best[: math.ceil(share * len(best) - 1e-9)]] = True
+    return eligible
 
 
 def choose_grids(

@@ -72,10 +72,10 @@ class TextTower(nn.Module):
         lines = [text.lower() for text in texts] if self.lower_case else list(texts)
         limit = self.context_length
         try:
-            found = self.tokenizer(lines, padding="max_length", max_length=limit, truncation=False)
+            tokens = self.tokenizer(lines, padding="max_length", max_length=limit, truncation=False)
         except ValueError as error:
             raise UserError(f"The tokenizer of {self.name} has no padding token, which SigLIP needs.") from error
-        for text, ids in zip(texts, found["input_ids"], strict=True):
+        for text, ids in zip(texts, tokens["input_ids"], strict=True):
             if len(ids) > limit:
                 short = text if len(text) <= 60 else text[:57] + "..."
                 raise UserError(
@@ -86,7 +86,7 @@ class TextTower(nn.Module):
                     f"The tokenizer of {self.name} gives token {max(ids)} but its text tower knows "
                     f"{self.config.vocab_size}; they are not of the same checkpoint."
                 )
-        return {key: torch.tensor(found[key]) for key in ("input_ids", "attention_mask") if key in found}
+        return {key: torch.tensor(tokens[key]) for key in ("input_ids", "attention_mask") if key in tokens}
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], *, batch_size: int = 256, progress: str | None = None) -> Tensor:

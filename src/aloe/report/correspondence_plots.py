@@ -91,8 +91,8 @@ def _legend(panel: Any, lines: Sequence[Line]) -> None:
 
 def _thresholds(row: Result) -> list[float]:
     """In metres, up to the first that is no number."""
-    found = numbers(row, "thresholds")
-    return found[: next((i for i, step in enumerate(found) if not isfinite(step)), len(found))]
+    thresholds = numbers(row, "thresholds")
+    return thresholds[: next((i for i, step in enumerate(thresholds) if not isfinite(step)), len(thresholds))]
 
 
 def _bins(row: Result) -> list[tuple[float, float]]:

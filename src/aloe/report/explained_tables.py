@@ -119,11 +119,11 @@ def scores_table(measured: Measured) -> Table:
     for group, data, models in measured.cases():
         rows = []
         for line in models:
-            found = by_method(line, data)
-            best = (min if lower else max)(round(row.value, 2) for row in found.values())
-            for method, row in found.items():
+            scores = by_method(line, data)
+            best = (min if lower else max)(round(row.value, 2) for row in scores.values())
+            for method, row in scores.items():
                 cells = [Cell(spec.of(row), spec.decimals) for spec in specs]
-                bold = len(found) > 1 and round(row.value, 2) == best
+                bold = len(scores) > 1 and round(row.value, 2) == best
                 cells[0] = replace(cells[0], note=marks(row), bold=bold)
                 labels = (line.name, stage_title(line.stage), look(method).title)
                 rows.append(Row(labels, tuple(cells), gray=not line.interpretable))
@@ -279,8 +279,8 @@ def way_notes(measured: Measured) -> Iterator[str]:
         row = next(iter(by_method(models[0], data).values()))
         place = _block_name(group, data, measured)
         ways.setdefault(in_words(shared_settings(row)), []).append(place)
-        if found := deviations(row):
-            away.setdefault(in_words(found), []).append(place)
+        if deviation := deviations(row):
+            away.setdefault(in_words(deviation), []).append(place)
     for words, places in ways.items():
         if words:
             yield f"Measured with {words}{f' ({_listed(places)})' if len(ways) > 1 else ''}."
@@ -327,8 +327,8 @@ def _value(row: Result) -> float:
 
 
 def _megabytes(row: Result) -> float | None:
-    found = number(row, "cost", "peak_bytes")
-    return None if found is None else found / 2**20
+    peak = number(row, "cost", "peak_bytes")
+    return None if peak is None else peak / 2**20
 
 
 _COST = (

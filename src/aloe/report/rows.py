@@ -20,11 +20,11 @@ def read_results(paths: Sequence[Path]) -> tuple[list[Result], list[str]]:
         UserError: a file that is missing, cannot be read or has no rows, or two rows of a key that contradict each other.
     """
     found: dict[str, Result] = {}
-    known = Keyed()
+    keyed = Keyed()
     notes: list[str] = []
     for path in paths:
         file = path / RESULTS_NAME if path.is_dir() else path
-        rows, left_out = result_lines(file, _read(file), known)
+        rows, left_out = result_lines(file, _read(file), keyed)
         if not rows:
             why = f" ({left_out[0]})" if left_out else ""
             raise UserError(f"{file} holds no result rows{why}; `aloe evaluate` writes them.")
@@ -32,7 +32,7 @@ def read_results(paths: Sequence[Path]) -> tuple[list[Result], list[str]]:
             found.pop(row.key, None)  # the last one also takes the last place
             found[row.key] = row
         notes += left_out
-    return list(found.values()), [*notes, *repeats(known.repeated, "result row")]
+    return list(found.values()), [*notes, *repeats(keyed.repeated, "result row")]
 
 
 def _read(file: Path) -> bytes:

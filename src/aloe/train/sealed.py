@@ -65,12 +65,12 @@ class SealedTrainer(Trainer):
             return
         optimizer: Any = self.optimizer
         schedule: Any = self.lr_scheduler
-        known = read_state(Path(checkpoint) / OPTIMIZER)
+        state = read_state(Path(checkpoint) / OPTIMIZER)
         if self.sharded:
-            set_whole_optimizer(self._core(), optimizer.optimizer, known["optimizer"])
+            set_whole_optimizer(self._core(), optimizer.optimizer, state["optimizer"])
         else:
-            optimizer.load_state_dict(known["optimizer"])
-        schedule.load_state_dict(known["scheduler"])
+            optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["scheduler"])
 
     def _save_scaler(self, output_dir: str) -> None:
         scaler = getattr(self.accelerator, "scaler", None)

@@ -113,7 +113,7 @@ class TrainSettings(Checked):
 
     @classmethod
     def _read_recipe(cls, name: str) -> dict[str, Any]:
-        known = cls.recipes()
-        if name not in known:
-            raise UserError(f"There is no recipe {name!r}{meant(str(name), known, 'recipes')}")
+        recipes = cls.recipes()
+        if name not in recipes:
+            raise UserError(f"There is no recipe {name!r}{meant(str(name), recipes, 'recipes')}")
         return yaml.safe_load(cls._recipe_folder().joinpath(f"{name}.yaml").read_text()) or {}

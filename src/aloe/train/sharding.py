@@ -58,8 +58,8 @@ def whole_weights(model: nn.Module, *, everywhere: bool = False) -> dict[str, Te
     """The weights of a sharded model by name, on the CPU of the first process (`everywhere`: on all). All must call it."""
     from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
-    found = get_model_state_dict(model, options=_whole(cpu_offload=not everywhere))
-    return {name: value.cpu() for name, value in found.items()}  # type: ignore[union-attr]
+    weights = get_model_state_dict(model, options=_whole(cpu_offload=not everywhere))
+    return {name: value.cpu() for name, value in weights.items()}  # type: ignore[union-attr]
 
 
 def set_whole_weights(model: nn.Module, weights: dict[str, Any]) -> None:

@@ -63,12 +63,12 @@ def bench_all(
             if progress and _first_process():
                 _say(f"Measuring {name}, {chosen.precision} ...")
             model = _teacher(name, teacher is not None, chosen.resolution)
-            found = measure(model, source, chosen, rounds=rounds, device=device).as_row()
+            row = measure(model, source, chosen, rounds=rounds, device=device).as_row()
             del model
             gc.collect()  # trainers are cycles; the next size needs the memory
-            facts = {k: found[k] for k in ("name", "device", "precision", "compiled", "resolution", "batch_size")}
-            facts |= {"processes": found["processes"], "threads": found["threads"], "versions": versions("accelerate")}
-            rows.append({"key": row_key(facts), **found, "versions": facts["versions"]})
+            facts = {k: row[k] for k in ("name", "device", "precision", "compiled", "resolution", "batch_size")}
+            facts |= {"processes": row["processes"], "threads": row["threads"], "versions": versions("accelerate")}
+            rows.append({"key": row_key(facts), **row, "versions": facts["versions"]})
             if log is not None and _first_process():
                 log.add(rows[-1])
     return rows

@@ -100,9 +100,9 @@ def run_demo(output_dir: Path, *, steps: int = 240, device: str = "cpu", progres
         aligned.to(torch.device(device))  # type: ignore[arg-type]
         panels = _explanations(aligned, rows)
     with _timed(seconds, "localisation", progress):
-        found = localise(aligned, teacher, *_scenes(), device=device)
-    page = write_page(output_dir, rows, panels, found, read_log(output_dir / "student"), seconds, steps)
-    return DemoResult(page, rows, seconds, found)
+        localisation = localise(aligned, teacher, *_scenes(), device=device)
+    page = write_page(output_dir, rows, panels, localisation, read_log(output_dir / "student"), seconds, steps)
+    return DemoResult(page, rows, seconds, localisation)
 
 
 def _recipe(student: Path) -> str:

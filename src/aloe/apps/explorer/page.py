@@ -201,12 +201,12 @@ class Page:
             if view is None or session.drag != drag:
                 return gr.skip(), gr.skip()
             try:
-                found = view.region(
+                change = view.region(
                     words_of(titles), box_of(data.get("box")), keep=data.get("keep") is True, fill=str(data.get("fill"))
                 )
             except UserError as error:
                 return gr.skip(), says(error)
-        return gr.update(change=[change_payload(c) for c in found]), ""
+        return gr.update(change=[change_payload(c) for c in change]), ""
 
     def _look(self, session: Session, index: Any, titles: Any, keys: Any) -> Update:
         pictures = self.sessions.pictures(session)

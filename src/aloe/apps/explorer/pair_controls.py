@@ -38,11 +38,11 @@ class PairControls:
             return gr.skip(), gr.skip()
         pictures = self.sessions.pictures(session)
         try:
-            found = self.features.nearest(words_of(titles), session.view.picture, pictures)
+            nearest = self.features.nearest(words_of(titles), session.view.picture, pictures)
         except UserError as error:
             return _mistake(error)
         near = [
-            {"index": i, "name": pictures[i].name, "picture": thumbnail(pictures[i]), "cosine": c} for i, c in found
+            {"index": i, "name": pictures[i].name, "picture": thumbnail(pictures[i]), "cosine": c} for i, c in nearest
         ]
         return gr.update(near={"of": session.view.picture.name, "images": near}), ""
 

@@ -187,14 +187,14 @@ class View:
     def _map(self, entry: Entry, method: str, target: Target, words: str) -> Panel:
         options, start = self.explorer.options.get(method, {}), perf_counter()
         with self.explorer.lock:
-            found = attribute(entry.model, self.picture.tensor(entry.side), target, method, **options)
+            attribution = attribute(entry.model, self.picture.tensor(entry.side), target, method, **options)
         return Panel(
             entry.title,
             method,
             words,
-            found.pixels()[0].cpu().numpy(),
-            signed=signed_map(found.pixels())[0].cpu().numpy(),
-            value=float(found.value[0]),
+            attribution.pixels()[0].cpu().numpy(),
+            signed=signed_map(attribution.pixels())[0].cpu().numpy(),
+            value=float(attribution.value[0]),
             seconds=perf_counter() - start,
         )
 

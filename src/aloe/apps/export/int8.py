@@ -107,10 +107,10 @@ def read_images(source: str, size: int, limit: int | None = None) -> Tensor:
     places = np.linspace(0, len(store) - 1, min(limit or LIMIT, len(store))).round().astype(int)
     dataset = ImageDataset(SubsetImages(store, places), ResizeCenterCrop(size))
     loader = torch.utils.data.DataLoader(dataset, batch_size=CHUNK, collate_fn=collate_images)
-    found = torch.cat([batch["pixel_values"] for batch in loader])
-    if not len(found):
+    images = torch.cat([batch["pixel_values"] for batch in loader])
+    if not len(images):
         raise UserError(f"None of the images in {source} could be read.")
-    return found
+    return images
 
 
 def _outputs(run: Runner, images: np.ndarray) -> dict[str, Any]:

@@ -148,7 +148,7 @@ def ground(
             features = seen.float().requires_grad_()
             projected = model.projector(features)
         embedded = model.embed(ids[:cut], projected.detach(), torch.float32)
-        found = propagate(
+        relevances = propagate(
             model.decoder,
             model.model.lm_head,
             embedded,
@@ -157,14 +157,14 @@ def ground(
             softcap=model.softcap,
             together=together,
         )
-        gradients = found.gradients[:, 0]
+        gradients = relevances.gradients[:, 0]
         visual = [i for i, token in enumerate(ids) if token == model.image_token]
         at_features = backward(projected, features, gradients[:, visual][:, None])[:, 0]
         pixels = pull(at_features)
     relevance = (gradients * embedded[0]).sum(-1)
     relevance = torch.nn.functional.pad(relevance, (0, len(ids) - cut)).cpu()
     grounded = [
-        _word(span, t, float(found.values[0, t]), relevance[t], pixels, visual, len(asked), against)
+        _word(span, t, float(relevances.values[0, t]), relevance[t], pixels, visual, len(asked), against)
         for t, span in enumerate(spans)
     ]
     through = "attnlrp" if plain or model.student is None else "inherent"

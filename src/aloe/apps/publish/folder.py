@@ -83,35 +83,35 @@ def publish(
     if space is not None:
         check_space(home, space)
     rows, notes = read_results([Path(path) for path in results]) if results else ([], [])
-    found = read_student(source, base_model)
-    if found.stage not in TRAINED and not allow_unaligned:
-        why = "was only converted" if found.stage == "converted" else "does not say whether it was trained"
+    published = read_student(source, base_model)
+    if published.stage not in TRAINED and not allow_unaligned:
+        why = "was only converted" if published.stage == "converted" else "does not say whether it was trained"
         raise UserError(
             f"{source} {why}: align it first (aloe align), or say --allow-unaligned to publish it all the same, marked as"
             " such."
         )
-    nearest, stated = found.teacher.get("source") or found.teacher.get("name"), found.teacher.get("licence")
-    inherited = named(stated) if stated else licence_of(*found.made_from)
+    nearest, stated = published.teacher.get("source") or published.teacher.get("name"), published.teacher.get("licence")
+    inherited = named(stated) if stated else licence_of(*published.made_from)
     origin = Origin(data_name, data_licence, inherited, choose_licence(licence, inherited, nearest or "the teacher"))
-    numbers = collect_numbers(rows, model_fingerprint(found.model), found.known_as, repo_id)
-    pictures = _explained(found.model, examples)
+    numbers = collect_numbers(rows, model_fingerprint(published.model), published.known_as, repo_id)
+    pictures = _explained(published.model, examples)
 
     staging = home.with_name(f".{home.name}.publishing")
     try:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
-        _write(staging, found, repo_id, origin, numbers, pictures)
+        _write(staging, published, repo_id, origin, numbers, pictures)
         files = sorted(path.name for path in staging.iterdir())
         replace_folder(home, staging)
     except OSError as error:
         raise UserError(f"{home} cannot be written: {error.strerror or error}.") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    notes += _missing(found, origin, bool(numbers.tables))
+    notes += _missing(published, origin, bool(numbers.tables))
     page = None
     if space is not None:
         card = (home / CARD_NAME).read_text(encoding="utf-8")
-        page = write_space(found.model, repo_id, home, card, origin.licence.front_matter, space)
+        page = write_space(published.model, repo_id, home, card, origin.licence.front_matter, space)
         notes += page.notes
     if dry_run:
         return Publication(repo_id, home, files, None, notes, page)

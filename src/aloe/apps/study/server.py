@@ -196,10 +196,10 @@ class _Pages:
 
 
 def _session(store: Store, token: str) -> Session:
-    found = store.session(token)
-    if found is None:
+    session = store.session(token)
+    if session is None:
         raise HTTPException(404)
-    return found
+    return session
 
 
 def _check_consent(form: dict[str, str]) -> None:

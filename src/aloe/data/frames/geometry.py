@@ -191,9 +191,9 @@ def depth_error(points: Tensor, pose: Tensor, depth: Tensor, intrinsics: Tensor)
     u, v = project(moved, intrinsics).floor()
     height, width = depth.shape
     seen = (moved[2] > 0) & (u >= 0) & (u < width) & (v >= 0) & (v < height)
-    found = torch.zeros_like(moved[2])
-    found[seen] = depth[v[seen].long(), u[seen].long()].double()
-    return torch.where(found > 0, found - moved[2], torch.nan)
+    error = torch.zeros_like(moved[2])
+    error[seen] = depth[v[seen].long(), u[seen].long()].double()
+    return torch.where(error > 0, error - moved[2], torch.nan)
 
 
 def _sums(x: Tensor, dim: int, radius: int) -> Tensor:

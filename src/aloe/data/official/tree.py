@@ -62,8 +62,8 @@ class Tree:
 
     def matlab(self, name: str, *fields: str) -> list[Any]:
         """The fields of a MATLAB file, squeezed, as arrays; raises UserError."""
-        found = load_matlab(BytesIO(self.bytes(name)), self.where(name), fields, squeeze=True)
-        return [found[field] for field in fields]
+        content = load_matlab(BytesIO(self.bytes(name)), self.where(name), fields, squeeze=True)
+        return [content[field] for field in fields]
 
     def arrays(self, name: str) -> Any:
         """What a pickle of arrays holds; raises UserError."""

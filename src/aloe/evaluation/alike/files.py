@@ -251,14 +251,14 @@ def _written(
         there = made.there(numbers, known)
         return list(explained(loaded.to(device), known, numbers)) if there is None else there
 
-    found = over_batches(rows, source, side, batch_size, done.unreadable, "explaining" if progress else None)
+    explanations = over_batches(rows, source, side, batch_size, done.unreadable, "explaining" if progress else None)
     done.kept = sum(processes.gathered(made.kept))
-    done.replaced = replaced(found, made.earlier)
+    done.replaced = replaced(explanations, made.earlier)
     home = made.record.parent
-    done.rows = [{**row, **{k: str(home / row[k]) for k in row if k.endswith("picture")}} for row in found]
+    done.rows = [{**row, **{k: str(home / row[k]) for k in row if k.endswith("picture")}} for row in explanations]
     if processes.is_first():
         lost = {"unreadable": done.unreadable, "left_out": done.left_out}
-        write_json(made.record, {**made.about, "alike": with_earlier(found, made.earlier), **lost})
+        write_json(made.record, {**made.about, "alike": with_earlier(explanations, made.earlier), **lost})
     return done
 
 

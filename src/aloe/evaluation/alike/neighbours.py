@@ -109,13 +109,13 @@ def others(shelf: Shelf, feature: Tensor, k: int, file: Path | None = None) -> l
 def _vote(
     student: Any, classes: list[str], image: Tensor, query: Tensor, neighbours: Tensor, labels: Tensor
 ) -> tuple[Row, str]:
-    found = vote(query, neighbours, labels.to(query.device))
-    explanation = along(student, image, found.direction)
-    second = None if found.second is None else classes[found.second]
+    ballot = vote(query, neighbours, labels.to(query.device))
+    explanation = along(student, image, ballot.direction)
+    second = None if ballot.second is None else classes[ballot.second]
     row: Row = {
-        "class": classes[found.winner],
+        "class": classes[ballot.winner],
         "second": second,
-        "sums": {classes[label]: value for label, value in found.sums.items()},
+        "sums": {classes[label]: value for label, value in ballot.sums.items()},
         "value": float(explanation.logit[0]),
         "residual": float(explanation.residual[0]),
         "explanation": explanation,

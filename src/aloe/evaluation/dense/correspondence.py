@@ -150,23 +150,23 @@ def correspondence(
         UserError: no pairs, frames without depth or camera or without points, blocks or a resolution that the model does
             not have.
     """
-    chosen = (settings or CorrespondenceSettings.of()).over(pairs.defaults)
+    settings_used = (settings or CorrespondenceSettings.of()).over(pairs.defaults)
     if not pairs.pairs:
         raise UserError(f"{pairs.name} has no pairs of views; correspondence needs at least one.")
-    blocks = choose_blocks(model, chosen.blocks)
+    blocks = choose_blocks(model, settings_used.blocks)
     model = model.eval()
 
     @lru_cache(maxsize=VIEWS)
     def view(index: int) -> View:
         frame = pairs.frames[index]
-        maps = dense_features(model, model_input(model, frame.image, chosen.resolution)[None], blocks)
-        return make_view(frame, torch.cat(maps, dim=1)[0].float(), chosen)
+        maps = dense_features(model, model_input(model, frame.image, settings_used.resolution)[None], blocks)
+        return make_view(frame, torch.cat(maps, dim=1)[0].float(), settings_used)
 
     def compared(numbers: Sequence[int]) -> list[PairMatches]:
         found = []
         for done, number in enumerate(numbers, 1):
             first, second = pairs.pairs[number]
-            found.append(compare_views(view(first), view(second), (first, second), chosen))
+            found.append(compare_views(view(first), view(second), (first, second), settings_used))
             if progress:
                 progress(min(done * processes.count(), len(pairs.pairs)), len(pairs.pairs))
         return found
@@ -174,7 +174,7 @@ def correspondence(
     # Pairs that stand together share frames, so each process has some in a row.
     shares = [part.tolist() for part in torch.arange(len(pairs.pairs)).tensor_split(processes.count())]
     found = [pair for part in processes.shared(compared, shares) for pair in part]
-    return Correspondence(pairs.name, chosen, tuple(pairs.bins), tuple(found))
+    return Correspondence(pairs.name, settings_used, tuple(pairs.bins), tuple(found))
 
 
 def model_input(model: Backbone, image: Tensor, resolution: int | None = None) -> Tensor:
@@ -242,18 +242,18 @@ def compare_views(first: View, second: View, pair: tuple[int, int], settings: Co
     """
     if second.xyz.shape[1] < 2:
         raise UserError(f"{second.name} has a single point with depth; the ratio test needs two.")
-    found = match(first.features(), second.features(), settings.num_corr)
+    matches = match(first.features(), second.features(), settings.num_corr)
     motion = relative_pose(first.camera_to_world, second.camera_to_world)
-    moved = transform(motion, first.xyz[:, found.first])
-    here, there = first.pixels[:, found.first], second.pixels[:, found.second]
+    moved = transform(motion, first.xyz[:, matches.first])
+    here, there = first.pixels[:, matches.first], second.pixels[:, matches.second]
     seen = torch.where(moved[2] > 0, project(moved, second.intrinsics), torch.inf)
     return PairMatches(
         pair=pair,
         angle=rotation_angle(motion),
         points=(first.xyz.shape[1], second.xyz.shape[1]),
         pixels=torch.stack((here.T, there.T), dim=1).float(),
-        scores=found.scores.float(),
-        errors=(moved - second.xyz[:, found.second]).norm(dim=0).float(),
+        scores=matches.scores.float(),
+        errors=(moved - second.xyz[:, matches.second]).norm(dim=0).float(),
         pixel_errors=(seen - there).norm(dim=0).float(),
         nearest=nearest_distances(moved, second.xyz).float(),
     )

@@ -79,13 +79,13 @@ class DenseSet:
     @cached_property
     def states(self) -> dict[str, str]:
         """Fingerprints of all parts."""
-        found: dict[str, str] = {}
+        prints: dict[str, str] = {}
         if (splits := self.splits) is not None:
-            found |= {"train": splits.train.state()[:16], "test": splits.test.state()[:16]}
+            prints |= {"train": splits.train.state()[:16], "test": splits.test.state()[:16]}
         if (pairs := self.pairs) is not None:
-            chosen = row_key({"pairs": pairs.pairs, "bins": pairs.bins})
-            found |= {"frames": pairs.frames.state()[:16], "pairs": chosen}
-        return found
+            pairs_key = row_key({"pairs": pairs.pairs, "bins": pairs.bins})
+            prints |= {"frames": pairs.frames.state()[:16], "pairs": pairs_key}
+        return prints
 
 
 @dataclass(kw_only=True)
@@ -102,9 +102,9 @@ class FrameCase(Case):
         return self.frames.states[part]
 
     def check(self, name: str, task: Task) -> None:
-        chosen = self.settings.match if "pairs" in task.parts else self.settings.probe
-        choose_blocks(self.model, chosen.blocks)
-        self.model.side(chosen.resolution)
+        settings = self.settings.match if "pairs" in task.parts else self.settings.probe
+        choose_blocks(self.model, settings.blocks)
+        self.model.side(settings.resolution)
 
     def standing(self, parts: Sequence[str], outcome: Outcome) -> tuple[bool, list[str]]:
         data = self.frames.of(parts)
@@ -125,23 +125,23 @@ def _probe(case: FrameCase, facts: dict[str, Any]) -> Outcome:
         features = _cached(features, case.cache / "dense", json.dumps(view, default=str))
     how: dict[str, Any] = {"side": side, "max_depth": splits.max_depth, "device": case.device, "progress": title}
     fitted = fit_probe(features, splits.train, task, settings, **how)
-    found = evaluate_probe(fitted, splits.test, title)
-    details: dict[str, Any] = dict(found.metrics)
+    measured = evaluate_probe(fitted, splits.test, title)
+    details: dict[str, Any] = dict(measured.metrics)
     if task == "depth":
         details = {
-            kind: {name.removeprefix(f"{kind}_"): v for name, v in found.metrics.items() if name.startswith(kind)}
+            kind: {name.removeprefix(f"{kind}_"): v for name, v in measured.metrics.items() if name.startswith(kind)}
             for kind in ("relative", "absolute")
         }
     value = details["relative"]["delta1"] if task == "depth" else details["delta1"]
-    details |= {"images": len(found.names), "side": side, "losses": list(fitted.losses[0])}
-    details |= {"spread": found.spread} if settings.repeats > 1 else {}
+    details |= {"images": len(measured.names), "side": side, "losses": list(fitted.losses[0])}
+    details |= {"spread": measured.spread} if settings.repeats > 1 else {}
     if fitted.held_out:
         errors = {f"{rate:g}": error for rate, error in fitted.held_out.items()}
         details |= {"learning_rate": fitted.learning_rate, "held_out_errors": errors}
-    counts = {"train": len(splits.train) - len(fitted.left_out), "test": len(found.names)}
+    counts = {"train": len(splits.train) - len(fitted.left_out), "test": len(measured.names)}
     left_out = [
         f"{len(names)} of {len(names) + counts[part]} {part} frames have no valid {task} and are left out"
-        for part, names in (("train", fitted.left_out), ("test", found.left_out))
+        for part, names in (("train", fitted.left_out), ("test", measured.left_out))
         if names
     ]
     if case.output_dir is not None and processes.is_first():
@@ -154,16 +154,16 @@ def _match(case: FrameCase, facts: dict[str, Any]) -> Outcome:
     pairs: FramePairs = case.frames.of(("frames", "pairs"))
     settings = case.settings.match.over(pairs.defaults)
     with Bar(_title(case, facts), len(pairs.pairs)) as bar:
-        found = correspondence(case.model.to(case.device).eval(), pairs, settings, bar.update)
-    value = found.mean_of_bins(_VALUE_AT)
+        matched = correspondence(case.model.to(case.device).eval(), pairs, settings, bar.update)
+    value = matched.mean_of_bins(_VALUE_AT)
     if value is None:
         raise UserError(f"No pair of {pairs.name} turns by an angle inside the bins {pairs.bins}.")
-    counts = {"pairs": len(found.pairs), "frames": len({i for pair in pairs.pairs for i in pair})}
+    counts = {"pairs": len(matched.pairs), "frames": len({i for pair in pairs.pairs for i in pair})}
     if case.output_dir is not None and processes.is_first():
         name = plain(f"correspondence-{case.frames.label['correspondence']}-{facts['name']}-{row_key(facts)[:6]}")
-        draw_matches(found, pairs, _VALUE_AT, case.output_dir / "dense" / f"{name}.png")
+        draw_matches(matched, pairs, _VALUE_AT, case.output_dir / "dense" / f"{name}.png")
     official = settings == CorrespondenceSettings.of(**pairs.defaults)
-    return Outcome(value, counts, found.details(), official=official)
+    return Outcome(value, counts, matched.details(), official=official)
 
 
 def _title(case: FrameCase, facts: dict[str, Any]) -> str | None:
@@ -223,13 +223,13 @@ def draw_probes(sets: Sequence[DenseSet], settings: FrameSettings, log: ResultLo
 def _alike(log: ResultLog, task: str, opened: DenseSet, probe: DenseSettings) -> list[Row]:
     """The rows of a results folder on these data with these settings, the last of every model."""
     states = {part: opened.states[part] for part in OF_FRAMES[task].parts}
-    wanted, found = (task, _read_by(task, probe), states), {}
+    wanted, latest = (task, _read_by(task, probe), states), {}
     for row in log.rows.values():
         prints = dict(row.get("fingerprints", {}))
         model = prints.pop("model", None)
         if (row.get("task"), row.get("settings"), prints) == wanted:
-            found[model] = row
-    return list(found.values())
+            latest[model] = row
+    return list(latest.values())
 
 
 def _cached(features: FeaturesOf, folder: Path, view: str) -> FeaturesOf:
@@ -243,8 +243,8 @@ def _cached(features: FeaturesOf, folder: Path, view: str) -> FeaturesOf:
             for place, i in enumerate(todo):
                 maps = {str(k): m[place].to("cpu", torch.float32, copy=True).contiguous() for k, m in enumerate(made)}
                 parts[i].write(0, maps, ())
-        found = [read_part(part.path(0)) for part in parts]
-        return [torch.stack([f[str(k)] for f in found]).to(images.device) for k in range(len(found[0]) - 1)]
+        kept = [read_part(part.path(0)) for part in parts]
+        return [torch.stack([f[str(k)] for f in kept]).to(images.device) for k in range(len(kept[0]) - 1)]
 
     return read
 

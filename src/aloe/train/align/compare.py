@@ -43,9 +43,9 @@ def mean_cosines(
         batches = processes.in_order([compared(batch["pixel_values"]) for batch in loader])
     finally:
         student.train(training)
-    found = mean_over_images(lambda batch: batch["numbers"], batches, "cpu")
+    means = mean_over_images(lambda batch: batch["numbers"], batches, "cpu")
     ours, theirs = (
         torch.cat(parts) for parts in zip(*(b["pooled"] for b in batches if b["pixel_values"]), strict=True)
     )
     mean = theirs.mean(0)
-    return {**found, CENTRED: F.cosine_similarity(ours - mean, theirs - mean, dim=-1).mean().item()}
+    return {**means, CENTRED: F.cosine_similarity(ours - mean, theirs - mean, dim=-1).mean().item()}

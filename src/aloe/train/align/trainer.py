@@ -69,12 +69,12 @@ class AlignmentModel(nn.Module):
         """The loss of every point, or with `measure="cosine"` the cosine similarity of every point."""
         features = student_features(self.student, images, self.blocks)
         if measure == "cosine":
-            found = cosines(features, teacher, self.config, self._source[0])
+            numbers = cosines(features, teacher, self.config, self._source[0])
             if self.statistics is not None:
                 mean = self.statistics.mean(POOLED)
                 pairs = (features.pooled - mean).float(), (teacher.pooled - mean).float()
-                found[CENTRED] = F.cosine_similarity(*pairs, dim=-1).mean()
-            return found
+                numbers[CENTRED] = F.cosine_similarity(*pairs, dim=-1).mean()
+            return numbers
         compare: Any = self.loss or self._objective
         losses = {}
         for k in self.blocks:

@@ -161,8 +161,8 @@ def verify_page(
 
 def _explained(model: nn.Module, feeds: dict[str, Tensor], texts: Texts | None) -> dict[str, Tensor]:
     if texts is None:
-        found = explain(model, feeds["image"], feeds.get("target", feeds.get("direction")))
-        return {name: getattr(found, name) for name in MAPS}
+        explanation = explain(model, feeds["image"], feeds.get("target", feeds.get("direction")))
+        return {name: getattr(explanation, name) for name in MAPS}
     each: list[Explanation] = [
         explain(model, image[None], texts.target(int(index)))
         for image, index in zip(feeds["image"], feeds["target"], strict=True)

@@ -28,8 +28,8 @@ def expected(model: Any, size: int, texts: Texts | None) -> dict[str, Any]:
 
 def expected_of(run: Runner, model: Any, size: int, texts: Texts | None) -> dict[str, Any]:
     """The same as onnxruntime computes it here from a graph: of rounded weights, which PyTorch does not have."""
-    found = run_one(run, kind_of(model, texts), check_image(size), model.config.hidden_size, 0)
-    value, contributions = (torch.from_numpy(found[name]) for name in ("logit", "contributions"))
+    outputs = run_one(run, kind_of(model, texts), check_image(size), model.config.hidden_size, 0)
+    value, contributions = (torch.from_numpy(outputs[name]) for name in ("logit", "contributions"))
     return _said(value, contributions, size // model.config.patch_size)
 
 
