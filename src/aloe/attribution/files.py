@@ -4,7 +4,6 @@ input and for each text its logit, colour explanation and signed map (zero-shot 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,22 +13,14 @@ import torch
 from torch import Tensor
 
 from aloe.attribution.inherent import Explanation, explain
-from aloe.attribution.made import Made
-from aloe.attribution.records import Row, image_bytes, image_hashes, replaced, with_earlier
+from aloe.attribution.made import Made, Written, open_limited, owner_of
+from aloe.attribution.records import Row, image_bytes
 from aloe.attribution.targets import TextTarget
-from aloe.core import processes
-from aloe.core.bounds import check_batch
 from aloe.core.errors import UserError
-from aloe.core.files import write_json
-from aloe.core.printable import shown
 from aloe.core.torch_state import check_fast, matrix_products
-from aloe.data.batches import over_batches
-from aloe.data.places import check_output
 from aloe.data.sources import left_out
-from aloe.data.subset import SubsetImages, open_whole
 from aloe.draw.explanations import over_white, signed_map
 from aloe.draw.gallery import row, stack
-from aloe.models.fingerprint import fingerprint
 from aloe.models.saving import load
 from aloe.models.unwrap import unwrapped
 
@@ -40,19 +31,6 @@ PRODUCTS = {"float32": "highest", "bf16": "medium"}
 
 PANEL = 224
 """Pixels of a panel of a small image; panels of larger ones show every pixel."""
-
-
-@dataclass
-class Explained:
-    """What was written: one row per image (file, picture, the target if one was given, prediction, logit, residual),
-    what could not be read, what of the source was left out, the pictures that took the place of those of other images, or
-    of another target or other texts, and how many were there and not made again."""
-
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
-    replaced: list[str] = field(default_factory=list)
-    kept: int = 0
 
 
 def explain_files(
@@ -69,7 +47,7 @@ def explain_files(
     precision: str = "float32",
     progress: bool = True,
     name: str | None = None,
-) -> Explained:
+) -> Written:
     """Write a picture `<stem>_explained.png` for every image of a source, and `explanations.json` with the model and every
     row; run again with the same model, settings and versions, what is there of the same image is not made again.
 
@@ -88,25 +66,16 @@ def explain_files(
     one = partial(_explained, PRODUCTS[precision], batch_size)
     student: Any = load(model) if isinstance(model, str | Path) else unwrapped(model)
     student.to(device)
-    source = processes.after_first(lambda: open_whole(images))
-    if limit is not None:
-        source = SubsetImages(source, np.arange(min(limit, len(source))))
-    check_batch(batch_size, len(source))
+    source = open_limited(images, limit, batch_size)
     side = student.side(resolution)
-    check_output(images, output_dir)
-    known = name or (Path(model).name if isinstance(model, str | Path) else type(student).__name__)
-    title = shown(known)
-    about = {"model": title, "model_fingerprint": fingerprint(student)}
+    record, called = output_dir / RECORD_NAME, name or (Path(model).name if isinstance(model, str | Path) else "")
+    owner = owner_of(student, called, source, record, "explanations", images)
+    title = owner["model"]
     meant = {k: [t.embedding.flatten().tolist(), float(t.scale), float(t.bias)] for k, t in (texts or {}).items()}
     settings = {"target": target, "texts": meant, "side": side}
-    made = Made.of(output_dir / RECORD_NAME, "explanations", about, source, ("explained",), {**settings, **low})
+    made = Made.of(record, "explanations", owner, source, ("explained",), {**settings, **low})
 
-    def explained(loaded: Tensor, numbers_of: list[int]) -> list[Row]:
-        names, hashes = [source.name(i) for i in numbers_of], image_hashes(loaded)
-        known = [{"file": name, "image": image} for name, image in zip(names, hashes, strict=True)]
-        if (there := made.there(numbers_of, known)) is not None:
-            return there
-        pixels = loaded.to(device)
+    def explained(pixels: Tensor, known: list[Row], numbers_of: list[int]) -> list[Row]:
         if texts:
             by_text = {text: one(student, pixels, goal) for text, goal in texts.items()}
             numbers, sheets = text_rows(by_text), text_pictures(pixels, by_text, title)
@@ -121,18 +90,10 @@ def explain_files(
             for number, picture, file, values in zip(numbers_of, sheets, known, numbers, strict=True)
         ]
 
-    done = Explained(left_out=left_out(source))
+    done = Written(left_out=left_out(source))
     bar = "explaining" if progress else None
-    recorded = over_batches(explained, source, side, batch_size, done.unreadable, bar)
-    done.rows = [
-        {**{k: v for k, v in found.items() if k != "image"}, "picture": str(output_dir / found["picture"])}
-        for found in recorded
-    ]
-    done.replaced, done.kept = replaced(recorded, made.earlier), sum(processes.gathered(made.kept))
-    lost = {"unreadable": done.unreadable, "left_out": done.left_out}
-    if processes.is_first():
-        index = {**about, "explanations": with_earlier(recorded, made.earlier), **lost}
-        write_json(output_dir / RECORD_NAME, index)
+    made.over(source, explained, done, side=side, batch_size=batch_size, device=device, title=bar)
+    done.rows = [{k: v for k, v in found.items() if k != "image"} for found in done.rows]
     return done
 
 

@@ -7,21 +7,53 @@ record. It is there when that hash is the command's and the image it shows is th
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
+from torch import Tensor
 
-from aloe.attribution.records import Row, check_owner, free_name, names_of_images
+from aloe.attribution.records import Row, check_owner, free_name, image_hashes, names_of_images, replaced, with_earlier
 from aloe.core import processes
+from aloe.core.bounds import check_batch
 from aloe.core.files import digest_of, write_json
+from aloe.core.printable import shown
+from aloe.data.batches import over_batches
+from aloe.data.places import check_output
 from aloe.data.sources import ImageSource
+from aloe.data.subset import SubsetImages, open_whole
 from aloe.draw.gallery import save_png
+from aloe.models.fingerprint import fingerprint
 
 NOTE = "aloe"  # key of the text in a picture
+
+Explain = Callable[[Tensor, list[Row], list[int]], Iterable[Row]]
+"""From images (B, 3, H, W), what is known of their rows, and their numbers: rows whose pictures `Made.save` has written."""
+
+
+@dataclass
+class Written:
+    """One row per image that was explained, what could not be read or was left out, what was written over, and how many
+    images' pictures were there and not made again."""
+
+    rows: list[Row] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
+    kept: int = 0
+
+
+def open_limited(images: Any, limit: int | None, batch_size: int) -> ImageSource:
+    """The images, the first `limit` of them; raises UserError where there are none, or fewer than a batch."""
+    source = processes.after_first(lambda: open_whole(images))
+    if limit is not None:
+        source = SubsetImages(source, np.arange(min(limit, len(source))))
+    check_batch(batch_size, len(source))
+    return source
 
 
 @dataclass
@@ -98,6 +130,56 @@ class Made:
             save_png(pictures[kind], self.record.parent / name)
         save_png(pictures[first], self.record.parent / main, {NOTE: json.dumps({"key": self.key, "row": done})})
         return done
+
+    def over(
+        self,
+        source: ImageSource,
+        explain: Explain,
+        done: Written,
+        *,
+        side: int,
+        batch_size: int,
+        device: str,
+        title: str | None,
+    ) -> Written:
+        """Every batch of the source explained, but for those whose pictures are there; then the record.
+
+        Args:
+            side: pixels of the images. title: of the bar; None: no bar.
+
+        Raises:
+            UserError: no image can be read, or the folder cannot be written.
+        """
+
+        def rows(loaded: Tensor, numbers: list[int]) -> list[Row]:
+            hashes = image_hashes(loaded)
+            known: list[Row] = [{"file": source.name(i), "image": h} for i, h in zip(numbers, hashes, strict=True)]
+            there = self.there(numbers, known)
+            return list(explain(loaded.to(device), known, numbers)) if there is None else there
+
+        made = over_batches(rows, source, side, batch_size, done.unreadable, title)
+        done.kept = sum(processes.gathered(self.kept))
+        done.replaced = replaced(made, self.earlier)
+        home = self.record.parent
+        done.rows = [{**row, **{k: str(home / row[k]) for k in row if k.endswith("picture")}} for row in made]
+        if processes.is_first():
+            lost = {"unreadable": done.unreadable, "left_out": done.left_out}
+            write_json(self.record, {**self.about, self.rows: with_earlier(made, self.earlier), **lost})
+        return done
+
+
+def owner_of(student: Any, name: str, source: ImageSource, record: Path, rows: str, *read: Any) -> dict[str, str]:
+    """Whose a folder of pictures is, checked before any work; `record` and `rows` as of `Made.of`.
+
+    Raises:
+        UserError: it is another's, or among the images that are `read`.
+    """
+    for images in read:
+        check_output(images, record.parent)
+    about = {"model": shown(name or type(student).__name__), "model_fingerprint": fingerprint(student)}
+    own = names_of_images(source, record.parent)
+    processes.of_first(lambda: check_owner(record.parent, record.name, rows, about, own))
+    return about
 
 
 def _row(path: Path, key: str) -> Row | None:

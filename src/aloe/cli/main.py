@@ -170,7 +170,7 @@ def _going_on() -> str:
         return "there is no checkpoint yet, so the same command begins again"
     if words[:1] == ["evaluate"]:
         return "run the same command again; rows that were measured are kept"
-    if words[:1] == ["explain"]:
+    if words[:1] in (["explain"], ["neighbours"]):
         return "run the same command again; pictures that were made are kept"
     return "run the same command again to begin anew"
 

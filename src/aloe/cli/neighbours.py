@@ -65,13 +65,15 @@ def neighbours(
         if vote := row.get("vote"):
             second = f" less {vote['second']}" if vote["second"] else ""
             words.append(f"{row['file']}: votes {vote['class']}{second}, {vote['value']:.4f}")
-    words += [f"{len(done.rows)} pictures in {output_dir}", *replaced_words(done.replaced)]
+    kept = f", {done.kept} of them were there" if done.kept else ""
+    words += [f"{len(done.rows)} pictures in {output_dir}{kept}", *replaced_words(done.replaced)]
     words += [f"left out: {line}" for line in [*done.unreadable, *done.left_out]]
     found = {
         "neighbours": done.rows,
         "replaced": done.replaced,
         "unreadable": done.unreadable,
         "left_out": done.left_out,
+        "kept": done.kept,
     }
     found["student"] = standing(student.config.teacher)
     say(found, "\n".join(words), json)

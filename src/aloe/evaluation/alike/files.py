@@ -2,89 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from aloe.attribution.alike.regions import Box, centre_view, check_region, parsed_region, shares
 from aloe.attribution.alike.similarity import pooled, similarity
 from aloe.attribution.alike.votes import along, concept
 from aloe.attribution.inherent import check_student
-from aloe.attribution.made import Made
-from aloe.attribution.records import Row, check_owner, free_name, image_hashes, names_of_images, replaced, with_earlier
-from aloe.core import processes
-from aloe.core.bounds import check_batch
+from aloe.attribution.made import Made, Written, open_limited, owner_of
+from aloe.attribution.records import Row, image_hashes
 from aloe.core.errors import UserError
-from aloe.core.files import write_json
 from aloe.core.printable import shown
-from aloe.data.batches import over_batches
-from aloe.data.places import check_output
-from aloe.data.sources import ImageSource, left_out
-from aloe.data.subset import SubsetImages, open_whole
+from aloe.data.sources import left_out
 from aloe.draw.alike import line_pictures, pair_pictures, pairs_picture, region_picture
-from aloe.draw.gallery import save_png
 from aloe.evaluation.alike.shelf import Shelf, shelve
-from aloe.models.fingerprint import fingerprint
 
 RECORD_NAME = "alike.json"
-
-
-@dataclass
-class Written:
-    """One row per image that was explained, what could not be read or was left out, what was written over, and how many
-    images' pictures were there and not made again."""
-
-    rows: list[Row] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
-    replaced: list[str] = field(default_factory=list)
-    kept: int = 0
-
-
-@dataclass
-class Folder:
-    """Where pictures go: a folder of one student, which is its from the first picture on."""
-
-    path: Path
-    about: dict[str, str]
-    taken: set[str]
-    earlier: list[Row]
-    started: bool = False
-
-    @classmethod
-    def of(cls, path: Path, student: Any, name: str, source: ImageSource, record: str, *read: Any) -> Folder:
-        """Checked before any work.
-
-        Raises:
-            UserError: it is among the images that are read, or holds something else.
-        """
-        for images in read:
-            check_output(images, path)
-        about = {"model": shown(name), "model_fingerprint": fingerprint(student)}
-        taken = names_of_images(source, path)
-        return cls(path / record, about, taken, check_owner(path, record, "alike", about, taken))
-
-    def save(self, picture: Any, image: str, kind: str) -> str:
-        """Write a picture of an image; returns its path."""
-        if not self.started:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self.path, {**self.about, "alike": self.earlier})
-            self.started = True
-        path = self.path.parent / free_name(image, self.taken, kind)
-        save_png(picture, path)
-        return str(path)
-
-    def record(self, done: Written) -> None:
-        """Write the numbers, pictures by their names in the folder; tells which pictures showed something else before."""
-        kinds = ("regions_picture", "pairs_picture")
-        rows = [{**row, **{k: Path(row[k]).name for k in kinds if k in row}} for row in done.rows]
-        lost = {"unreadable": done.unreadable, "left_out": done.left_out}
-        done.replaced = replaced(rows, self.earlier)
-        write_json(self.path, {**self.about, "alike": with_earlier(rows, self.earlier), **lost})
 
 
 def explain_like(
@@ -116,8 +52,8 @@ def explain_like(
     """
     student = check_student(student).to(device)
     boxes = [parsed_region(text) for text in regions]
-    source, side = _opened(images, student, resolution, limit, batch_size)
-    about = _about(student, name, source, output_dir, images, like)
+    source, side = open_limited(images, limit, batch_size), student.side(resolution)
+    owner = owner_of(student, name, source, output_dir / RECORD_NAME, "alike", images, like)
     shelf = _shelf(student, like, side, batch_size, device, cache, progress)
     view = None
     if boxes:
@@ -127,7 +63,7 @@ def explain_like(
     done = Written(left_out=[*left_out(source), *shelf.left_out])
     kinds = ("alike", *["regions"] * bool(boxes), *["pairs"] * bool(pairs))
     settings = {"like": shelf.source.state(), "regions": list(regions), "pairs": pairs, "side": side}
-    made = Made.of(output_dir / RECORD_NAME, "alike", about, source, kinds, settings)
+    made = Made.of(output_dir / RECORD_NAME, "alike", owner, source, kinds, settings)
 
     def explained(pixels: Tensor, known: list[Row], numbers: list[int]) -> Iterator[Row]:
         names = [row["file"] for row in known]
@@ -158,7 +94,8 @@ def explain_like(
                 row["pairs"] = strongest
             yield made.save(numbers[i], sheets, row)
 
-    return _written(source, side, batch_size, device, explained, made, done, progress)
+    title = "explaining" if progress else None
+    return made.over(source, explained, done, side=side, batch_size=batch_size, device=device, title=title)
 
 
 def explain_toward(
@@ -184,17 +121,17 @@ def explain_toward(
         UserError: no student, no images, two sets of one mean, or a folder that cannot be written to.
     """
     student = check_student(student).to(device)
-    source, side = _opened(images, student, resolution, limit, batch_size)
+    source, side = open_limited(images, limit, batch_size), student.side(resolution)
     sets = [spec for spec in (toward, against) if spec is not None]
-    about = _about(student, name, source, output_dir, images, *sets)
+    owner = owner_of(student, name, source, output_dir / RECORD_NAME, "alike", images, *sets)
     shelves = [_shelf(student, spec, side, batch_size, device, cache, progress) for spec in sets]
     direction = concept(*(shelf.vectors for shelf in shelves))
     done = Written(left_out=[*left_out(source), *(line for shelf in shelves for line in shelf.left_out)])
     words = f"toward {_named(toward)}" + (f" against {_named(against)}" if against is not None else "")
-    asked = {key: _spec(images) for key, images in (("toward", toward), ("against", against)) if images is not None}
+    asked = {key: spec_of(images) for key, images in (("toward", toward), ("against", against)) if images is not None}
 
     settings = {**asked, "sets": [shelf.source.state() for shelf in shelves], "side": side}
-    made = Made.of(output_dir / RECORD_NAME, "alike", about, source, ("toward",), settings)
+    made = Made.of(output_dir / RECORD_NAME, "alike", owner, source, ("toward",), settings)
 
     def explained(pixels: Tensor, known: list[Row], numbers: list[int]) -> Iterator[Row]:
         found = along(student, pixels, direction, batch_size=batch_size)
@@ -202,27 +139,8 @@ def explain_toward(
             values = {"value": float(found.logit[i]), "residual": float(found.residual[i])}
             yield made.save(numbers[i], {"toward": picture}, {**known[i], **asked, **values})
 
-    return _written(source, side, batch_size, device, explained, made, done, progress)
-
-
-def _about(student: Any, name: str, source: ImageSource, output_dir: Path, *read: Any) -> dict[str, str]:
-    """Whose the folder is, checked before any work; raises UserError where it is another's, or among the images."""
-    for images in read:
-        check_output(images, output_dir)
-    about = {"model": shown(name or type(student).__name__), "model_fingerprint": fingerprint(student)}
-    own = names_of_images(source, output_dir)
-    processes.of_first(lambda: check_owner(output_dir, RECORD_NAME, "alike", about, own))
-    return about
-
-
-def _opened(
-    images: Any, student: Any, resolution: int | None, limit: int | None, batch_size: int
-) -> tuple[ImageSource, int]:
-    source = processes.after_first(lambda: open_whole(images))
-    if limit is not None:
-        source = SubsetImages(source, np.arange(min(limit, len(source))))
-    check_batch(batch_size, len(source))
-    return source, student.side(resolution)
+    title = "explaining" if progress else None
+    return made.over(source, explained, done, side=side, batch_size=batch_size, device=device, title=title)
 
 
 def _shelf(
@@ -231,35 +149,6 @@ def _shelf(
     title = "features" if progress else None
     settings: dict[str, Any] = {"batch_size": batch_size, "device": device, "cache": cache, "progress": title}
     return shelve(student, images, resolution=side, **settings)
-
-
-def _written(
-    source: ImageSource,
-    side: int,
-    batch_size: int,
-    device: str,
-    explained: Callable[[Tensor, list[Row], list[int]], Iterator[Row]],
-    made: Made,
-    done: Written,
-    progress: bool,
-) -> Written:
-    """Every batch of the source explained, but for those whose pictures are there; then the record."""
-
-    def rows(loaded: Tensor, numbers: list[int]) -> list[Row]:
-        hashes = image_hashes(loaded)
-        known: list[Row] = [{"file": source.name(i), "image": h} for i, h in zip(numbers, hashes, strict=True)]
-        there = made.there(numbers, known)
-        return list(explained(loaded.to(device), known, numbers)) if there is None else there
-
-    explanations = over_batches(rows, source, side, batch_size, done.unreadable, "explaining" if progress else None)
-    done.kept = sum(processes.gathered(made.kept))
-    done.replaced = replaced(explanations, made.earlier)
-    home = made.record.parent
-    done.rows = [{**row, **{k: str(home / row[k]) for k in row if k.endswith("picture")}} for row in explanations]
-    if processes.is_first():
-        lost = {"unreadable": done.unreadable, "left_out": done.left_out}
-        write_json(made.record, {**made.about, "alike": with_earlier(explanations, made.earlier), **lost})
-    return done
 
 
 def _view(boxes: Sequence[Box], shelf: Shelf, side: int) -> Box:
@@ -293,7 +182,7 @@ def seen(boxes: Sequence[Box], view: Box, side: int) -> list[Box]:
     return found
 
 
-def _spec(images: Any) -> str | list[str]:
+def spec_of(images: Any) -> str | list[str]:
     """What names a set of images, as it was given."""
     return shown(str(images)) if isinstance(images, str | Path) else [shown(str(one)) for one in images]
 

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from aloe.attribution.alike.similarity import pooled, similarity
 from aloe.attribution.alike.votes import along, vote
 from aloe.attribution.inherent import check_student
+from aloe.attribution.made import Made, Written, open_limited, owner_of
 from aloe.attribution.records import Row, image_hashes
-from aloe.core.bounds import check_batch, counted
+from aloe.core.bounds import counted
 from aloe.core.errors import UserError
-from aloe.data.batches import image_batches
-from aloe.data.sources import left_out, open_images
-from aloe.data.subset import SubsetImages
+from aloe.data.sources import left_out
 from aloe.draw.alike import line_pictures, neighbour_lines
 from aloe.draw.gallery import stack
-from aloe.evaluation.alike.files import Folder, Written
+from aloe.evaluation.alike.files import spec_of
 from aloe.evaluation.alike.shelf import Shelf, file_of, shelve
 
 RECORD_NAME = "neighbours.json"
@@ -43,7 +42,8 @@ def find_neighbours(
     """Write `<stem>_neighbours.png` for every image: a line for each of its k nearest, with the map of either image.
 
     Where the folder has classes, a line on top explains the vote: the sum of the cosines of the winning class's neighbours
-    less that of the second class's, which is one direction. An image is no neighbour of itself.
+    less that of the second class's, which is one direction. An image is no neighbour of itself. Run again with the same
+    student, settings and images, pictures that are there are not made again.
 
     Args:
         student: a B-cos student. shelf: what to choose neighbours from: folder, archive, data set or shards.
@@ -53,24 +53,23 @@ def find_neighbours(
         UserError: no student, no images, fewer than k to choose from, or a folder that cannot be written to.
     """
     student, k = check_student(student).to(device), counted(k, "k")
-    source = open_images(images)
-    if limit is not None:
-        source = SubsetImages(source, np.arange(min(limit, len(source))))
-    check_batch(batch_size, len(source))
-    folder = Folder.of(output_dir, student, name or type(student).__name__, source, RECORD_NAME, images, shelf)
+    source = open_limited(images, limit, batch_size)
+    owner = owner_of(student, name, source, output_dir / RECORD_NAME, "alike", images, shelf)
     settings: dict[str, Any] = {"batch_size": batch_size, "device": device, "cache": cache}
     known = shelve(student, shelf, resolution=resolution, progress="features" if progress else None, **settings)
     if k > len(known):
         raise UserError(f"{k} neighbours were asked for, but there are {len(known)} images to choose from.")
     done = Written(left_out=[*left_out(source), *known.left_out])
-    bar = "neighbours" if progress else None
-    for batch, numbers in image_batches(source, known.side, batch_size, done.unreadable, bar):
-        for image, index in zip(batch, numbers, strict=True):
-            query = source.name(index)
-            row, picture = _explained(student, known, image[None].to(device), query, file_of(source, index), k)
-            done.rows.append({"file": query, "picture": folder.save(picture, query, "neighbours"), **row})
-    folder.record(done)
-    return done
+    asked = {"k": k, "side": known.side, "shelf": known.source.state(), "queries": spec_of(images)}
+    made = Made.of(output_dir / RECORD_NAME, "alike", owner, source, ("neighbours",), asked)
+
+    def explained(pixels: Tensor, rows: list[Row], numbers: list[int]) -> Iterator[Row]:
+        for image, row, i in zip(pixels, rows, numbers, strict=True):
+            more, picture = _explained(student, known, image[None], row["file"], file_of(source, i), k)
+            yield made.save(i, {"neighbours": picture}, {**row, **more})
+
+    title = "neighbours" if progress else None
+    return made.over(source, explained, done, side=known.side, batch_size=batch_size, device=device, title=title)
 
 
 def _explained(student: Any, shelf: Shelf, image: Tensor, name: str, file: Path | None, k: int) -> tuple[Row, Any]:
@@ -86,7 +85,7 @@ def _explained(student: Any, shelf: Shelf, image: Tensor, name: str, file: Path 
             titles, image_hashes(pixels), found.cosine, found.a.residual, found.b.residual, strict=True
         )
     ]
-    row: Row = {"image": image_hashes(image)[0], "neighbours": near}
+    row: Row = {"neighbours": near}
     if shelf.classes is not None:
         labels = shelf.features.labels[numbers]
         for one, label in zip(near, labels.tolist(), strict=True):
