@@ -19,7 +19,7 @@ from aloe.attribution.targets import class_index
 from aloe.core.errors import UserError
 from aloe.core.files import whole, write_json
 from aloe.core.printable import shown as printable
-from aloe.data.batches import image_batches
+from aloe.data.batches import over_batches
 from aloe.data.places import check_output
 from aloe.data.sources import left_out, open_images
 from aloe.data.subset import SubsetImages
@@ -109,10 +109,10 @@ def attribute_files(
         source = SubsetImages(source, np.arange(min(limit, len(source))))
     done = Compared()
     entries = _entries(models, asked, done)
-    largest = max(model.side(resolution) for model in models.values())
     shown: list[np.ndarray] = []
     unreadable: list[str] = []
-    for pixels, numbers in image_batches(source, largest, 16, unreadable):
+
+    def shown_by_all(pixels: Tensor, numbers: list[int]) -> list[dict[str, Any]]:
         names = [source.name(i) for i in numbers]
         classes = _classes(models, pixels, target, resolution, device)
         how = (resolution, device, memory)
@@ -130,17 +130,18 @@ def attribute_files(
             done.rows.append({"file": name, "picture": str(path), "class": classes[i][1] if classes else ""})
             if save_maps:
                 _save_maps(output_dir / "maps" / f"{path.stem}.safetensors", entries, [m[i] for m in maps])
-        shown += list(pictures)[: GALLERY_ROWS - len(shown)]
+        shown.extend(pictures[: GALLERY_ROWS - len(shown)])
         for e in entries:
             del e.pictures[GALLERY_ROWS:]
+        return done.rows[-len(names) :]
+
+    over_batches(shown_by_all, source, max(m.side(resolution) for m in models.values()), 16, unreadable)
     if unreadable:
         done.notes.append(f"{len(unreadable)} images could not be read: {'; '.join(unreadable[:3])}")
     done.notes += left_out(source)
-    columns = [Column(e.method.title, e.pictures, e.group) for e in entries]
-    titles = [row["class"] for row in done.rows[:GALLERY_ROWS]]
-    done.galleries = _galleries(shown, columns, titles if any(titles) else (), output_dir)
-    pictured = with_earlier(done.rows, earlier)
-    write_json(output_dir / RECORD_NAME, {**about, "attributions": pictured, "notes": done.notes})
+    done.galleries = _galleries(shown, entries, [row["class"] for row in done.rows[:GALLERY_ROWS]], output_dir)
+    record = {**about, "attributions": with_earlier(done.rows, earlier), "notes": done.notes}
+    write_json(output_dir / RECORD_NAME, record)
     done.costs = [entry.costs() for entry in entries]
     return done
 
@@ -155,10 +156,11 @@ def _options(methods: Sequence[Method], given: Mapping[str, dict[str, Any]], pre
 
 
 def _galleries(
-    shown: Sequence[np.ndarray], columns: Sequence[Column], titles: Sequence[str], output_dir: Path
+    shown: Sequence[np.ndarray], entries: Sequence[_Entry], titles: Sequence[str], output_dir: Path
 ) -> list[str]:
     """The files of the first images with all methods."""
-    figure = comparison_gallery(shown, columns, titles)
+    columns = [Column(e.method.title, e.pictures, e.group) for e in entries]
+    figure = comparison_gallery(shown, columns, titles if any(titles) else ())
     paths = [output_dir / f"gallery.{kind}" for kind in ("png", "pdf")]
     for path in paths:
         save_gallery(figure, path)

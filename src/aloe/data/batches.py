@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -31,7 +31,8 @@ def over_batches(
     batch the same whoever makes it, and every process knows all that was made.
 
     Args:
-        make: from pixels (B, 3, side, side) in [0, 1] and the images' numbers. unreadable, title: as of `image_batches`.
+        make: from pixels (B, 3, side, side) in [0, 1] and the images' numbers; those that can be read.
+        unreadable: is given a line for each of the others. title: of the bar; None: no bar.
 
     Raises:
         UserError: no image can be read; said at the end.
@@ -47,31 +48,5 @@ def over_batches(
     found = processes.in_order(found)
     unreadable += [line for _, lines, _ in found for line in lines]
     if not any(count for _, _, count in found):
-        raise _none_readable(source, unreadable)
+        raise UserError(f"None of the {len(source)} images could be read: {'; '.join(unreadable[:3])}.")
     return [one for made, _, _ in found for one in made]
-
-
-def image_batches(
-    source: ImageSource, side: int, batch_size: int, unreadable: list[str], title: str | None = None
-) -> Iterator[tuple[Tensor, list[int]]]:
-    """Pixels (B, 3, side, side) in [0, 1] and the images' numbers; at most `batch_size` at a time, those that can be read.
-
-    Args:
-        unreadable: is given a line for each of the others. title: of the bar; None: no bar.
-
-    Raises:
-        UserError: none can be read; said at the end.
-    """
-    dataset, some = ImageDataset(source, ResizeCenterCrop(side)), False
-    loader: Any = DataLoader(dataset, batch_size=batch_size, collate_fn=collate_images)
-    for batch in tracked(loader, title):
-        unreadable += batch["unreadable"]
-        if len(batch["pixel_values"]):
-            some = True
-            yield batch["pixel_values"], batch["index"].tolist()
-    if not some:
-        raise _none_readable(source, unreadable)
-
-
-def _none_readable(source: ImageSource, unreadable: list[str]) -> UserError:
-    return UserError(f"None of the {len(source)} images could be read: {'; '.join(unreadable[:3])}.")
