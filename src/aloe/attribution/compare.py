@@ -115,8 +115,7 @@ def attribute_files(
     def shown_by_all(pixels: Tensor, numbers: list[int]) -> list[dict[str, Any]]:
         names = [source.name(i) for i in numbers]
         classes = _classes(models, pixels, target, resolution, device)
-        how = (resolution, device, memory)
-        maps = [_explained(e, pixels, classes, options.get(e.method.key, {}), *how) for e in entries]
+        maps = [_explained(e, pixels, classes, options, resolution, device, memory) for e in entries]
         if progress is not None:
             progress("images", len(done.rows) + len(names), len(source))
         pictures = image_bytes(pixels)
@@ -185,18 +184,18 @@ def _explained(
     entry: _Entry,
     images: Tensor,
     classes: list[tuple[int, str]],
-    options: dict[str, Any],
+    options: Mapping[str, dict[str, Any]],
     resolution: int | None,
     device: str,
     memory: bool,
 ) -> Tensor:
-    model = entry.model.to(device)
+    model, own_options = entry.model.to(device), options.get(entry.method.key, {})
     own = resize(images, model.side(resolution)).to(device)
     target: Any = _indices(model, classes) if _has_classifier(model) else None
     if memory and entry.peak is None:
         first = None if target is None else target[:1]
-        entry.peak = attribute(model, own[:1], first, entry.method.key, memory=True, **options).cost.peak_bytes
-    attribution = attribute(model, own, target, entry.method.key, **options)
+        entry.peak = attribute(model, own[:1], first, entry.method.key, memory=True, **own_options).cost.peak_bytes
+    attribution = attribute(model, own, target, entry.method.key, **own_options)
     if entry.method.key == "inherent":
         entry.pictures += list(explain(model, own, target).to_rgba().cpu().numpy())
     else:
