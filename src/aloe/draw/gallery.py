@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -69,3 +71,10 @@ def _shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, widt
     while text and font.getlength(text + "...") > width:
         text = text[:-1]
     return text + "..."
+
+
+def data_uri(picture: Image.Image, kind: str = "PNG", **options: Any) -> str:
+    """A picture as an address that a page can show without a file; `options` are those of Pillow's format."""
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from PIL import Image
 from aloe.apps.demo.localisation import Localisation
 from aloe.core.files import write_whole
 from aloe.draw.explanations import over_white, signed_map
+from aloe.draw.gallery import data_uri
 
 SIDE = 192
 
@@ -56,9 +55,7 @@ def _panel(panel: dict[str, Any]) -> dict[str, Any]:
 
 
 def _data_uri(array: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(array).resize((SIDE, SIDE), Image.Resampling.NEAREST).save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return data_uri(Image.fromarray(array).resize((SIDE, SIDE), Image.Resampling.NEAREST), optimize=True)
 
 
 def _curve(points: list[tuple[int, float]], width: int = 420, height: int = 120) -> dict[str, Any] | None:

@@ -7,7 +7,6 @@ no rounded copy. Nothing is written to a file and no picture has a URL.
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ from aloe.apps.explorer.explorer import Entry, Explorer, Picture
 from aloe.apps.explorer.view import Change, Panel, View
 from aloe.attribution.methods import METHODS
 from aloe.draw.attributions import to_pixels
-from aloe.draw.gallery import row, stack
+from aloe.draw.gallery import data_uri, row, stack
 
 THUMBNAIL = 72  # pixels
 PER_LINE = 4  # pictures in a line of the sheet
@@ -84,7 +83,7 @@ def change_payload(change: Change) -> dict[str, Any]:
 def thumbnail(picture: Picture) -> str:
     """A small square of an image, as the data URI of a JPEG."""
     small = next(iter(picture.crops.values())).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR)
-    return _data_uri(small, "JPEG", quality=85)
+    return data_uri(small, "JPEG", quality=85)
 
 
 def draw_sheet(view: View, panels: Sequence[Panel]) -> str | None:
@@ -106,10 +105,4 @@ def draw_sheet(view: View, panels: Sequence[Panel]) -> str | None:
 
 def png(array: np.ndarray) -> str:
     """(H, W, 3 or 4) uint8 as the data URI of a PNG."""
-    return _data_uri(Image.fromarray(array), "PNG", compress_level=1)  # fast: it travels within one machine
-
-
-def _data_uri(image: Image.Image, kind: str, **options: Any) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return data_uri(Image.fromarray(array), "PNG", compress_level=1)  # fast: it travels within one machine

@@ -3,8 +3,6 @@ as JSON."""
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import re
 from importlib import resources
@@ -21,7 +19,7 @@ from aloe.core.errors import UserError
 from aloe.core.files import write_whole
 from aloe.core.smoothing import gaussian_smooth
 from aloe.draw.explanations import NEGATIVE, POSITIVE, colour_explanation, over_white
-from aloe.draw.gallery import row, save_png, stack
+from aloe.draw.gallery import data_uri, row, save_png, stack
 
 SIDE = 448
 _SHOWN = 60  # text tokens of largest relevance on the page
@@ -125,6 +123,4 @@ def _data_uri(array: np.ndarray) -> str:
     image = Image.fromarray(array)
     if image.width < SIDE:
         image = image.resize((SIDE, SIDE), Image.Resampling.NEAREST)
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return data_uri(image, optimize=True)
