@@ -10,11 +10,10 @@ import typer
 from aloe.cli.choices import one_of
 from aloe.cli.common import Device, Json, OutputDir, choose_device, quiet_libraries, say, table
 from aloe.cli.flags import settings_flags
-from aloe.train.align.settings import AlignSettings
 
 
 @settings_flags(
-    AlignSettings,
+    "aloe.train.align.settings:AlignSettings",
     *("steps", "batch_size", "learning_rate", "stem", "objective", "after_block", "resolution", "precision"),
     *("workers", "seed"),
     defaults=False,

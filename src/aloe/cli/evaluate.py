@@ -10,7 +10,6 @@ import typer
 from aloe.cli.choices import one_of, some_of
 from aloe.cli.common import Device, Json, cache_folder, choose_device, quiet_libraries, say, table
 from aloe.cli.flags import settings_flags
-from aloe.evaluation.settings import EvaluateSettings
 
 
 def _known() -> frozenset[str]:
@@ -20,7 +19,7 @@ def _known() -> frozenset[str]:
 
 
 @settings_flags(
-    EvaluateSettings,
+    "aloe.evaluation.settings:EvaluateSettings",
     *("k", "head", "feature", "templates", "text_tower", "class_names", "reference", "methods", "preset", "protocol"),
     *("confidence", "share", "grids", "grids_file", "images", "block", "resolution", "precision", "compile"),
     *("batch_size", "workers", "seed"),

@@ -10,11 +10,10 @@ import typer
 from aloe.cli.choices import one_of
 from aloe.cli.common import Device, Json, OutputDir, choose_device, quiet_libraries, say
 from aloe.cli.flags import settings_flags
-from aloe.train.finetune.settings import FinetuneSettings
 
 
 @settings_flags(
-    FinetuneSettings,
+    "aloe.train.finetune.settings:FinetuneSettings",
     *("steps", "batch_size", "learning_rate", "loss", "freeze", "stem", "resolution", "precision", "workers", "seed"),
     defaults=False,
     note="this and what follows is by default the recipe's",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
+from pkgutil import resolve_name
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -12,17 +14,19 @@ import typer
 
 from aloe.cli.choices import CHOICES, one_of, some_of
 from aloe.cli.common import parse_settings
-from aloe.core.settings import Checked, merged
 from aloe.core.typed import whole_numbers, words
 
 ALSO = {"learning_rate": "--lr", "reference": "--teacher", "methods": "--method", "data": "-d"}
 """Second names of flags."""
 
 Verb = Callable[..., None]
+Arguments = dict[str, Any]
+Options = tuple[list[inspect.Parameter], Callable[[Arguments], Arguments]]
+"""Options as parameters, and how the values that were typed for them, which are taken out of all, become settings."""
 
 
 def settings_flags(
-    kind: type[Checked],
+    kind: str,
     *names: str,
     known: Callable[[], Any] | None = None,
     rest: str = "Any other setting, as key=value.",
@@ -34,58 +38,79 @@ def settings_flags(
     The verb gets the settings that were given, by name.
 
     Args:
+        kind: of settings, as `module:Class`, so that it is imported when a command line is read and not before.
         known: what else `--set` knows; default: the fields of `kind`.
         rest: the help of `--set`.
         defaults: whether the help tells the fields' defaults, which those of a training's recipe go before.
         note: what the help of the first flag says besides.
     """
-    flags = {name: _Flag(kind, name) for name in names}
-    options = [flag.parameter(defaults, "" if i else note) for i, flag in enumerate(flags.values())]
-    options.append(_keyword("set_", list[str], typer.Option("--set", help=rest)))
 
-    def settings(arguments: dict[str, Any]) -> dict[str, Any]:
-        fields: Any = kind.model_fields if known is None else known()
-        given = _given(flags, arguments)
-        return merged(given, parse_settings(arguments.pop("set_") or []), fields)
+    def options() -> Options:
+        settings = resolve_name(kind)
+        flags = {name: _Flag(settings, name) for name in names}
+        parameters = [flag.parameter(defaults, "" if i else note) for i, flag in enumerate(flags.values())]
+        parameters.append(_keyword("set_", list[str], typer.Option("--set", help=rest)))
 
-    return lambda verb: _with_options(verb, "settings", options, settings)
+        def values(arguments: Arguments) -> Arguments:
+            from aloe.core.settings import merged
+
+            given, pairs = _given(flags, arguments), parse_settings(arguments.pop("set_") or [])
+            return merged(given, pairs, settings.model_fields if known is None else known())
+
+        return parameters, values
+
+    return lambda verb: _Verb(verb, "settings", options)
 
 
-def plan_flags(kind: type[Checked], *names: str) -> Callable[[Verb], Verb]:
+def plan_flags(kind: str, *names: str) -> Callable[[Verb], Verb]:
     """Give a verb, in place of its parameter `plan`, a flag for each of these fields of `kind`; it gets those given."""
-    flags = {name: _Flag(kind, name) for name in names}
-    options = [flag.parameter(True, "") for flag in flags.values()]
-    return lambda verb: _with_options(verb, "plan", options, lambda arguments: _given(flags, arguments))
+
+    def options() -> Options:
+        flags = {name: _Flag(resolve_name(kind), name) for name in names}
+        parameters = [flag.parameter(True, "") for flag in flags.values()]
+        return parameters, lambda arguments: _given(flags, arguments)
+
+    return lambda verb: _Verb(verb, "plan", options)
 
 
-def _given(flags: dict[str, _Flag], arguments: dict[str, Any]) -> dict[str, Any]:
+def _given(flags: dict[str, _Flag], arguments: Arguments) -> Arguments:
     """The values of flags that were typed, taken out of a verb's arguments."""
     typed = {name: arguments.pop(name) for name in flags}
     return {name: flags[name].read(value) for name, value in typed.items() if value not in (None, [])}
 
 
-def _with_options(
-    verb: Verb, place: str, options: list[inspect.Parameter], values: Callable[[dict[str, Any]], dict[str, Any]]
-) -> Verb:
-    """The verb with options in place of a parameter, whose value is made of theirs."""
-    parameters: list[inspect.Parameter] = []
-    for one in inspect.signature(verb, eval_str=True).parameters.values():
-        parameters += options if one.name == place else [one.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
+class _Verb:
+    """A verb with options in place of a parameter, whose value is made of theirs; they are made when they are asked for."""
 
-    def command(**arguments: Any) -> None:
-        value = values(arguments)
-        verb(**arguments, **{place: value})
+    def __init__(self, verb: Verb, place: str, options: Callable[[], Options]) -> None:
+        self.__name__, self.__doc__, self.__module__ = verb.__name__, verb.__doc__, verb.__module__
+        self.verb, self.place, self.options = verb, place, options
 
-    command.__name__, command.__doc__, command.__module__ = verb.__name__, verb.__doc__, verb.__module__
-    command.__annotations__ = {one.name: one.annotation for one in parameters}
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return command
+    @cached_property
+    def made(self) -> Options:
+        return self.options()
+
+    def __getattr__(self, name: str) -> Any:
+        """What typer reads of a function: its parameters and their types."""
+        if name == "__signature__":
+            parameters: list[inspect.Parameter] = []
+            for one in inspect.signature(self.verb, eval_str=True).parameters.values():
+                keyword = one.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+                parameters += self.made[0] if one.name == self.place else [keyword]
+            return inspect.Signature(parameters)
+        if name == "__annotations__":
+            return {one.name: one.annotation for one in inspect.signature(self).parameters.values()}
+        raise AttributeError(name)
+
+    def __call__(self, **arguments: Any) -> None:
+        value = self.made[1](arguments)
+        self.verb(**arguments, **{self.place: value})
 
 
 class _Flag:
     """The flag of a field."""
 
-    def __init__(self, kind: type[Checked], name: str) -> None:
+    def __init__(self, kind: Any, name: str) -> None:
         self.name, self.field, self.option = name, kind.model_fields[name], f"--{name.replace('_', '-')}"
         self.words = self.field.description or ""
         annotation: Any = self.field.annotation

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from aloe.apps.sweep.plan import FRACTION, SweepPlan, read_plan
 from aloe.cli.choices import one_of
 from aloe.cli.common import (
     Device,
@@ -22,14 +21,23 @@ from aloe.cli.common import (
 )
 from aloe.cli.flags import plan_flags, settings_flags
 from aloe.core.bounds import MAX_COUNT
-from aloe.train.align.settings import AlignSettings
 
 
-@plan_flags(SweepPlan, "seeds", "tasks", "data", "train", "test", "beside", "train_images", "test_images")
+def _known() -> set[str]:
+    from aloe.apps.sweep.plan import FRACTION
+    from aloe.train.align.settings import AlignSettings
+
+    return {*AlignSettings.model_fields, FRACTION}
+
+
+@plan_flags(
+    "aloe.apps.sweep.plan:SweepPlan",
+    *("seeds", "tasks", "data", "train", "test", "beside", "train_images", "test_images"),
+)
 @settings_flags(
-    AlignSettings,
+    "aloe.train.align.settings:AlignSettings",
     *("steps", "batch_size", "learning_rate"),
-    known=lambda: {*AlignSettings.model_fields, FRACTION},
+    known=_known,
     rest="Any setting of the alignments, key=value.",
     defaults=False,
     note="of every alignment",
@@ -88,8 +96,10 @@ def sweep(
     )
 
 
-def _plan(config: Path | None, given: dict[str, Any], tables: dict[str, dict[str, Any]]) -> SweepPlan:
+def _plan(config: Path | None, given: dict[str, Any], tables: dict[str, dict[str, Any]]) -> Any:
     """A file's plan, over which go the flags that were given, and each entry of the tables."""
+    from aloe.apps.sweep.plan import SweepPlan, read_plan
+
     known: dict[str, Any] = read_plan(config) if config else {}
     merged = {name: {**(known.get(name) or {}), **table} for name, table in tables.items()}
     return SweepPlan.of(**{**known, **given, **{name: table for name, table in merged.items() if table}})
