@@ -46,6 +46,10 @@ class Written:
     replaced: list[str] = field(default_factory=list)
     kept: int = 0
 
+    def told(self, rows: str) -> dict[str, Any]:
+        """Everything as plain values, its rows under this name."""
+        return {rows if name == "rows" else name: value for name, value in vars(self).items()}
+
 
 def open_limited(images: Any, limit: int | None, batch_size: int) -> ImageSource:
     """The images, the first `limit` of them; raises UserError where there are none, or fewer than a batch."""

@@ -87,15 +87,11 @@ def explain(
         texts = text_targets(text_tower_for(student, text_tower), text, templates) if text else None
         done = explain_files(student, source, output_dir, target=target, texts=texts, precision=precision, **settings)
     standing_of = standing(student.config.teacher)
-    found = {
-        "explanations": done.rows,
-        "replaced": done.replaced,
-        "unreadable": done.unreadable,
-        "left_out": done.left_out,
-        "kept": done.kept,
-        "student": standing_of,
-    }
-    say(found, "\n".join([f"{model}: {standing_of}", *_words(done, output_dir)]), json)
+    say(
+        {**done.told("explanations"), "student": standing_of},
+        "\n".join([f"{model}: {standing_of}", *_words(done, output_dir)]),
+        json,
+    )
 
 
 def _check(

@@ -120,7 +120,9 @@ class _Flag:
         self.inside = [_plain(get_args(t)[0]) for t in types if get_origin(t) in (list, tuple)]  # of a list's values
         self.repeats = self.inside == [str] and name not in CHOICES  # the option, once for each word
         self.typed: Any = (
-            list[str] if self.repeats else next((t for t in (bool, int, float, Path) if t in types and not self.inside), str)
+            list[str]
+            if self.repeats
+            else next((t for t in (bool, int, float, Path) if t in types and not self.inside), str)
         )
 
     def parameter(self, shows_default: bool, note: str) -> inspect.Parameter:
@@ -142,7 +144,7 @@ class _Flag:
         elif not all(value in self.words for value in self.values):
             yield f"one of {', '.join(self.values)}"
         default = self.field.default
-        if shows_default and "default:" not in self.words and default not in (None, (), False):
+        if shows_default and "default:" not in self.words and default is not False and default not in (None, ()):
             yield f"default: {','.join(map(str, default)) if isinstance(default, tuple) else default}"
 
     def read(self, value: Any) -> Any:

@@ -59,8 +59,9 @@ def neighbours(
         progress=not json,
         name=Path(model).name if Path(model).exists() else model,
     )
+    student_is = standing(student.config.teacher)
     rows = [(r["file"], n["file"], n.get("class", ""), n["cosine"]) for r in done.rows for n in r["neighbours"]]
-    words = [f"{model}: {standing(student.config.teacher)}", table(rows, ("image", "neighbour", "class", "cosine"))]
+    words = [f"{model}: {student_is}", table(rows, ("image", "neighbour", "class", "cosine"))]
     for row in done.rows:
         if vote := row.get("vote"):
             second = f" less {vote['second']}" if vote["second"] else ""
@@ -68,12 +69,4 @@ def neighbours(
     kept = f", {done.kept} of them were there" if done.kept else ""
     words += [f"{len(done.rows)} pictures in {output_dir}{kept}", *replaced_words(done.replaced)]
     words += [f"left out: {line}" for line in [*done.unreadable, *done.left_out]]
-    found = {
-        "neighbours": done.rows,
-        "replaced": done.replaced,
-        "unreadable": done.unreadable,
-        "left_out": done.left_out,
-        "kept": done.kept,
-    }
-    found["student"] = standing(student.config.teacher)
-    say(found, "\n".join(words), json)
+    say({**done.told("neighbours"), "student": student_is}, "\n".join(words), json)
