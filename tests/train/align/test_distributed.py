@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from aloe.core.errors import UserError
+from aloe.train.align.run import align
 from aloe.train.align.settings import AlignSettings
 from aloe.train.progress import read_log
 from aloe.train.sharding import check_sharding
@@ -23,28 +24,18 @@ from train.align.test_run import losses, tiny
 pytestmark = pytest.mark.slow
 
 
-def _align(processes: int, teacher: Path, images: Path, output: Path, batch: int, *more: str) -> list[float]:
-    command = [sys.executable]
-    if processes > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command += ["-m", "aloe", "align", str(teacher), str(images), "-o", str(output), "--device", "cpu", "--json"]
-    command += [
-        "--steps",
-        "3",
-        "--batch-size",
-        str(batch),
-        "--workers",
-        "0",
-        "--set",
-        "log_every=1",
-        "--set",
-        "holdout=2",
-        *more,
-    ]
-    done = subprocess.run(
-        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+def _align(processes: int, teacher: Path, images: Path, output: Path, batch: int, **more: object) -> list[float]:
+    """The losses of a run: of one process in this one, of several by torchrun and the command."""
+    settings = {"steps": 3, "batch_size": batch, "workers": 0, "log_every": 1, "holdout": 2, **more}
+    if processes == 1:
+        align(str(teacher), str(images), output, device="cpu", progress=False, **settings)
+    else:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        command += ["-m", "aloe", "align", str(teacher), str(images), "-o", str(output), "--device", "cpu", "--json"]
+        command += [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
     return [row["loss"] for row in read_log(output) if "loss" in row]
 
 
@@ -59,14 +50,14 @@ def test_two_processes_equal_one_with_the_same_global_batch(tmp_path):
     two = _align(2, teacher, images, tmp_path / "two", batch=4)
     assert len(one) == 3
     np.testing.assert_allclose(two, one, rtol=1e-5)
-    muon = ("--set", "optimizer=muon")
-    another = _align(1, teacher, images, tmp_path / "muon-one", 8, *muon)
+    muon = {"optimizer": "muon"}
+    another = _align(1, teacher, images, tmp_path / "muon-one", 8, **muon)
     assert another[0] == one[0]
     assert another[1:] != one[1:]
-    np.testing.assert_allclose(_align(2, teacher, images, tmp_path / "muon-two", 4, *muon), another, rtol=1e-4)
-    warm = ("--stem", "conv-even", "--set", "stem_steps=2", "--set", "block_steps=2", "--objective", "standardized")
-    one = _align(1, teacher, images, tmp_path / "warm-one", 8, *warm)
-    two = _align(2, teacher, images, tmp_path / "warm-two", 4, *warm)
+    np.testing.assert_allclose(_align(2, teacher, images, tmp_path / "muon-two", 4, **muon), another, rtol=1e-4)
+    warm = {"stem": "conv-even", "stem_steps": 2, "block_steps": 2, "objective": "standardized"}
+    one = _align(1, teacher, images, tmp_path / "warm-one", 8, **warm)
+    two = _align(2, teacher, images, tmp_path / "warm-two", 4, **warm)
     np.testing.assert_allclose(two, one, rtol=1e-4)
     for stage in ("stem", "blocks"):
         first, second = (losses(tmp_path / name / stage) for name in ("warm-one", "warm-two"))
@@ -78,6 +69,7 @@ CONTRASTED = """
 import torch, torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from aloe.train.align.points import teacher_features
+from aloe.train.align.run import align
 from aloe.train.align.settings import AlignSettings
 from aloe.train.align.trainer import AlignmentModel
 from aloe.models.convert import bcosify

@@ -408,12 +408,16 @@ def test_two_processes_equal_one_with_the_same_global_batch(images, tmp_path):
 
     def rows(processes: int, batch: int) -> list[tuple[float, float]]:
         out = tmp_path / str(processes)
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-        command += ["-m", "aloe", "finetune", str(tmp_path / "teacher"), str(images), "-o", str(out), "--json"]
-        command += f"--device cpu --steps 3 --batch-size {batch} --workers 0 --set log_every=1".split()
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
-        assert done.returncode == 0, done.stderr[-2000:]
+        settings = {"steps": 3, "batch_size": batch, "workers": 0, "log_every": 1}
+        if processes == 1:
+            finetune(str(tmp_path / "teacher"), str(images), out, device="cpu", progress=False, **settings)
+        else:
+            command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+            command += ["-m", "aloe", "finetune", str(tmp_path / "teacher"), str(images), "-o", str(out), "--json"]
+            command += ["--device", "cpu", *(w for k, v in settings.items() for w in ("--set", f"{k}={v}"))]
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+            assert done.returncode == 0, done.stderr[-2000:]
         return [(row["loss"], row["accuracy"]) for row in read_log(out) if "loss" in row]
 
     one, two = rows(1, 8), rows(2, 4)
