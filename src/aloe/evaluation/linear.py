@@ -154,7 +154,8 @@ class _Training:
         biases: list[Tensor] = [nn.Parameter(first.new_zeros(self.num_classes)) for _ in rates] if plain else []
         groups = [[w, *b] for w, *b in zip(weights, *([biases] if plain else []), strict=True)]
         optimizer = torch.optim.AdamW(
-            [{"params": g, "lr": lr} for g, lr in zip(groups, rates, strict=True)], weight_decay=settings.weight_decay
+            [{"params": g, "lr": lr} for g, lr in zip(groups, rates, strict=True)],
+            weight_decay=settings.weight_decay,
         )
         size = settings.batch_size or min(ROWS, max(128, len(rows) // 128))
         total = settings.epochs * -(-len(rows) // size)
@@ -162,9 +163,9 @@ class _Training:
         for batch in self._batches(rows, size, total):
             x = (self.features[batch].to(self.device, self.dtype) - shift) / scale
             target = self.labels[batch].to(self.device)
-            losses = [self._loss(x, target, *group) for group in groups]
             optimizer.zero_grad()
-            torch.stack(losses).sum().backward()  # every head descends its own mean loss
+            for group in groups:  # every head descends its own mean loss, and leaves its memory to the next
+                self._loss(x, target, *group).backward()
             optimizer.step()
             schedule.step()
         return [self._folded(lr, shift, scale, *group) for lr, group in zip(rates, groups, strict=True)]
