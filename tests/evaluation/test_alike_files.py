@@ -109,11 +109,13 @@ def test_neighbours_of_an_archive_leave_nothing_out(home, aloe, cached):
 
 
 def test_a_vote_is_the_winner_s_cosines_less_the_runner_up_s(home, aloe, cached):
-    code, out, _ = aloe(
-        "neighbours", home / "student", home / "classes", home / "images", "--k", 6, "-o", "out", "--json"
-    )
+    line = ("neighbours", home / "student", home / "classes", home / "images", "--k", 6, "-o", "out", "--json")
+    code, out, _ = aloe(*line)
     assert code == 0
-    for row in json.loads(out)["neighbours"]:
+    first_time, again = json.loads(out), json.loads(aloe(*line)[1])
+    assert (first_time["kept"], again["kept"]) == (0, 3)
+    assert again["neighbours"] == first_time["neighbours"]
+    for row in first_time["neighbours"]:
         sums: dict[str, float] = {}
         for n in row["neighbours"]:
             sums[n["class"]] = sums.get(n["class"], 0) + n["cosine"]
