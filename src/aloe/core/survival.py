@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from aloe.core.typed import whole_number
 from aloe.core.voice import Voice
 
 _EVERY = 1.0  # seconds between two looks around
@@ -159,7 +160,7 @@ def stopping() -> None:
 def last_words(cause: str, alike: bool = False) -> str | None:
     """What this process should say when it stops: the cause, under its name unless all meet it; None where another speaks."""
     stopping()
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+    if (whole_number(os.environ.get("WORLD_SIZE", "1")) or 0) < 2:
         return cause
     if not _voice.is_ours(alike):
         return None
