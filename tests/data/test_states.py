@@ -105,6 +105,23 @@ def test_a_copy_of_many_files_has_their_state_and_a_touched_one_has_not(tmp_path
     assert state(tmp_path / "b") != before
 
 
+@pytest.mark.parametrize("kind", ["", "xz"])
+def test_a_copy_of_a_large_archive_has_its_state_wherever_it_is_decompressed(kind, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("aloe.data.sources.HASHED_BYTES", 0)
+    path = archive(kind, tree(tmp_path / "a", **{"": 2}), tmp_path / "archive", "set/")
+    os.utime(path, (10**9, 10**9))  # long before it is decompressed
+    copy = shutil.copy2(path, tmp_path / "copy")
+    states = []
+    for one, cache in ((path, "here"), (copy, "there")):
+        monkeypatch.setenv("ALOE_CACHE", str(tmp_path / cache))
+        states.append(state(one))
+        for decompressed in (tmp_path / cache).glob("*.tar"):
+            assert decompressed.stat().st_mtime == 10**9
+    assert states[0] == states[1]
+    os.utime(copy, (10**9 + 5, 10**9 + 5))
+    assert state(copy) != states[0]
+
+
 def test_few_of_many_files_are_read(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("aloe.data.sources.HASHED_BYTES", 0)
     read: list[str] = []

@@ -228,6 +228,7 @@ def _decompressed(path: Path, opener: Any, member: str = "") -> Path:
             stream: IO[bytes]
             with opener(path, "rb") as stream:
                 _copy(stream, copy, path, facts.st_size)
+        os.utime(temporary, ns=(facts.st_atime_ns, facts.st_mtime_ns))  # the archive's, whenever it was decompressed
         os.replace(temporary, target)
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         if isinstance(error, OSError) and error.strerror:  # the system's, not the decompressor's
