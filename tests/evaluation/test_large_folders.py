@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from aloe.data.sources import earlier_states
+from aloe.core.errors import UserError
+from aloe.data.sources import earlier_states, open_images
 from aloe.evaluation import features
 from aloe.evaluation.evaluate import evaluate_all
+from aloe.evaluation.explained_cases import stored_grids
+from aloe.metrics.grids import GridList
 from conftest import build_teacher
 from pictures import write_pictures
 
@@ -65,3 +69,19 @@ def test_what_was_kept_under_inodes_is_found(home):
     (home / "out" / "results.jsonl").unlink()
     assert measured(home)[1] == 0  # features as well
     assert len(list((home / "cache").iterdir())) == 2
+
+
+def test_grids_that_were_chosen_under_inodes_are_read(home):
+    def source() -> Any:
+        return open_images(home / "data/test")
+
+    for name in ("white", "yellow"):
+        write_pictures(home / "data/test" / name, 4, 90)
+    with earlier_states():
+        state = source().state()[:16]
+    grids = GridList(2, torch.tensor([[0, 4, 8, 12]]), torch.tensor([[0, 1, 2, 3]]), {}, "test", state)
+    grids.save(home / "grids.json")
+    assert source().state()[:16] != state == stored_grids(home / "grids.json", source()).state
+    (home / "data/test/blue").rename(home / "data/test/green")
+    with pytest.raises(UserError, match="were chosen from other images"):
+        stored_grids(home / "grids.json", source())

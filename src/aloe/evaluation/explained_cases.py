@@ -29,6 +29,7 @@ from aloe.attribution.methods import (
 from aloe.attribution.presets import preset_options
 from aloe.core import processes
 from aloe.core.errors import UserError
+from aloe.data.sources import earlier_states
 from aloe.data.transforms import ResizeCenterCrop, to_tensor
 from aloe.evaluation.case import ImageCase, class_of_logit
 from aloe.evaluation.features import classify
@@ -210,7 +211,9 @@ class Explainer:
 
 
 def stored_grids(path: Path, source: Any) -> GridList:
-    grids = GridList.load(path, state=source.state()[:16])
+    with earlier_states():
+        earlier = source.state()[:16]
+    grids = GridList.load(path, state=source.state()[:16], earlier=earlier)
     labels = torch.as_tensor(source.labels, dtype=torch.int64)
     if int(grids.indices.max()) >= len(labels) or not torch.equal(labels[grids.indices], grids.labels):
         raise UserError(f"The grids {path} do not fit their images; delete the file to have grids chosen again.")
