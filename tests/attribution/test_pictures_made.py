@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -185,3 +186,11 @@ def test_bf16_is_said_in_rows_and_makes_pictures_anew(student, images, tmp_path,
     logits = [torch.tensor([row["logit"] for row in done.rows]) for done in (plain, low)]
     torch.testing.assert_close(*logits, rtol=0.1, atol=0.05)
     assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_another_configuration_of_the_same_weights_makes_its_own_pictures(student, images, tmp_path):
+    here, again = write_pictures(tmp_path / "images", 2), copy.deepcopy(student)
+    run = lambda model: explain_files(model, here, tmp_path / "out", progress=False, name="one").kept  # noqa: E731
+    assert (run(again), run(again)) == (0, 2)
+    again.config.logit_bias += 1.0
+    assert (run(again), run(again)) == (0, 2)

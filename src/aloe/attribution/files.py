@@ -73,7 +73,7 @@ def explain_files(
     title = owner["model"]
     meant = {k: [t.embedding.flatten().tolist(), float(t.scale), float(t.bias)] for k, t in (texts or {}).items()}
     settings = {"target": target, "texts": meant, "side": side}
-    made = Made.of(record, "explanations", owner, source, ("explained",), {**settings, **low})
+    made = Made.of(record, "explanations", owner, source, ("explained",), {**settings, **low}, student)
 
     def explained(pixels: Tensor, known: list[Row], numbers_of: list[int]) -> list[Row]:
         if texts:

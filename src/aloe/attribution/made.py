@@ -30,6 +30,7 @@ from aloe.draw.gallery import save_png
 from aloe.models.fingerprint import fingerprint
 
 NOTE = "aloe"  # key of the text in a picture
+_NOT_OF_PICTURES = ("_name_or_path", "transformers_version", "teacher")  # of a configuration
 
 Explain = Callable[[Tensor, list[Row], list[int]], Iterable[Row]]
 """From images (B, 3, H, W), what is known of their rows, and their numbers: rows whose pictures `Made.save` has written."""
@@ -86,12 +87,14 @@ class Made:
         source: ImageSource,
         kinds: Sequence[str],
         settings: Mapping[str, Any],
+        student: Any,
     ) -> Made:
         """Checked before any work.
 
         Args:
             record: the JSON file of the folder, whose list of pictures is called `rows`. about: whose the folder is.
             kinds: of pictures of an image, the first with its row. settings: what they depend on besides model and image.
+            student: whose configuration they depend on besides its weights, which `about` tells.
 
         Raises:
             UserError: the folder holds something else; several processes read different images or models.
@@ -102,7 +105,9 @@ class Made:
         earlier = processes.of_first(lambda: check_owner(record.parent, record.name, rows, about, taken))
         names = [{kind: free_name(source.name(i), taken, kind) for kind in kinds} for i in range(len(source))]
         versions = [version(name) for name in ("aloe-vit", "torch")]
-        key = digest_of({**about, **settings, "kinds": list(kinds), "versions": versions}, 16)
+        configuration = {k: v for k, v in student.config.to_dict().items() if k not in _NOT_OF_PICTURES}
+        depends = {"configuration": configuration, "kinds": list(kinds), "versions": versions}
+        key = digest_of({**about, **settings, **depends}, 16)
         return cls(record, rows, dict(about), names, key, earlier)
 
     def there(self, numbers: Sequence[int], images: Sequence[Mapping[str, Any]]) -> list[Row] | None:

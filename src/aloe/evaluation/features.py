@@ -26,7 +26,7 @@ from aloe.data.subset import SubsetImages
 from aloe.data.transforms import ResizeCenterCrop
 from aloe.evaluation.backbones import model_fingerprint
 from aloe.evaluation.cache import Part, PartFolder, read_part
-from aloe.evaluation.feeding import Fitting, fed
+from aloe.evaluation.feeding import fed, fitting_of
 from aloe.evaluation.stored import StoredRows
 from aloe.models.backbone import Backbone
 
@@ -190,7 +190,7 @@ def _extract_part(
     )
     found: list[tuple[Part, list[str]]] = []
     kind, dtype = torch.device(device).type, PRECISIONS[precision]
-    fitting = Fitting()
+    fitting = fitting_of(model, side)
     with torch.no_grad(), torch.autocast(kind, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
         for batch in fed(loader, device):
             advance()

@@ -67,15 +67,16 @@ def build_study(
     """
     if path.exists():  # said before the work; `create_study` looks again
         raise UserError(f"{path} is there already, perhaps with answers; give another --db, or move it away.")
-    models = _models(student, teacher, settings, options or {})
-    distinct = list({id(m): m.to(device) for m in models.values()}.values())
-    source, side = open_images(images), max(model.side() for model in distinct)
-    crop, built, differing = ResizeCenterCrop(side), Built([]), 0
-    material: list[Material] = []
-    unreadable: list[str] = []
+    source = open_images(images)
     goal = min(limit or len(source), len(source))
     if goal > MAX_STUDIED:
         raise UserError(f"{goal} images are more than the {MAX_STUDIED} that a study may have; give --limit.")
+    models = _models(student, teacher, settings, options or {})
+    distinct = list({id(m): m.to(device) for m in models.values()}.values())
+    side = max(model.side() for model in distinct)
+    crop, built, differing = ResizeCenterCrop(side), Built([]), 0
+    material: list[Material] = []
+    unreadable: list[str] = []
     for index in range(len(source)):
         if len(material) == goal:
             break

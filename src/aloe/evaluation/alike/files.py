@@ -63,7 +63,7 @@ def explain_like(
     done = Written(left_out=[*left_out(source), *shelf.left_out])
     kinds = ("alike", *["regions"] * bool(boxes), *["pairs"] * bool(pairs))
     settings = {"like": shelf.source.state(), "regions": list(regions), "pairs": pairs, "side": side}
-    made = Made.of(output_dir / RECORD_NAME, "alike", owner, source, kinds, settings)
+    made = Made.of(output_dir / RECORD_NAME, "alike", owner, source, kinds, settings, student)
 
     def explained(pixels: Tensor, known: list[Row], numbers: list[int]) -> Iterator[Row]:
         names = [row["file"] for row in known]
@@ -131,7 +131,7 @@ def explain_toward(
     asked = {key: spec_of(images) for key, images in (("toward", toward), ("against", against)) if images is not None}
 
     settings = {**asked, "sets": [shelf.source.state() for shelf in shelves], "side": side}
-    made = Made.of(output_dir / RECORD_NAME, "alike", owner, source, ("toward",), settings)
+    made = Made.of(output_dir / RECORD_NAME, "alike", owner, source, ("toward",), settings, student)
 
     def explained(pixels: Tensor, known: list[Row], numbers: list[int]) -> Iterator[Row]:
         found = along(student, pixels, direction, batch_size=batch_size)

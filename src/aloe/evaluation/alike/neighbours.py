@@ -61,7 +61,7 @@ def find_neighbours(
         raise UserError(f"{k} neighbours were asked for, but there are {len(known)} images to choose from.")
     done = Written(left_out=[*left_out(source), *known.left_out])
     asked = {"k": k, "side": known.side, "shelf": known.source.state(), "queries": spec_of(images)}
-    made = Made.of(output_dir / RECORD_NAME, "alike", owner, source, ("neighbours",), asked)
+    made = Made.of(output_dir / RECORD_NAME, "alike", owner, source, ("neighbours",), asked, student)
 
     def explained(pixels: Tensor, rows: list[Row], numbers: list[int]) -> Iterator[Row]:
         for image, row, i in zip(pixels, rows, numbers, strict=True):

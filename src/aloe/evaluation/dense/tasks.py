@@ -108,16 +108,14 @@ class FrameCase(Case):
 
     def standing(self, parts: Sequence[str], outcome: Outcome) -> tuple[bool, list[str]]:
         data = self.frames.of(parts)
-        leak = []
-        if "train" in parts and data.shared:
-            leak = [f"{data.shared} of the {len(data.test)} test frames are training frames too"]
-        return data.official, [*(note.rstrip(".") for note in data.notes), *leak, *outcome.notes]
+        return data.official, [*(note.rstrip(".") for note in data.notes), *outcome.notes]
 
 
 def _probe(case: FrameCase, facts: dict[str, Any]) -> Outcome:
     """Fit and measure a depth or normals probe; its predictions of a few test frames are kept beside the rows."""
     splits, settings, task = case.frames.of(("train", "test")), case.settings.probe, facts["task"]
     title = _title(case, facts)
+    leak = [f"{splits.shared} of the {len(splits.test)} test frames are training frames too"] * bool(splits.shared)
     features, side = backbone_features(case.model.to(case.device).eval(), settings, case.device)
     if case.cache is not None and not settings.augment:
         of_model = (facts["fingerprints"]["model"], settings.blocks, settings.cls)
@@ -146,7 +144,7 @@ def _probe(case: FrameCase, facts: dict[str, Any]) -> Outcome:
     ]
     if case.output_dir is not None and processes.is_first():
         keep_predictions(fitted, splits, case.output_dir / "dense" / row_key(facts))
-    return Outcome(100 * value, counts, details, tuple(left_out))
+    return Outcome(100 * value, counts, details, (*leak, *left_out))
 
 
 def _match(case: FrameCase, facts: dict[str, Any]) -> Outcome:
