@@ -52,6 +52,19 @@ aloe evaluate gridpg results-112/probes/vits11-test-* results-112/probes/photos-
     --grids $grids --confidence $confidence --preset paper -o results-112 \
     --methods inherent,attnlrp,legrad,chefercam,inputxgrad,rollout,random
 
+# At both sizes, on the first 100 training and 50 test photographs a class.
+for part in train:100 test:50; do
+    for folder in data/imagenette160/"${part%:*}"/*; do
+        some=data/few/${part%:*}/$(basename "$folder")
+        [ -d "$some" ] || { mkdir -p "$some"; ls "$folder" | head -n "${part#*:}" | while read -r name; do ln "$folder/$name" "$some"; done; }
+    done
+done
+for side in 112 168; do
+    aloe evaluate knn,linear vits11 photos-aloe --train data/few/train --test data/few/test --resolution $side --set loss=bce -o results-few-$side
+    aloe evaluate gridpg results-few-$side/probes/* --test data/few/test --resolution $side --grids 8 --share 0.5 --methods inherent \
+        --preset paper -o results-few-$side
+done
+
 # Table B8 and Figure B2, at 70 pixels, beside the converted, the calibrated and the B-cosified model.
 [ -d vits11-converted ] || aloe bcosify vits11 -o vits11-converted
 [ -d vits11-calibrated ] || aloe bcosify vits11 -o vits11-calibrated --calibrate data/photographs

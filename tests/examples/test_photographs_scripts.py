@@ -27,7 +27,7 @@ def commands() -> list[list[str]]:
     """The words after `aloe` of every command, with the values that the tables were made with."""
     lines = SCRIPT.read_text().replace("\\\n", " ").splitlines()
     values = next(dict(pair.split("=") for pair in line.split()) for line in lines if line.startswith("blocks="))
-    values |= {"vary": "objective=cosine,mse", "train": "train", "test": "test"}
+    values |= {"side": "112", "vary": "objective=cosine,mse", "train": "train", "test": "test"}
     words = [shlex.split(Template(line).safe_substitute(values), comments=True) for line in lines if "aloe " in line]
     return [line[line.index("aloe") + 1 :] for line in words if "aloe" in line]
 
