@@ -12,7 +12,7 @@ for file in "$@"; do [ -f "$file" ] || { echo "There is no file $file."; exit 2;
 imagenette=$1 caltech=$2 photographs=$3 wheel=$4
 here=$(cd "$(dirname "$0")/.." && pwd)
 train=data/imagenette160/train test=data/imagenette160/test
-blocks=120 steps=1500 finish=150 batch=32 short=100 grids=20 few=2 least=2 images=40 samples=500 confidence=0.95
+blocks=120 steps=1500 finish=150 batch=32 short=100 grids=20 few=2 least=1 images=40 samples=500 confidence=0.95
 [ -z "${TRIAL:-}" ] || { blocks=2 steps=2 finish=2 batch=4 short=2 grids=2 few=1 least=1 images=2 samples=4 confidence=0; }
 
 [ -d data/photographs ] || {
