@@ -17,8 +17,8 @@ SHOWN = {
     "compare_methods": ["on the object", "1 forward, 1 backward", "image/png"],
     "explain_an_image": [
         "predicted: french_horn",
-        "nothing covered: french_horn (french_horn 98%)",
-        "face covered: something else (french_horn 43%)",
+        "nothing covered: french_horn (french_horn 98%, logit 3.87)",
+        "face covered: something else (french_horn 43%, logit -0.29)",
         "sum of all contributions: ",
         "image/png",
     ],

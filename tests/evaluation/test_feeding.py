@@ -46,14 +46,6 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does_and_the_next_begins_t
     assert gpu.asked == [3, 2]
 
 
-def test_what_fits_is_known_of_a_model_and_a_size_of_its_images():
-    model = torch.nn.Identity()
-    feeding.fitting_of(model, 64)(Small(3), images(13))
-    assert feeding.fitting_of(model, 64).most == 3
-    assert feeding.fitting_of(model, 32).most is None
-    assert feeding.fitting_of(torch.nn.Identity(), 64).most is None
-
-
 def test_an_image_that_does_not_fit_is_one_sentence():
     with pytest.raises(UserError, match="One image of 4 pixels does not fit"):
         feeding.Fitting()(Small(0), images(4))

@@ -27,10 +27,9 @@ from aloe.data.places import check_output
 from aloe.data.sources import ImageSource
 from aloe.data.subset import SubsetImages, open_whole
 from aloe.draw.gallery import save_png
-from aloe.models.fingerprint import fingerprint
+from aloe.models.fingerprint import configuration_of, fingerprint
 
 NOTE = "aloe"  # key of the text in a picture
-_NOT_OF_PICTURES = ("_name_or_path", "transformers_version", "teacher")  # of a configuration
 
 Explain = Callable[[Tensor, list[Row], list[int]], Iterable[Row]]
 """From images (B, 3, H, W), what is known of their rows, and their numbers: rows whose pictures `Made.save` has written."""
@@ -105,8 +104,7 @@ class Made:
         earlier = processes.of_first(lambda: check_owner(record.parent, record.name, rows, about, taken))
         names = [{kind: free_name(source.name(i), taken, kind) for kind in kinds} for i in range(len(source))]
         versions = [version(name) for name in ("aloe-vit", "torch")]
-        configuration = {k: v for k, v in student.config.to_dict().items() if k not in _NOT_OF_PICTURES}
-        depends = {"configuration": configuration, "kinds": list(kinds), "versions": versions}
+        depends = {"configuration": configuration_of(student.config), "kinds": list(kinds), "versions": versions}
         key = digest_of({**about, **settings, **depends}, 16)
         return cls(record, rows, dict(about), names, key, earlier)
 

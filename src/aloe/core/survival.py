@@ -98,7 +98,7 @@ class _Watch:
         """Whether another process said so, or none can, since the first machine is gone."""
         try:
             return _voice.is_taken()
-        except Exception:  # the store ended with torchrun there
+        except RuntimeError:  # the store ended with torchrun there
             if not self.leaving:
                 time.sleep(_EVERY)  # until what else ended is to be seen as well
                 self.say(self.lost() or "the machine of rank 0 does not answer any more")

@@ -71,7 +71,7 @@ class Voice:
                 self._connect()
             if self._store is not None:
                 return bool(self._store.add(_key(), 1) == 1)
-        except Exception:  # it ended with torchrun, or with the process that kept it
+        except RuntimeError:  # it ended with torchrun, or with the process that kept it
             return self._slate is not None or os.environ.get("RANK", "0") == "0"
         return not alike or os.environ.get("RANK", "0") == "0"
 

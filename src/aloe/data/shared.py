@@ -32,7 +32,12 @@ def content_of(source: ImageSource, index: int) -> str | None:
         image = source.load(index)
     except UnreadableImage:
         return None
-    return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
+    return hash_of_pixels(image.size, image.tobytes())
+
+
+def hash_of_pixels(size: tuple[int, ...], pixels: bytes) -> str:
+    """What an image is known by where it has no file."""
+    return hashlib.sha256(f"{size}".encode() + pixels).hexdigest()
 
 
 def file_size_of(source: ImageSource, index: int) -> int | None:

@@ -12,7 +12,7 @@ from torch import nn
 from aloe.core.errors import UserError
 from aloe.evaluation.heads import RECORD_NAME, load_probe
 from aloe.models.backbone import Backbone
-from aloe.models.fingerprint import fingerprint
+from aloe.models.fingerprint import configuration_of, fingerprint
 from aloe.models.saving import is_student, load
 from aloe.models.teachers import Teacher, load_teacher
 
@@ -36,8 +36,7 @@ def load_any(name: str | Path) -> Backbone:
 def model_fingerprint(model: Backbone) -> str:
     """A hash of everything a model's features depend on: its weights, its configuration, a teacher's normalisation."""
     config: Any = model.config
-    known = {k: v for k, v in config.to_dict().items() if k not in ("_name_or_path", "transformers_version", "teacher")}
-    known = {k: v for k, v in known.items() if k not in _LATER or v != _LATER[k]}
+    known = {k: v for k, v in configuration_of(config).items() if k not in _LATER or v != _LATER[k]}
     constants: Any = () if not isinstance(model, Teacher) else (model.mean, model.std)
     module: Any = model.model if isinstance(model, Teacher) else model
     return fingerprint(module, json.dumps(known, sort_keys=True, default=str), constants)

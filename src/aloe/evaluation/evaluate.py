@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -211,7 +210,6 @@ def _fingerprints(case: Case, parts: Sequence[str]) -> dict[str, str]:
 def _facts(name: str, case: Case) -> dict[str, Any]:
     """What determines a row, and the names under which it is shown."""
     task = TASKS[name]
-    case.check(name, task)
     return {
         "task": name,
         "settings": task.settings(case),
@@ -293,7 +291,7 @@ def _compared(tasks: Sequence[str], cases: Sequence[ImageCase], log: ResultLog |
 
 def _extract_together(job: _Job, tasks: Sequence[str], opened: Sequence[Any], log: ResultLog | None) -> None:
     """Features that several models need of the same images, each image decoded once."""
-    if os.environ.get("WORLD_SIZE", "1") != "1":
+    if processes.count() > 1:  # each model's images are dealt out to them instead
         return
     loaded = {name: load_any(name) for name in dict.fromkeys(job.models)}
     for splits in opened:

@@ -106,11 +106,15 @@ class MapCase(ImageCase):
     def title(self) -> str:
         return METHODS[self.method].title
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """The method's own, by the preset and what was given."""
+        return preset_options(self.settings.preset, self.method, self.settings.options.get(self.method))
+
     def asked(self) -> dict[str, Any]:
         """What of the method enters a row's key."""
-        preset, method = self.settings.preset, METHODS[self.method]
-        given = preset_options(preset, self.method, self.settings.options.get(self.method))
-        return {"preset": preset, "method": self.method, "options": method.resolved(given, self.model)}
+        options = METHODS[self.method].resolved(self.options, self.model)
+        return {"preset": self.settings.preset, "method": self.method, "options": options}
 
 
 def map_cases(cases: Sequence[ImageCase]) -> list[MapCase]:
@@ -177,7 +181,7 @@ class Explainer:
 
     def __init__(self, case: MapCase) -> None:
         self.case, self.method = case, case.method
-        self.options = preset_options(case.settings.preset, case.method, case.settings.options.get(case.method))
+        self.options = case.options
         self.logit = _logit_of_class(case)
         self.costs: list[tuple[int, Cost]] = []
         self.peak: int | None = None
@@ -211,6 +215,7 @@ class Explainer:
 
 
 def stored_grids(path: Path, source: Any) -> GridList:
+    """A list that was made for these images; raises UserError for another."""
     with earlier_states():
         earlier = source.state()[:16]
     grids = GridList.load(path, state=source.state()[:16], earlier=earlier)

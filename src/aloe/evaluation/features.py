@@ -26,7 +26,7 @@ from aloe.data.subset import SubsetImages
 from aloe.data.transforms import ResizeCenterCrop
 from aloe.evaluation.backbones import model_fingerprint
 from aloe.evaluation.cache import Part, PartFolder, read_part
-from aloe.evaluation.feeding import fed, fitting_of
+from aloe.evaluation.feeding import Fitting, fed
 from aloe.evaluation.stored import StoredRows
 from aloe.models.backbone import Backbone
 
@@ -118,13 +118,14 @@ def extract(
     alone = 0 if folder is None else len(todo) // processes.count() * processes.count()
     own = processes.dealt(todo[:alone])
     images = sum(min(PART_IMAGES, len(source) - starts[i]) for i in [*own, *todo[alone:]])
+    fitting = Fitting()
     parts: list[Part | Path] = [] if folder is None else [folder.path(i) for i in range(len(starts))]
     with Bar(progress, -(-images // batch_size)) as bar, compiled(model, compile):
 
         def made(i: int, together: bool) -> tuple[Part, list[str]]:
             images = SubsetImages(source, np.arange(starts[i], min(starts[i] + PART_IMAGES, len(source))))
             view = feature, side, batch_size, device, precision, workers
-            part, unreadable = _extract_part(model, images, *view, together=together, advance=bar.advance)
+            part, unreadable = _extract_part(model, images, *view, fitting, together=together, advance=bar.advance)
             part["index"] += starts[i]
             return part, unreadable
 
@@ -175,6 +176,7 @@ def _extract_part(
     device: str,
     precision: str,
     workers: int,
+    fitting: Fitting,
     *,
     together: bool,
     advance: Any,
@@ -190,7 +192,6 @@ def _extract_part(
     )
     found: list[tuple[Part, list[str]]] = []
     kind, dtype = torch.device(device).type, PRECISIONS[precision]
-    fitting = fitting_of(model, side)
     with torch.no_grad(), torch.autocast(kind, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
         for batch in fed(loader, device):
             advance()

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -61,11 +60,3 @@ class Fitting:
                     ) from error
                 self.most = size // 2
             torch.cuda.empty_cache()
-
-
-_FITTINGS: WeakKeyDictionary[Any, dict[int, Fitting]] = WeakKeyDictionary()
-
-
-def fitting_of(model: Any, side: int) -> Fitting:
-    """What is known of a model's images of `side` pixels: every part of an evaluation goes on with the size that fits."""
-    return _FITTINGS.setdefault(model, {}).setdefault(side, Fitting())

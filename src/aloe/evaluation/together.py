@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aloe.core import processes
 from aloe.core.progress import Bar
 from aloe.core.torch_state import compiled
 from aloe.data.subset import SubsetImages
 from aloe.evaluation import features
 from aloe.evaluation.cache import PartFolder
 from aloe.evaluation.case import ImageCase
+from aloe.evaluation.feeding import Fitting
 from aloe.evaluation.tasks import TASKS
 
 _POOLED = ("zeroshot", "classifier")  # read the pooled output whatever `feature` says
@@ -57,36 +57,27 @@ def _fill(cases: Sequence[ImageCase], cache: Path, part: str, kind: str, side: i
         features._folder(cache, case.model, source, view).folder.name: case.model.to(device).eval() for case in cases
     }
     starts = range(0, len(source), features.PART_IMAGES)
-    lacking = processes.of_first(
-        lambda: {i: [k for k in folders if not PartFolder(cache / k).has(i)] for i in range(len(starts))}
-    )
-    todo = [(i, keys) for i, keys in lacking.items() if len(keys) > 1]
-    alone = len(todo) // processes.count() * processes.count()
-    own = [(i, keys, False) for i, keys in processes.dealt(todo[:alone])]  # as `extract` deals parts out
-    own += [(i, keys, True) for i, keys in todo[alone:]]
-    images = sum(min(features.PART_IMAGES, len(source) - starts[i]) for i, *_ in own)
+    lacking = {i: [k for k in folders if not PartFolder(cache / k).has(i)] for i in range(len(starts))}
+    todo = {i: keys for i, keys in lacking.items() if len(keys) > 1}
+    images = sum(min(features.PART_IMAGES, len(source) - starts[i]) for i in todo)
     title = f"{len(cases)} models {cases[0].splits.name} {part}" if cases[0].progress else None
-    batch_size = chosen.batch_on(device)
+    batch_size, fitting = chosen.batch_on(device), Fitting()
     with Bar(title, -(-images // batch_size)) as bar, ExitStack() as stack:
         for model in folders.values():
             stack.enter_context(compiled(model, chosen.compile))
-        for i, keys, shared in own:
+        for i, keys in todo.items():
             numbers = np.arange(starts[i], min(starts[i] + features.PART_IMAGES, len(source)))
             together = _Together([folders[key] for key in keys], kind)
             found, unreadable = features._extract_part(
                 *(together, SubsetImages(source, numbers), "pooled", side, batch_size, device),
-                *(chosen.precision, chosen.workers),
-                together=shared,
+                *(chosen.precision, chosen.workers, fitting),
+                together=False,
                 advance=bar.advance,
             )
             found["index"] += starts[i]
-            known = processes.gathered(together.widths) if shared else [together.widths]
-            widths = next(filter(None, known), [0] * len(keys))  # of a part without a readable image
-            if shared and not processes.is_first():
-                continue
+            widths = together.widths or [0] * len(keys)  # of a part without a readable image
             for key, made in zip(keys, found["features"].split(widths, dim=1), strict=True):
                 PartFolder(cache / key).write(i, {**found, "features": made.contiguous()}, unreadable)
-    processes.wait()
 
 
 @dataclass

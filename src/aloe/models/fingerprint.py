@@ -11,6 +11,11 @@ from torch import nn
 from aloe.models.unwrap import plain_name
 
 
+def configuration_of(config: Any) -> dict[str, Any]:
+    """What of a configuration a model's outputs depend on, by name."""
+    return {k: v for k, v in config.to_dict().items() if k not in ("_name_or_path", "transformers_version", "teacher")}
+
+
 def fingerprint(model: nn.Module, *rest: Any) -> str:
     """16 hexadecimal digits over a module's tensors, their names, and whatever else is given."""
     digest = hashlib.sha256(repr(rest).encode())

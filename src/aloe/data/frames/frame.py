@@ -5,7 +5,6 @@ Pixel (row, column) has its centre at (column + 0.5, row + 0.5), everywhere.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aloe.core.errors import UserError
+from aloe.data.shared import hash_of_pixels
 
 
 class NoTruth(UserError):
@@ -140,7 +140,7 @@ def _contents(frames: FrameSource) -> Iterator[str]:
             image = frames[i].image
         except NoTruth:
             continue
-        yield hashlib.sha256(f"{tuple(image.shape)}".encode() + image.numpy().tobytes()).hexdigest()
+        yield hash_of_pixels(tuple(image.shape), image.numpy().tobytes())
 
 
 @dataclass(frozen=True, eq=False)

@@ -115,7 +115,8 @@ def _probe(case: FrameCase, facts: dict[str, Any]) -> Outcome:
     """Fit and measure a depth or normals probe; its predictions of a few test frames are kept beside the rows."""
     splits, settings, task = case.frames.of(("train", "test")), case.settings.probe, facts["task"]
     title = _title(case, facts)
-    leak = [f"{splits.shared} of the {len(splits.test)} test frames are training frames too"] * bool(splits.shared)
+    shared = processes.of_first(lambda: splits.shared)
+    leak = [f"{shared} of the {len(splits.test)} test frames are training frames too"] * bool(shared)
     features, side = backbone_features(case.model.to(case.device).eval(), settings, case.device)
     if case.cache is not None and not settings.augment:
         of_model = (facts["fingerprints"]["model"], settings.blocks, settings.cls)
