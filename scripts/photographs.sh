@@ -12,8 +12,8 @@ for file in "$@"; do [ -f "$file" ] || { echo "There is no file $file."; exit 2;
 imagenette=$1 caltech=$2 photographs=$3 wheel=$4
 here=$(cd "$(dirname "$0")/.." && pwd)
 train=data/imagenette160/train test=data/imagenette160/test
-blocks=120 steps=1500 finish=150 batch=32 short=100 grids=20 few=2 least=1 images=40 samples=500 confidence=0.95
-[ -z "${TRIAL:-}" ] || { blocks=2 steps=2 finish=2 batch=4 short=2 grids=2 few=1 least=1 images=2 samples=4 confidence=0; }
+blocks=120 steps=1500 finish=150 batch=32 short=100 grids=20 more=30 few=2 least=1 images=40 samples=500 confidence=0.95
+[ -z "${TRIAL:-}" ] || { blocks=2 steps=2 finish=2 batch=4 short=2 grids=2 more=2 few=1 least=1 images=2 samples=4 confidence=0; }
 
 [ -d data/photographs ] || {
     mkdir -p data/photographs
@@ -49,7 +49,7 @@ aloe evaluate deletion results-bce/probes/vits11-test-* results-bce/probes/photo
     --confidence $confidence --images $images --preset paper -o results-bce \
     --methods inherent,attnlrp,legrad,chefercam,inputxgrad,random
 aloe evaluate gridpg results-112/probes/vits11-test-* results-112/probes/photos-aloe-test-* --test "$test" --resolution 112 \
-    --grids $grids --confidence $confidence --preset paper -o results-112 \
+    --grids $more --confidence $confidence --preset paper -o results-112 \
     --methods inherent,attnlrp,legrad,chefercam,inputxgrad,rollout,random
 
 # At both sizes, on the first 100 training and 50 test photographs a class.

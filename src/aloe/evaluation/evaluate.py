@@ -203,8 +203,12 @@ def _check(name: str, case: Case) -> dict[str, str]:
 
 
 def _fingerprints(case: Case, parts: Sequence[str]) -> dict[str, str]:
+    return {"model": model_fingerprint(case.model), **_states(case, parts)}
+
+
+def _states(case: Case, parts: Sequence[str]) -> dict[str, str]:
     states = {part: case.state(part) for part in parts}
-    return {"model": model_fingerprint(case.model), **{k: state for k, state in states.items() if state is not None}}
+    return {part: state for part, state in states.items() if state is not None}
 
 
 def _facts(name: str, case: Case) -> dict[str, Any]:
@@ -239,7 +243,7 @@ def _known(name: str, case: Case, facts: dict[str, Any], log: ResultLog | None) 
     if log is None or row is not None:
         return row
     with earlier_states():
-        earlier = {**facts, "fingerprints": _fingerprints(case, TASKS[name].parts)}
+        earlier = {**facts, "fingerprints": {**facts["fingerprints"], **_states(case, TASKS[name].parts)}}
     if earlier == facts or (row := log.find(earlier)) is None:
         return None
     row = {**row, "key": row_key(facts), "fingerprints": facts["fingerprints"]}
