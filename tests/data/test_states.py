@@ -11,9 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aloe.data.frames.named import open_frames
 from aloe.data.hub import HubImages
-from aloe.data.sources import FolderStore, earlier_states, open_images
+from aloe.data.sources import FolderStore, open_images
+from aloe.data.splits import open_parts
+from aloe.data.states import FileState, earlier_states
 from aloe.data.subset import MemoryImages, SubsetImages
+from captures import write_capture, write_depth
 from labelled import archive, picture, tree
 
 
@@ -22,8 +26,7 @@ def read_whole(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pyte
     """Whether the sources are small enough that all their files are read."""
     monkeypatch.setenv("ALOE_CACHE", str(tmp_path / "cache"))
     if not request.param:
-        monkeypatch.setattr("aloe.data.sources.HASHED_BYTES", 0)
-        monkeypatch.setattr("aloe.data.hub.HASHED_BYTES", 0)
+        monkeypatch.setattr("aloe.data.states.HASHED_BYTES", 0)
     return request.param
 
 
@@ -87,8 +90,8 @@ def test_moved_folders_keep_their_state(read_whole: bool, tmp_path: Path) -> Non
 
 
 def test_a_copy_of_many_files_has_their_state_and_a_touched_one_has_not(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("aloe.data.sources.HASHED_BYTES", 0)
-    monkeypatch.setattr("aloe.data.sources.SAMPLED", 4)
+    monkeypatch.setattr("aloe.data.states.HASHED_BYTES", 0)
+    monkeypatch.setattr("aloe.data.states.SAMPLED", 4)
     root = tree(tmp_path / "a", **{"": 3})
     before = state(root)
     shutil.copytree(root, tmp_path / "b")  # with times, as rsync -a
@@ -107,7 +110,7 @@ def test_a_copy_of_many_files_has_their_state_and_a_touched_one_has_not(tmp_path
 
 @pytest.mark.parametrize("kind", ["", "xz"])
 def test_a_copy_of_a_large_archive_has_its_state_wherever_it_is_decompressed(kind, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("aloe.data.sources.HASHED_BYTES", 0)
+    monkeypatch.setattr("aloe.data.states.HASHED_BYTES", 0)
     path = archive(kind, tree(tmp_path / "a", **{"": 2}), tmp_path / "archive", "set/")
     os.utime(path, (10**9, 10**9))  # long before it is decompressed
     copy = shutil.copy2(path, tmp_path / "copy")
@@ -122,8 +125,71 @@ def test_a_copy_of_a_large_archive_has_its_state_wherever_it_is_decompressed(kin
     assert state(copy) != states[0]
 
 
+@pytest.mark.parametrize("kind", ["", "xz"])
+def test_a_copy_of_large_frames_has_their_state(kind: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("ALOE_CACHE", str(tmp_path / "cache"))
+    write_capture(tmp_path / "a")
+    path = tmp_path / "a"
+    if kind:
+        path = Path(shutil.make_archive(str(path), "xztar", path))
+
+    def of(path: Path) -> str:
+        return open_frames(f"rgbd={path}").train.state()
+
+    small = of(path)
+    monkeypatch.setattr("aloe.data.states.HASHED_BYTES", 0)
+    before = of(path)
+    with earlier_states():
+        assert of(path) not in (before, small)
+    copy = tmp_path / "b"
+    shutil.copytree(path, copy) if path.is_dir() else shutil.copy2(path, copy)
+    assert of(copy) == before != small
+    changed = copy / "frame-000008.depth.png" if path.is_dir() else copy
+    time = changed.stat().st_mtime
+    os.utime(changed, (0, time - 2))
+    assert of(copy) != before
+    if path.is_dir():
+        os.utime(changed, (0, time))
+        assert of(copy) == before
+        write_depth(changed, np.zeros((48, 48)))
+        os.utime(changed, (0, time))
+        assert of(copy) != before
+
+
+def test_a_large_file_is_known_by_its_size_its_second_and_pieces(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "large.mat"
+    data = bytearray(range(256)) * 4
+    path.write_bytes(data)
+    os.utime(path, (0, 10**9))
+
+    def of(path: Path) -> str:
+        return FileState(FolderStore(path.parent, [path.name]), [path.name]).now
+
+    seen = [of(path)]
+    for name, value in (("HASHED_BYTES", 0), ("SAMPLED_BYTES", 100), ("SAMPLED", 3), ("PIECE", 8)):
+        monkeypatch.setattr(f"aloe.data.states.{name}", value)
+    seen.append(of(path))
+    (tmp_path / "b").mkdir()
+    assert of(Path(shutil.copy2(path, tmp_path / "b"))) == seen[-1]
+    for at in (3, 511, -1):  # of the first, the middle and the last piece
+        path.write_bytes(data[:at] + b"?" + data[at:][1:])
+        os.utime(path, (0, 10**9))
+        seen.append(of(path))
+    path.write_bytes(data[:99] + b"?" + data[100:])
+    os.utime(path, (0, 10**9))
+    assert of(path) == seen[1]  # of none
+    os.utime(path, (0, 10**9 + 1))
+    seen.append(of(path))
+    path.write_bytes(data + b"?")
+    os.utime(path, (0, 10**9))
+    seen.append(of(path))
+    path.unlink()
+    seen.append(of(path))
+    assert len(set(seen)) == 8
+
+
 def test_few_of_many_files_are_read(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("aloe.data.sources.HASHED_BYTES", 0)
+    monkeypatch.setattr("aloe.data.states.HASHED_BYTES", 0)
     read: list[str] = []
     original = FolderStore.read
     monkeypatch.setattr(FolderStore, "read", lambda self, name: read.append(name) or original(self, name))
@@ -134,8 +200,8 @@ def test_few_of_many_files_are_read(tmp_path: Path, monkeypatch) -> None:
         (3, 2 * len(png(7)) + 1, names[:20:10]),
         (99, 1 << 20, names),
     ):
-        monkeypatch.setattr("aloe.data.sources.SAMPLED", most)
-        monkeypatch.setattr("aloe.data.sources.SAMPLED_BYTES", size)
+        monkeypatch.setattr("aloe.data.states.SAMPLED", most)
+        monkeypatch.setattr("aloe.data.states.SAMPLED_BYTES", size)
         read.clear()
         state(root)
         assert read == expected
@@ -184,6 +250,29 @@ def test_datasets(read_whole: bool, tmp_path: Path) -> None:
     assert states[-1] == here.state() == pickle.loads(pickle.dumps(here)).state()
     if read_whole:
         assert saved() == states[0]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "saved"])
+def test_a_copy_of_a_large_dataset_has_its_state(kind: str, tmp_path: Path, monkeypatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr("aloe.data.states.HASHED_BYTES", 0)
+    rows = {"image": [{"bytes": png(red), "path": None} for red in range(1, 9)], "label": [0, 1] * 4}
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    dataset = datasets.Dataset.from_dict(rows, features=features)
+    (tmp_path / "a").mkdir()
+    dataset.to_parquet(tmp_path / "a/train.parquet") if kind == "parquet" else dataset.save_to_disk(tmp_path / "a")
+    before = state(f"hf:{tmp_path / 'a'}")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    assert (
+        state(f"hf:{tmp_path / 'b'}")
+        == open_parts(str(tmp_path / "b"))["train" if kind == "parquet" else ""]().state()
+        == before
+    )
+    with earlier_states():
+        assert state(f"hf:{tmp_path / 'b'}") != state(f"hf:{tmp_path / 'a'}") != before
+    (file,) = (tmp_path / "b").glob("*.parquet" if kind == "parquet" else "*.arrow")
+    os.utime(file, (0, file.stat().st_mtime - 2))
+    assert state(f"hf:{tmp_path / 'b'}") != before
 
 
 def test_datasets_whose_rows_point_to_files(read_whole: bool, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Rows and features of a large folder are found in a copy of it, and those that were kept under its inodes once."""
+"""Rows and features of large data are found in a copy of them, and those that were kept under inodes once."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ import pytest
 import torch
 
 from aloe.core.errors import UserError
-from aloe.data.sources import earlier_states, open_images
+from aloe.data.sources import open_images
+from aloe.data.states import earlier_states
 from aloe.evaluation import features
+from aloe.evaluation.dense import tasks
 from aloe.evaluation.evaluate import evaluate_all
 from aloe.evaluation.explained_cases import stored_grids
 from aloe.metrics.grids import GridList
+from captures import nyu_arrays, write_capture, write_labelled
 from conftest import build_teacher
 from pictures import write_pictures
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("aloe.data.sources.HASHED_BYTES", 0)
+    monkeypatch.setattr("aloe.data.states.HASHED_BYTES", 0)
     build_teacher("vit").model.save_pretrained(tmp_path / "vit")
     for part, offset in (("train", 0), ("test", 50)):
         for name in ("blue", "red"):
@@ -69,6 +72,59 @@ def test_what_was_kept_under_inodes_is_found(home):
     (home / "out" / "results.jsonl").unlink()
     assert measured(home)[1] == 0  # features as well
     assert len(list((home / "cache").iterdir())) == 2
+
+
+def frames(home: Path, kind: str) -> str:
+    """Frames with depth: files of a folder, or one large file and its normals."""
+    if kind == "rgbd":
+        write_capture(home / "frames", range(6))
+    else:
+        savemat = pytest.importorskip("scipy.io", reason="scipy is not installed").savemat
+        (home / "frames").mkdir()
+        write_labelled(home / "frames", *nyu_arrays(3))
+        savemat(home / "frames/splits.mat", {"trainNdxs": [[1, 2]], "testNdxs": [[3]]})
+    return f"{kind}={home / 'frames'}"
+
+
+def probed(home: Path, data: str, **patches: Any) -> dict[str, Any]:
+    """The row of a probe; `patches` are of its module."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in patches.items():
+            patch.setattr(tasks, name, value)
+        how: dict[str, Any] = {"device": "cpu", "cache": home / "cache", "progress": False, "epochs": 1}
+        (row,) = evaluate_all([str(home / "vit")], ["normals"], [data], home / "out", **how)
+    return row
+
+
+def made(home: Path) -> list[Path]:
+    return sorted((home / "cache/dense").iterdir())
+
+
+@pytest.mark.parametrize("kind", ["rgbd", "nyuv2"])
+def test_a_copy_of_frames_has_the_rows_and_features_of_the_original(kind, home):
+    data = frames(home, kind)
+    row, features_made = probed(home, data), made(home)
+    (home / "frames").rename(home / "original")
+    shutil.copytree(home / "original", home / "frames")
+    assert probed(home, data, fit_probe=None) == row
+    (home / "out" / "results.jsonl").unlink()
+    assert probed(home, data)["key"] == row["key"]
+    assert made(home) == features_made
+
+
+@pytest.mark.parametrize("kind", ["rgbd", "nyuv2"])
+def test_what_was_kept_of_frames_under_inodes_is_found(kind, home):
+    data = frames(home, kind)
+    with earlier_states():
+        before = probed(home, data)
+    (picture,) = (home / "out/dense").glob("*.png")
+    drawn = picture.read_bytes()
+    picture.unlink()
+    row = probed(home, data, fit_probe=None)
+    assert row["key"] != before["key"]
+    assert (row["value"], row["details"]) == (before["value"], before["details"])
+    assert picture.read_bytes() == drawn
+    assert probed(home, data, fit_probe=None) == row
 
 
 def test_grids_that_were_chosen_under_inodes_are_read(home):

@@ -27,8 +27,6 @@ TEXT_LIMIT = 256 << 20
 """Bytes of the largest text file that is read."""
 YAML_LIMIT = 1 << 18
 """And of a file of settings, which are read slowly."""
-HASHED_BYTES = 1 << 30
-"""Images of this many bytes together are known by their content, beyond that by names, sizes, times and a sample."""
 
 
 def expanded(path: str | Path) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,11 @@ import numpy as np
 from PIL import Image
 
 from aloe.core.errors import UserError
-from aloe.core.files import HASHED_BYTES, digest, expanded, read_bytes, stamp
+from aloe.core.files import digest, expanded, read_bytes, stamp
 from aloe.data.decode import MAX_BYTES, DraftSize, decode_image
+from aloe.data.states import are_read, as_before, sampled, second
+
+Loader = Callable[[], tuple[Any, list[str]]]
 
 
 class HubImages:
@@ -26,13 +29,19 @@ class HubImages:
         label: the label column: a `ClassLabel`, whole numbers or strings; default: the first `ClassLabel`, else a column
             of that kind called "label", else none; several are told in `left_out`.
         where: what to call the dataset in errors.
+        files: those that the rows were read from, as far as they are here.
 
     Raises:
         UserError: no rows, no such column, several image columns and none chosen, or labels of another kind.
     """
 
     def __init__(
-        self, dataset: Any, column: str | None = None, label: str | None = None, where: str = "dataset"
+        self,
+        dataset: Any,
+        column: str | None = None,
+        label: str | None = None,
+        where: str = "dataset",
+        files: Sequence[str] = (),
     ) -> None:
         import datasets
 
@@ -67,6 +76,7 @@ class HubImages:
         self._column = column or images[0]
         only = dataset.select_columns([self._column])
         self._dataset = only.cast_column(self._column, datasets.Image(decode=False))
+        self._files = [Path(file) for file in files]
 
     @classmethod
     def parse(cls, spec: str) -> HubImages:
@@ -77,7 +87,8 @@ class HubImages:
         name, split, column, label = match.groups()
         if expanded(spec[3:]).exists():  # a path with @ or # in it
             name, split, column, label = spec[3:], None, None, None
-        return cls(_one_split(name, load_splits(name), split), column, label, where=spec)
+        dataset, files = _one_split(name, load_splits(name), split)
+        return cls(dataset, column, label, spec, files)
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -103,21 +114,24 @@ class HubImages:
         return digest(f"{path}\0{_file_size(path)}" if size is None else str(size) for size, path in sizes)
 
     def state(self) -> str:
-        return self._state
+        return self._states[as_before()]
 
     @cached_property
-    def _state(self) -> str:
-        labels = [
-            json.dumps(self.classes),
-            "" if self.labels is None else hashlib.sha256(self.labels.tobytes()).hexdigest(),
-        ]
-        sizes = list(self._sizes())
-        total = [(size if size is not None else _file_size(path) if path else 0) for size, path in sizes]
-        if None not in total and sum(n or 0 for n in total) <= HASHED_BYTES:
-            return digest([*labels, *self._hashes()])
-        files = [stamp(Path(file["filename"])) for file in self._dataset.cache_files]
-        rows = (stamp(Path(path or "")) if size is None else str(size) for size, path in sizes)
-        return digest([*labels, self._dataset._fingerprint, *files, *rows])
+    def _states(self) -> tuple[str, str]:
+        """The state by the rule of `aloe.data.states`, with rows for files, and what it was once."""
+        labels = b"" if self.labels is None else self.labels.tobytes()
+        head = [json.dumps(self.classes), "" if self.labels is None else hashlib.sha256(labels).hexdigest()]
+        rows = list(self._sizes())
+        sizes = [size if size is not None else _file_size(path) if path else 0 for size, path in rows]
+        known = [n or 0 for n in sizes]
+        if None not in sizes and are_read(known):
+            return (digest([*head, *self._hashes()]),) * 2
+        files = [f"{file.name}\0{_file_size(file)} {second(file)}" for file in self._files]
+        facts = (_fact(path) if size is None else str(size) for size, path in rows)
+        now = digest([*head, *files, *facts, *(self.content(i) or "" for i in sampled(known))])
+        tables = [stamp(Path(file["filename"])) for file in self._dataset.cache_files]
+        stamps = (stamp(Path(path or "")) if size is None else str(size) for size, path in rows)
+        return now, digest([*head, self._dataset._fingerprint, *tables, *stamps])
 
     def _sizes(self) -> Iterator[tuple[int | None, str | None]]:
         """Length of the encoded image, None where it is not in the table, and its path, row by row."""
@@ -137,8 +151,10 @@ class HubImages:
                 yield str(path) if data is None else hashlib.sha256(data).hexdigest()
 
 
-def load_splits(name: str, config: str | None = None, advice: str | None = None) -> dict[str, Callable[[], Any]]:
+def load_splits(name: str, config: str | None = None, advice: str | None = None) -> dict[str, Loader]:
     """The splits of a dataset by name, each a function that loads it; one without splits has the one split "".
+
+    It gives the files as well that the split was read from, where they are known.
 
     Args:
         name: a hub id, a parquet file, or a folder: of parquet files (see `parquet_files`), written by `save_to_disk`, or
@@ -160,19 +176,24 @@ def load_splits(name: str, config: str | None = None, advice: str | None = None)
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
             raise UserError(f"The dataset {name} could not be opened ({reason}); {advice or _ADVICE}.") from error
 
-    def parquet(split: str, files: list[str]) -> Callable[[], Any]:
-        return lambda: told(lambda: datasets.load_dataset("parquet", data_files={split: files}, split=split))
+    def parquet(split: str, files: list[str]) -> Loader:
+        return lambda: (told(lambda: datasets.load_dataset("parquet", data_files={split: files}, split=split)), files)
 
     path = expanded(name)
     files = {"train": [str(path)]} if path.is_file() else parquet_files(path)
     if files:
         return {split: parquet(split, of_split) for split, of_split in files.items()}
-    if is_dataset_folder(path):
+    saved = is_dataset_folder(path)
+    if saved:
         loaded = told(lambda: datasets.load_from_disk(str(path)))
     else:
         loaded = told(lambda: datasets.load_dataset(str(path) if path.is_dir() else name, config))
     splits = {"": loaded} if isinstance(loaded, datasets.Dataset) else loaded
-    return {split: partial(splits.__getitem__, split) for split in splits}
+
+    def opened(split: str) -> tuple[Any, list[str]]:
+        return splits[split], [file["filename"] for file in splits[split].cache_files if saved]
+
+    return {split: partial(opened, split) for split in splits}
 
 
 def is_dataset_folder(path: Path) -> bool:
@@ -205,7 +226,7 @@ def parquet_files(path: Path) -> dict[str, list[str]]:
 _ADVICE = "check the name, log in with `hf auth login` if it is gated, or give a local folder"
 
 
-def _one_split(name: str, splits: Mapping[str, Callable[[], Any]], split: str | None) -> Any:
+def _one_split(name: str, splits: Mapping[str, Loader], split: str | None) -> tuple[Any, list[str]]:
     if "" in splits:
         return splits[""]()
     if split is None:
@@ -239,7 +260,13 @@ def _labels(dataset: Any, column: str) -> tuple[list[str], np.ndarray]:
     return [str(value) for value in found], np.array([number.get(v, -1) for v in values], dtype=np.int64)
 
 
-def _file_size(path: str | None) -> int | None:
+def _fact(path: str | None) -> str:
+    """What a row's file is known by."""
+    size = _file_size(path)
+    return str(path) if size is None else f"{size} {second(Path(path or ''))}"
+
+
+def _file_size(path: str | Path | None) -> int | None:
     try:
         return Path(path).stat().st_size if path else None
     except OSError:  # a file that is gone, or inside an archive or on the hub

@@ -15,14 +15,10 @@ Images of a source are ordered by name, so the same files give the same source w
 from __future__ import annotations
 
 import glob
-import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -30,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from aloe.core.errors import UserError
-from aloe.core.files import HASHED_BYTES, digest, expanded, read_bytes, stamp
+from aloe.core.files import digest, expanded, read_bytes, stamp
 from aloe.core.printable import shown
 from aloe.data.archives import Store, open_archive
 from aloe.data.decode import (
@@ -43,6 +39,7 @@ from aloe.data.decode import (
     is_read_name,
 )
 from aloe.data.scene_images import SceneImages
+from aloe.data.states import UNREAD, FileState, holder, size_of
 
 if TYPE_CHECKING:
     from aloe.data.shards import ShardSource
@@ -72,33 +69,12 @@ class ImageSource(Protocol):
     def state(self) -> str:
         """A hash of the images, their names, order, labels and classes: the key of what is computed from them.
 
-        Up to `HASHED_BYTES` every file is read, so that equal states mean equal images and a copy elsewhere has the same
-        state. Beyond, a folder or archive is known by the size and the second of the last write of each file (or of the
-        archive it is in), and by the bytes of `SAMPLED` files: a copy that keeps times, as rsync -a, cp -p and tar do, has
-        the same state; a file that was changed without another size or time has it too, unless it is one of those. Found
-        once for each source object: files are taken not to change while it is in use.
+        It is found by the rule of `aloe.data.states`, once for each source object.
         """
 
 
-LARGEST = HASHED_BYTES
+LARGEST = 1 << 30
 """Bytes of the largest file that is read at all."""
-SAMPLED = 1024
-"""Files of a large folder or archive that are read for its state, evenly among the names,"""
-SAMPLED_BYTES = 1 << 28
-"""and how many bytes they hold at most."""
-
-_as_before: ContextVar[bool] = ContextVar("_as_before", default=False)
-
-
-@contextmanager
-def earlier_states() -> Iterator[None]:
-    """Within the block folders and archives beyond `HASHED_BYTES` have the state that was theirs once, of inodes and times:
-    what was computed then is found by it."""
-    token = _as_before.set(True)
-    try:
-        yield
-    finally:
-        _as_before.reset(token)
 
 
 def open_source(spec: str | Path | Sequence[str | Path]) -> ImageSource | ShardSource:
@@ -264,6 +240,7 @@ class StoredImages:
             chosen = sorted(set(chosen) - set(beside))
         self._files = chosen
         self._start = 0 if chosen == [inner] else len(start)
+        self._known = FileState(store, chosen, self._start)
 
     def __len__(self) -> int:
         return len(self._files)
@@ -282,12 +259,12 @@ class StoredImages:
 
     def content(self, index: int) -> str | None:
         """A hash of the file's bytes; None if it cannot be read."""
-        content_hash = _content(self._store, self._files[index])
-        return None if content_hash.startswith(_UNREAD) else content_hash
+        content_hash = self._known.content(index)
+        return None if content_hash.startswith(UNREAD) else content_hash
 
     def file_size(self, index: int) -> int:
         """Bytes of the file."""
-        return _size(self._store, self._files[index])
+        return size_of(self._store, self._files[index])
 
     @cached_property
     def classes(self) -> list[str] | None:
@@ -305,43 +282,17 @@ class StoredImages:
         return np.array([number[parent] for parent in parents], dtype=np.int64)
 
     def fingerprint(self) -> str:
-        return digest(f"{self._raw(i)}\0{size}" for i, size in enumerate(self._sizes))
+        return digest(f"{self._raw(i)}\0{size}" for i, size in enumerate(self._known.sizes))
 
     def state(self) -> str:
-        return self._earlier_state if _as_before.get() else self._state  # labels and classes are part of the names
+        return self._known.state(self._stamped)  # labels and classes are part of the names
 
-    @cached_property
-    def _sizes(self) -> np.ndarray:
-        return np.array([_size(self._store, file) for file in self._files], dtype=np.int64)
-
-    def _is_read(self) -> bool:
-        return int(self._sizes.sum()) <= HASHED_BYTES
-
-    @cached_property
-    def _state(self) -> str:
-        if self._is_read():
-            return digest(f"{self._raw(i)}\0{_content(self._store, file)}" for i, file in enumerate(self._files))
-        facts = (f"{self._raw(i)}\0{self._sizes[i]} {_written(self._store, f)}" for i, f in enumerate(self._files))
-        return digest(chain(facts, (_content(self._store, self._files[i]) for i in self._sampled())))
-
-    @cached_property
-    def _earlier_state(self) -> str:
-        if self._is_read():
-            return self._state
-        return digest(f"{self._raw(i)}\0{_stamp(self._store, file)}" for i, file in enumerate(self._files))
-
-    def _sampled(self) -> Iterator[int]:
-        """Numbers of the files that are read of many."""
-        count, left = len(self), SAMPLED_BYTES
-        for k in range(min(SAMPLED, count)):
-            i = k * count // min(SAMPLED, count)
-            if self._sizes[i] <= left:
-                left -= int(self._sizes[i])
-                yield i
+    def _stamped(self, file: str) -> str:
+        known = stamp(holder(self._store, file))
+        return known if isinstance(self._store, FolderStore) else f"{self._store.size(file)} in {known}"
 
 
 _EXTENSIONS = ", ".join(EXTENSIONS)
-_UNREAD = "unreadable: "
 
 
 def _first_names(names: Sequence[str]) -> str:
@@ -387,33 +338,3 @@ def _walk(root: Path, lost: list[str]) -> Iterator[str]:
         below[:] = [name for name in below if not name.startswith(".")]
         inner = Path(folder).relative_to(root)
         yield from ((inner / name).as_posix() for name in files)
-
-
-def _size(store: Store, file: str) -> int:
-    try:
-        return store.size(file)
-    except UnreadableImage:  # a link to nowhere: `load` says so
-        return 0
-
-
-def _content(store: Store, file: str) -> str:
-    try:
-        return hashlib.sha256(store.read(file)).hexdigest()
-    except UnreadableImage as error:
-        return f"{_UNREAD}{error.reason}"
-
-
-def _written(store: Store, file: str) -> int:
-    """The second in which a file, or the archive that it is in, was last written; 0 of one that cannot be read."""
-    archive: Any = store
-    try:
-        return int(os.stat(store.root / file if isinstance(store, FolderStore) else archive.path).st_mtime)
-    except OSError:
-        return 0
-
-
-def _stamp(store: Store, file: str) -> str:
-    if isinstance(store, FolderStore):
-        return stamp(store.root / file)
-    archive: Any = store
-    return f"{store.size(file)} in {stamp(archive.path)}"

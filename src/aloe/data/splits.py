@@ -21,7 +21,7 @@ from aloe.core.errors import UserError
 from aloe.core.printable import shown
 from aloe.data.archives import Store
 from aloe.data.decode import DraftSize, is_image_name
-from aloe.data.hub import HubImages, is_dataset_folder, load_splits
+from aloe.data.hub import HubImages, Loader, is_dataset_folder, load_splits
 from aloe.data.shared import content_of, file_size_of, shared_images
 from aloe.data.sources import (
     PART_OF,
@@ -136,10 +136,10 @@ def open_parts(
     name, _, given = where.removeprefix("hf:").partition("#") if where.startswith("hf:") else (str(path), "", "")
     own_image, _, own_label = given.partition(",")
 
-    def opened(load: Callable[[], Any]) -> HubImages:
-        dataset = load()
+    def opened(load: Loader) -> HubImages:
+        dataset, files = load()
         usual_image, usual_label = (column if column in dataset.features else None for column in (image, label))
-        return HubImages(dataset, own_image or usual_image, own_label or usual_label, where)
+        return HubImages(dataset, own_image or usual_image, own_label or usual_label, where, files)
 
     splits = load_splits(name, config, advice)
     return {PART_OF.get(split.lower(), split): partial(opened, load) for split, load in splits.items()}

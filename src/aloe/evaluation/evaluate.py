@@ -19,8 +19,8 @@ from aloe.core.errors import UserError
 from aloe.core.torch_state import default_device, in_plain_torch
 from aloe.data.benchmarks import open_benchmark, pair
 from aloe.data.places import check_output
-from aloe.data.sources import earlier_states
 from aloe.data.splits import Splits, alone
+from aloe.data.states import earlier_states
 from aloe.evaluation.backbones import load_any, model_fingerprint
 from aloe.evaluation.cache import archives_in_cache
 from aloe.evaluation.case import ImageCase
@@ -238,12 +238,13 @@ def _row(name: str, case: Case, facts: dict[str, Any], log: ResultLog | None) ->
 
 
 def _known(name: str, case: Case, facts: dict[str, Any], log: ResultLog | None) -> Row | None:
-    """The row of these facts in the results folder, perhaps under a state that large folders once had."""
+    """The row of these facts in the results folder, perhaps under a state that large data once had."""
     row = None if log is None else log.find(facts)
     if log is None or row is not None:
         return row
     with earlier_states():
-        earlier = {**facts, "fingerprints": {**facts["fingerprints"], **_states(case, TASKS[name].parts)}}
+        states = processes.of_first(lambda: _states(case, TASKS[name].parts))  # a copy elsewhere has other inodes
+    earlier = {**facts, "fingerprints": {**facts["fingerprints"], **states}}
     if earlier == facts or (row := log.find(earlier)) is None:
         return None
     row = {**row, "key": row_key(facts), "fingerprints": facts["fingerprints"]}

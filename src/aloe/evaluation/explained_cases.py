@@ -29,7 +29,7 @@ from aloe.attribution.methods import (
 from aloe.attribution.presets import preset_options
 from aloe.core import processes
 from aloe.core.errors import UserError
-from aloe.data.sources import earlier_states
+from aloe.data.states import earlier_states
 from aloe.data.transforms import ResizeCenterCrop, to_tensor
 from aloe.evaluation.case import ImageCase, class_of_logit
 from aloe.evaluation.features import classify

@@ -21,7 +21,8 @@ from aloe.core.progress import Bar
 from aloe.core.settings import workers_here
 from aloe.core.torch_state import compiled
 from aloe.data.draws import ImageDataset, collate_images
-from aloe.data.sources import ImageSource, earlier_states
+from aloe.data.sources import ImageSource
+from aloe.data.states import earlier_states
 from aloe.data.subset import SubsetImages
 from aloe.data.transforms import ResizeCenterCrop
 from aloe.evaluation.backbones import model_fingerprint
@@ -257,12 +258,16 @@ def _view(feature: str, side: int, precision: str, device: str, compile: bool) -
 
 def _folder(cache: Path, model: Any, source: ImageSource, view: dict[str, Any]) -> PartFolder:
     """Where these features are kept: where they were once, if they are there."""
-    new = PartFolder(cache / _key(model, source, **view))
-    if new.folder.is_dir():
-        return new
-    with earlier_states():
-        old = PartFolder(cache / _key(model, source, **view))
-    return old if old.folder.is_dir() else new
+
+    def name() -> str:
+        new = _key(model, source, **view)
+        if (cache / new).is_dir():
+            return new
+        with earlier_states():
+            old = _key(model, source, **view)
+        return old if (cache / old).is_dir() else new
+
+    return PartFolder(cache / processes.of_first(name))  # a copy elsewhere has other inodes
 
 
 def _key(model: Any, source: ImageSource, **view: Any) -> str:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from aloe.core.errors import UserError
-from aloe.core.files import HASHED_BYTES, digest, stamp
+from aloe.core.files import stamp
 from aloe.data.archives import Store
 from aloe.data.decode import BROKEN, MAX_BYTES, UnreadableImage, check_size, decode_image, quiet, reason_of
 from aloe.data.sources import open_store
+from aloe.data.states import FileState, size_of
 
 MATRIX_BYTES = 1 << 16
 """Of a text file of a matrix."""
@@ -32,6 +31,7 @@ class Files:
         self.path = path
         self._store: Store = open_store(path)
         self._listed = frozenset(self._store.names())
+        self._known: dict[tuple[str, ...], FileState] = {}
 
     def __contains__(self, name: str) -> bool:
         return name in self._listed
@@ -78,14 +78,12 @@ class Files:
             raise UserError(f"{name} in {self.path} is not a matrix of numbers ({error}).") from error
 
     def state(self, names: Iterable[str]) -> str:
-        """A hash of the files `names`: of their content up to `HASHED_BYTES`, beyond that of names, sizes and times."""
-        names = list(names)
-        sizes = {name: self._store.size(name) for name in names}
-        if sum(sizes.values()) <= HASHED_BYTES:
-            return digest(f"{name}\0{hashlib.sha256(self._store.read(name)).hexdigest()}" for name in names)
-        store: Any = self._store
-        inside = (lambda name: store.root / name) if self.path.is_dir() else (lambda name: self.path)
-        return digest(f"{name}\0{sizes[name]}\0{stamp(inside(name))}" for name in names)
+        """The state of the files `names`, by the rule of `aloe.data.states`; found once."""
+        files = tuple(names)
+        return self._known.setdefault(files, FileState(self._store, files)).state(self._stamped)
+
+    def _stamped(self, name: str) -> str:
+        return f"{size_of(self._store, name)}\0{stamp(self.path / name if self.path.is_dir() else self.path)}"
 
 
 def decode_depth(data: bytes, name: str) -> np.ndarray:

@@ -28,6 +28,8 @@ from aloe.data.frames.arrays import load_mat, numbers, plain_dataset, whole_numb
 from aloe.data.frames.files import positive_depth
 from aloe.data.frames.frame import Frame, FrameSource, FrameSplits
 from aloe.data.frames.pickles import load_arrays
+from aloe.data.sources import FolderStore
+from aloe.data.states import FileState, as_before
 
 MAX_DEPTH = 10.0  # metres
 SIZE = (480, 640)
@@ -118,6 +120,7 @@ class LabelledPickle:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._known = _known(path)
         stored = load_arrays(path)
         keys = ("images", "depths", "snorms", "train_indices", "test_indices")
         missing = [key for key in keys if not isinstance(stored, dict) or key not in stored]
@@ -136,7 +139,7 @@ class LabelledPickle:
         return self._images[index], self._depths[index], self._normals[index]
 
     def state(self) -> str:
-        return digest([self.path.name, stamp(self.path)])
+        return digest([self.path.name, stamp(self.path)]) if as_before() else self._known.now
 
 
 class LabelledMat:
@@ -156,6 +159,7 @@ class LabelledMat:
         normals = path.parent / NORMALS
         self.has_normals = normals.is_file()
         self._normals = _read_normals(normals, count) if self.has_normals else None
+        self._known = _known(path, *[normals] * self.has_normals)
 
     def splits(self) -> tuple[list[int], list[int]]:
         folder = self.path.parent
@@ -185,6 +189,8 @@ class LabelledMat:
         return image, depth, None if self._normals is None else self._normals[index]
 
     def state(self) -> str:
+        if not as_before():
+            return self._known.now
         normals = stamp(self.path.parent / NORMALS) if self.has_normals else ""
         return digest([self.path.name, stamp(self.path), normals])
 
@@ -222,6 +228,7 @@ class GeoNetFrames:
         if self.whole:
             for entry in GEONET_BAD:
                 del self.files[entry]
+        self._known = _known(*self.files)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -244,7 +251,14 @@ class GeoNetFrames:
         return _frame(image.transpose(2, 0, 1), depth, normals.transpose(2, 0, 1), name=path.stem)
 
     def state(self) -> str:
-        return digest([self.name, str((MAX_DEPTH, CROP)), *(f"{file.name}\0{stamp(file)}" for file in self.files)])
+        files = [f"{file.name}\0{stamp(file)}" for file in self.files] if as_before() else [self._known.now]
+        return digest([self.name, str((MAX_DEPTH, CROP)), *files])
+
+
+def _known(*files: Path) -> FileState:
+    """Files of one folder."""
+    names = [file.name for file in files]
+    return FileState(FolderStore(files[0].parent, names), names)
 
 
 def _frame(image: np.ndarray, depth: np.ndarray, normals: np.ndarray | None, name: str) -> Frame:

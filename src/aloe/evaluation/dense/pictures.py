@@ -29,13 +29,9 @@ def keep_predictions(probe: DenseProbe, splits: FrameSplits, folder: Path) -> No
 
 def draw_predictions(task: str, splits: FrameSplits, rows: Sequence[Row], settings: DenseSettings, path: Path) -> None:
     """The same frames by every model of these rows, under one another; their predictions lie in `<path's folder>/<key>`."""
-    kept = {}
-    for row in rows:
-        folder = PartFolder(path.parent / row["key"])
-        if folder.has(0):
-            kept[_caption(row, rows)] = read_part(folder.path(0))
-    if not kept:
+    if not rows:
         return
+    kept = {_caption(row, rows): read_part(PartFolder(path.parent / row["key"]).path(0)) for row in rows}
     goal = dense_task("depth" if task == "depth" else "normals", settings, splits.max_depth)
     drawn = []
     for i in evenly(len(splits.test), PICTURES):

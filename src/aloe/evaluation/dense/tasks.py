@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from aloe.core.progress import Bar
 from aloe.data.frames.frame import FramePairs, FrameSplits
 from aloe.data.frames.named import open_frames, open_pairs
 from aloe.data.frames.pair_settings import CorrespondenceSettings, PairSettings
+from aloe.data.states import as_before, earlier_states
 from aloe.evaluation.cache import PartFolder, read_part
 from aloe.evaluation.dense.correspondence import correspondence
 from aloe.evaluation.dense.features import choose_blocks
@@ -71,14 +71,20 @@ class DenseSet:
             options = {key: value for key, value in options.items() if key != "seed"}
         self.pairs: FramePairs | None = open_pairs(spec, **options) if "correspondence" in tasks else None
         self.label = {task: plain(self.of(OF_FRAMES[task].parts).name) for task in tasks}  # in the names of pictures
+        self._states: dict[bool, dict[str, str]] = {}
 
     def of(self, parts: Sequence[str]) -> Any:
         """The splits of a probe, or the pairs of correspondence."""
         return self.pairs if "pairs" in parts else self.splits
 
-    @cached_property
+    @property
     def states(self) -> dict[str, str]:
-        """Fingerprints of all parts."""
+        """Fingerprints of all parts; within `earlier_states` those that they had once."""
+        if (before := as_before()) not in self._states:
+            self._states[before] = self._prints()
+        return self._states[before]
+
+    def _prints(self) -> dict[str, str]:
         prints: dict[str, str] = {}
         if (splits := self.splits) is not None:
             prints |= {"train": splits.train.state()[:16], "test": splits.test.state()[:16]}
@@ -220,13 +226,20 @@ def draw_probes(sets: Sequence[DenseSet], settings: FrameSettings, log: ResultLo
 
 
 def _alike(log: ResultLog, task: str, opened: DenseSet, probe: DenseSettings) -> list[Row]:
-    """The rows of a results folder on these data with these settings, the last of every model."""
-    states = {part: opened.states[part] for part in OF_FRAMES[task].parts}
-    wanted, latest = (task, _read_by(task, probe), states), {}
+    """The rows of a results folder on these data with these settings that have predictions, the last of every model."""
+    folder, settings, latest = log.path.parent / "dense", _read_by(task, probe), {}
+
+    def states() -> dict[str, str]:
+        return {part: opened.states[part] for part in OF_FRAMES[task].parts}
+
+    with earlier_states():
+        known = [states()]
+    known.append(states())
     for row in log.rows.values():
         prints = dict(row.get("fingerprints", {}))
         model = prints.pop("model", None)
-        if (row.get("task"), row.get("settings"), prints) == wanted:
+        alike = (row.get("task"), row.get("settings")) == (task, settings) and prints in known
+        if alike and PartFolder(folder / row["key"]).has(0):
             latest[model] = row
     return list(latest.values())
 
