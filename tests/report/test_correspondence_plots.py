@@ -9,18 +9,18 @@ import pytest
 from PIL import Image
 from result_rows import make_correspondence, write_rows
 
-from aloe.report import correspondence_plots
-from aloe.report.correspondence_plots import correspondence_chart
+from aloe.report import kit
+from aloe.report.correspondence import correspondence_chart
 from aloe.report.dense_tables import collect_dense
 from aloe.report.files import write_report
-from aloe.report.plots import COLOURS
+from aloe.report.kit import COLOURS
 from aloe.report.rows import Result
 
 
 @pytest.fixture
 def figures(monkeypatch):
     """Charts give their figure."""
-    monkeypatch.setattr(correspondence_plots, "as_files", lambda figure: figure)
+    monkeypatch.setattr(kit, "as_files", lambda figure: figure)
 
 
 def chart(*rows):

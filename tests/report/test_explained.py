@@ -7,19 +7,18 @@ from result_rows import VIT, make_clarity, make_deletion, make_gridpg, make_insi
 
 from aloe.core.errors import UserError
 from aloe.draw.tables import MINUS, MISSING
+from aloe.report.columns import number, numbers
 from aloe.report.explained import (
-    GRIDS,
     accuracy,
     by_method,
     collect,
     measure_of,
     method_of,
-    protocols_of,
 )
-from aloe.report.explained_tables import explained_others, localization_table, scores_table
+from aloe.report.explained_tables import explained_others, scores_table
+from aloe.report.localization import localization_table
 from aloe.report.methods import LOOKS, look, rank
-from aloe.report.metric import number, numbers
-from aloe.report.protocol import deviations, grid_protocol, settings_of
+from aloe.report.protocol import GRIDS, deviations, grid_protocol, protocols_of, settings_of
 from aloe.report.rows import Result
 
 BESIDE = "paper, ViT-B/16"

@@ -10,7 +10,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 from result_rows import make_deletion, make_gridpg, make_inside, make_row
 
-from aloe.report import explained_plots
+from aloe.report import kit
 from aloe.report.explained import collect
 from aloe.report.explained_plots import accuracy_chart, deletion_chart, method_bars
 from aloe.report.methods import look
@@ -20,7 +20,7 @@ from aloe.report.rows import Result
 @pytest.fixture
 def figures(monkeypatch):
     """Charts give their figure."""
-    monkeypatch.setattr(explained_plots, "as_files", lambda figure: figure)
+    monkeypatch.setattr(kit, "as_files", lambda figure: figure)
 
 
 def measured_of(name, *rows):

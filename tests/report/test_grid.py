@@ -6,9 +6,9 @@ import pytest
 from result_rows import VIT, make_row
 
 from aloe.draw.tables import MINUS
-from aloe.report.grid import build_grid
-from aloe.report.lines import MEAN, TEN, Column, heading
+from aloe.report.columns import MEAN, TEN, Column, heading
 from aloe.report.rows import Result
+from aloe.report.tables import build_grid
 
 STAGES = ("teacher", "converted", "b-cosified", "aligned")
 

@@ -14,9 +14,10 @@ from result_rows import VIT, make_row
 
 from aloe.core.errors import UserError
 from aloe.report import plots
-from aloe.report.grid import build_grid
-from aloe.report.plots import COLOURS, bar_chart, k_chart
+from aloe.report.kit import COLOURS
+from aloe.report.plots import bar_chart, k_chart
 from aloe.report.rows import Result
+from aloe.report.tables import build_grid
 
 SVG = "{http://www.w3.org/2000/svg}"
 EVIL = "<script>alert(1)</script> --> $x_1$ $ _a"

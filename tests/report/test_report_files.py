@@ -25,7 +25,7 @@ from result_rows import (
 
 from aloe.cli import main
 from aloe.core.errors import UserError
-from aloe.report import files
+from aloe.report import sections
 from aloe.report.files import write_report
 
 EVIL = "<script>alert(1)</script>_%|&"
@@ -37,10 +37,10 @@ def quick_plots(request, monkeypatch):
     """Pictures have tests of their own; here they are drawn only where a test asks for them."""
     if "drawn" not in request.fixturenames:
         drawing = {"svg": b"<?xml version='1.0'?><svg xmlns='http://www.w3.org/2000/svg'></svg>", "png": b"png"}
-        monkeypatch.setattr(files, "bar_chart", lambda grid: drawing)
-        monkeypatch.setattr(files, "k_chart", lambda grid: None)
+        monkeypatch.setattr(sections, "bar_chart", lambda grid: drawing)
+        monkeypatch.setattr(sections, "k_chart", lambda grid: None)
         for name in ("method_bars", "deletion_chart", "accuracy_chart"):
-            monkeypatch.setattr(files, name, lambda measured, *rest: drawing)
+            monkeypatch.setattr(sections, name, lambda measured, *rest: drawing)
 
 
 @pytest.fixture
@@ -237,7 +237,7 @@ def test_a_full_disk_leaves_every_file_whole(tmp_path, results, monkeypatch):
     def full(*_):
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(files.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(UserError, match=r"index\.html cannot be written: No space left"):
         write_report([write_rows(tmp_path / "new", make_row("teacher", 1.0))], out)
     assert written(out) == NAMES

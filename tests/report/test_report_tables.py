@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from result_rows import VIT, make_row
 
-from aloe.report.grid import build_grid
-from aloe.report.lines import TEN
+from aloe.report.columns import TEN
 from aloe.report.rows import Result
-from aloe.report.tables import by_k, main_table, other_settings
+from aloe.report.tables import build_grid, by_k, main_table, other_settings
 
 
 def tables_of(*rows, name="b2", **options):

@@ -9,8 +9,9 @@ from statistics import fmean
 from typing import Literal
 
 from aloe.draw.tables import MINUS, Cell
-from aloe.report.lines import MEAN, STAGES, Column, Group, Line
-from aloe.report.paper import AVERAGE, PaperTable
+from aloe.report.columns import MEAN, Column
+from aloe.report.lines import STAGES, Group, Line
+from aloe.report.paper import AVERAGE, PaperTable, as_printed
 
 
 def add_paper(group: Group, paper: PaperTable, columns: Sequence[Column]) -> None:
@@ -22,8 +23,7 @@ def add_paper(group: Group, paper: PaperTable, columns: Sequence[Column]) -> Non
             continue
         line = Line("paper", stage, row.architecture, "paper", stage != "teacher")
         for column in shown:
-            digits = row.values[column.key]
-            line.cells[column] = Cell(float(digits), decimals=-int(digits.as_tuple().exponent))
+            line.cells[column] = as_printed(row.values[column.key])
         last = max(i for i, other in enumerate(group.lines) if other.stage == stage)
         group.lines.insert(last + 1, line)
 

@@ -4,87 +4,16 @@ and its students on one data set, measured in the same way."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import PurePath
 
 from aloe.attribution.presets import DIFFERENT
-from aloe.core.errors import UserError
-from aloe.report.grid import Place, line_up, model_of, select
-from aloe.report.lines import Column, Group, Line, heading
+from aloe.report.columns import Column
+from aloe.report.lines import Line
 from aloe.report.methods import PAPER, rank
-from aloe.report.protocol import (
-    EXPLANATIONS,
-    at_protocol_k,
-    deviations,
-    grid_protocol,
-    measured_alike,
-    settings_of,
-)
+from aloe.report.protocol import EXPLANATIONS, at_protocol_k, deviations, grid_protocol, one_protocol, settings_of
 from aloe.report.rows import Result
-
-GRIDS = {  # GridPG's protocols in words, the paper's first; scores of two of them do not compare
-    "windows": "windows of the model's own size",
-    "whole": "whole grids in one pass",
-    "resized": "grids resized to the model's own size",
-}
-MEASURES = {
-    "b6": "GridPG",
-    "deletion": "pixel deletion",
-    "insertion": "pixel insertion",
-    "inside": "object masks",
-    "clarity": "clarity",
-}
-
-
-@dataclass
-class Measured:
-    """What one measure has found; lines hold the rows by data set and method.
-
-    `others` are the rows that stand behind another one or were measured in another way than their teacher's block, with a row
-    that is shown; None for a row without a method.
-    """
-
-    name: str
-    groups: list[Group]
-    others: list[tuple[Result, Result | None]]
-
-    @property
-    def columns(self) -> list[Column]:
-        return list(dict.fromkeys(c for group in self.groups for line in group.lines for c in line.results))
-
-    @property
-    def protocol(self) -> str:
-        """GridPG's protocol, empty for other measures.
-
-        Raises:
-            UserError: the rows mix protocols.
-        """
-        if self.name != "b6":
-            return ""
-        found = list(dict.fromkeys(grid_protocol(row) for row in self.results))
-        _refuse_a_mixture(found)
-        return found[0] if found else ""
-
-    @property
-    def results(self) -> list[Result]:
-        """The rows that are shown."""
-        return [row for group in self.groups for line in group.lines for row in line.results.values()]
-
-    def place(self, data: str) -> str:
-        """A data set's heading."""
-        return heading(Column(data), self.columns)
-
-    def title(self, group: Group, data: str) -> str:
-        """A block's teacher and data set."""
-        return f"{group.teacher or 'teacher unknown'}, {self.place(data)}"
-
-    def cases(self) -> Iterator[tuple[Group, str, list[Line]]]:
-        """Every teacher with every data set it has, and the models measured there, teachers first."""
-        for group in self.groups:
-            for data in dict.fromkeys(c.data for line in group.lines for c in line.results):
-                lines = [line for line in group.lines if any(c.data == data for c in line.results)]
-                yield group, data, lines
+from aloe.report.selection import Measured, Place, model_of, side_by_side
 
 
 def collect(name: str, results: Sequence[Result], protocol: str | None = None) -> Measured | None:
@@ -99,20 +28,8 @@ def collect(name: str, results: Sequence[Result], protocol: str | None = None) -
     rows = [_named(row, results) for row in _once(results) if measure_of(row) == name]
     if name == "b6":
         rows = [row for row in rows if protocol in (None, grid_protocol(row))]
-        _refuse_a_mixture(protocols_of(rows))
+        one_protocol(rows)
     return side_by_side(name, rows, lambda row: _place(row) if method_of(row) else None)
-
-
-def protocols_of(results: Sequence[Result]) -> list[str]:
-    """GridPG's protocols that there are rows of, the paper's first."""
-    found = {grid_protocol(row) for row in results if measure_of(row) == "b6"}
-    return sorted(found, key=lambda name: ([*GRIDS, name].index(name), name))
-
-
-def _refuse_a_mixture(protocols: Sequence[str]) -> None:
-    if len(protocols) > 1:
-        words = " and ".join(f"{name} ({GRIDS.get(name, 'unknown')})" for name in protocols)
-        raise UserError(f"GridPG by {words} do not stand in one table; make one for each protocol.")
 
 
 def _once(results: Sequence[Result]) -> list[Result]:
@@ -123,15 +40,6 @@ def _once(results: Sequence[Result]) -> list[Result]:
         key = json.dumps([twin, {k: v for k, v in row.settings.items() if k != "preset"}], sort_keys=True)
         found[key if row.task in EXPLANATIONS else row.key] = row
     return list(found.values())
-
-
-def side_by_side(name: str, rows: Sequence[Result], place_of: Callable[[Result], Place | None]) -> Measured | None:
-    """The rows of one task that may be compared, or None without rows: of a teacher and its students on one data set those
-    that were measured in one way, see `select`."""
-    if not rows:
-        return None
-    chosen, others = select(rows, place_of, lambda row: (row.teacher, row.data), measured_alike)
-    return Measured(name, line_up(chosen, rows), others)
 
 
 def measure_of(row: Result) -> str | None:
@@ -151,6 +59,12 @@ def variant_of(row: Result) -> str:
     """The method's key, with `@paper` behind it where it ran with the paper's options and those are not ours."""
     method = method_of(row)
     return method + PAPER if row.settings.get("preset") == "paper" and method in DIFFERENT else method
+
+
+def table_name(measured: Measured) -> str:
+    """Tables and pictures of GridPG by windows have the plain name, those of other protocols have it in theirs."""
+    other = measured.name == "b6" and measured.protocol not in ("windows", "")
+    return f"{measured.name}-{measured.protocol}" if other else measured.name
 
 
 def by_method(line: Line, data: str) -> dict[str, Result]:

@@ -9,55 +9,49 @@ from textwrap import fill
 from typing import Any
 
 from aloe.draw.figures import plain
-from aloe.report.explained import GRIDS, Measured, accuracy, by_method
-from aloe.report.explained_tables import paper_row
+from aloe.report import kit
+from aloe.report.columns import number, numbers
+from aloe.report.explained import accuracy, by_method
+from aloe.report.explained_tables import MEASURES
 from aloe.report.lines import Group, Line, stage_title
+from aloe.report.localization import paper_row
 from aloe.report.methods import INHERENT, PAPER, look, rank
-from aloe.report.metric import number, numbers
-from aloe.report.panels import as_files, in_rows, rule, sheet
 from aloe.report.paper import PaperRow
 from aloe.report.rows import Result
+from aloe.report.selection import Measured
 
 _HATCHES = ("", "xxx", "---", "\\\\\\\\")
-_TEACHER_HATCH, _TEACHER_ALPHA = "////", 0.45
-_WORDS = {"b6": "GridPG (%)", "inside": "positive attribution in the mask (%)", "clarity": "speckle (%)"}
-_REMOVED = {"deletion": "blocks removed (%)", "insertion": "blocks put back (%)"}
+_PAPERS: dict[str, Any] = {"markerfacecolor": "white", "markeredgecolor": "black"}
 _PROBES = {"linear": "linear-probe accuracy (%)", "classifier": "accuracy of the model's own classifier (%)"}
 
 
-def method_bars(measured: Measured, with_paper: bool = False) -> dict[str, bytes]:
+def method_bars(measured: Measured, with_paper: bool = False) -> kit.Picture:
     """A panel per teacher and data set, a group of bars per method: the teacher hatched, students full, with their intervals.
 
     Args:
         with_paper: mark the numbers of the paper's Table B6 (`paper_row`).
-
-    Returns:
-        The picture's bytes by format, `svg` and `png`.
-
-    Raises:
-        UserError: matplotlib is not installed.
     """
     cases = list(measured.cases())
     methods = _methods(cases)
     most = max(len(models) for *_, models in cases)
     width = min(11.0, max(3.8, 1.0 + len(methods) * (0.34 + 0.24 * most)))
-    with sheet((width, 0.5 + 2.4 * len(cases)), len(cases)) as (figure, table):
+    with kit.sheet((width, 0.5 + 2.4 * len(cases)), len(cases)) as (figure, table):
         for panel, (group, data, models) in zip(table[:, 0], cases, strict=True):
             _bars(panel, methods, models, data)
-            panel.set_ylabel(_WORDS[measured.name])
+            panel.set_ylabel(MEASURES[measured.name].axis)
             title = _title(group, data, measured)
-            panel.set_title(plain(title), loc="left", fontsize=8)
+            kit.entitle(panel, title)
             paper = paper_row(group, data, measured) if with_paper and measured.name == "b6" else None
             if paper:
                 _mark_paper(panel, methods, paper)
             _model_legend(panel, models, title, paper)
-        return as_files(figure)
+        return kit.as_files(figure)
 
 
-def deletion_chart(measured: Measured) -> dict[str, bytes] | None:
+def deletion_chart(measured: Measured) -> kit.Picture | None:
     """The class's probability against the blocks changed: a panel per model, below it that of the least attributed first.
 
-    None where no row has a curve. See `method_bars`.
+    None where no row has a curve.
     """
     shown = [
         (group, data, line)
@@ -68,37 +62,34 @@ def deletion_chart(measured: Measured) -> dict[str, bytes] | None:
     if not shown:
         return None
     orders = [o for o in ("most", "least") if any(_curve(r, o) for _, d, m in shown for r in by_method(m, d).values())]
-    down, across = in_rows(len(shown), 4)
+    down, across = kit.in_rows(len(shown), 4)
     size = (max(3.6, 0.4 + 2.3 * across), 0.6 + 2.0 * down * len(orders))
-    with sheet(size, down * len(orders), across, sharex=True, sharey=True) as (figure, panels):
-        for n in range(down * across):
+    with kit.sheet(size, down * len(orders), across, sharex=True, sharey=True) as (figure, panels):
+        for panel in panels.flatten():
+            panel.set_visible(False)
+        for n, (_, data, line) in enumerate(shown):
             for i, order in enumerate(orders):
                 panel = panels[n // across * len(orders) + i][n % across]
-                if n >= len(shown):
-                    panel.set_visible(False)
-                    continue
-                _, data, line = shown[n]
+                panel.set_visible(True)
                 _curves(panel, by_method(line, data), order)
                 if i == 0:
-                    words = f"{_cut(line.name)}\n{stage_title(line.stage)}, {measured.place(data)}"
-                    panel.set_title(plain(words), loc="left", fontsize=8)
-                panel.text(
-                    0.97, 0.96, f"{order} attributed first", transform=panel.transAxes, ha="right", va="top", fontsize=7
-                )
+                    kit.entitle(panel, f"{_cut(line.name)}\n{stage_title(line.stage)}, {measured.place(data)}")
+                words = f"{order} attributed first"
+                panel.text(0.97, 0.96, words, transform=panel.transAxes, ha="right", va="top", fontsize=7)
                 if i == len(orders) - 1:
-                    panel.set_xlabel(_REMOVED[measured.name])
+                    panel.set_xlabel(MEASURES[measured.name].axis)
                 if n % across == 0:
                     panel.set_ylabel("class probability (%)")
                 panel.tick_params(labelbottom=True)
         _method_legend(figure, _methods([(g, d, [m]) for g, d, m in shown]))
-        return as_files(figure)
+        return kit.as_files(figure)
 
 
-def accuracy_chart(measured: Measured, results: Sequence[Result]) -> dict[str, bytes] | None:
+def accuracy_chart(measured: Measured, results: Sequence[Result]) -> kit.Picture | None:
     """GridPG against accuracy, a panel per teacher and data set: the teacher's methods, students' W(x)x, and an arrow from
     the teacher's best to each.
 
-    None where fewer than two models have an accuracy of one kind. See `method_bars`.
+    None where fewer than two models have an accuracy of one kind.
     """
     shown = []
     for group, data, models in measured.cases():
@@ -107,18 +98,14 @@ def accuracy_chart(measured: Measured, results: Sequence[Result]) -> dict[str, b
             shown.append((group, data, [line for line, _ in known], task, [value for _, value in known]))
     if not shown:
         return None
-    down, across = in_rows(len(shown), 3)
-    with sheet((max(4.2, 3.2 * across), 0.6 + 2.8 * down), down, across) as (figure, table):
-        panels = table.flatten()
-        for panel, (group, data, models, task, values) in zip(panels, shown, strict=False):
+    with kit.tiles(len(shown), 3, (3.2, 2.8), (0.0, 0.6), least=4.2) as (figure, panels):
+        for panel, (group, data, models, task, values) in zip(panels, shown, strict=True):
             _points(panel, models, data, values)
             panel.set_xlabel(_PROBES[task])
-            panel.set_ylabel(_WORDS["b6"])
-            panel.set_title(plain(_title(group, data, measured, ":\n")), loc="left", fontsize=8)
-        for panel in panels[len(shown) :]:
-            panel.set_visible(False)
+            panel.set_ylabel(MEASURES["b6"].axis)
+            kit.entitle(panel, _title(group, data, measured, ":\n"))
         _method_legend(figure, _methods((g, d, m) for g, d, m, *_ in shown), markers=True)
-        return as_files(figure)
+        return kit.as_files(figure)
 
 
 Case = tuple[Group, str, list[Line]]
@@ -132,38 +119,27 @@ def _bars(panel: Any, methods: Sequence[str], models: Sequence[Line], data: str)
             beside = [method in rows for rows in found]  # bars of a method stand around its middle
             at = methods.index(method) + (sum(beside[:i]) + 0.5 - sum(beside) / 2) * thick
             high = number(row, "interval", 1)
-            teacher = line.stage == "teacher"
-            panel.bar(
-                at,
-                row.value,
-                0.9 * thick,
-                color=look(method).colour,
-                alpha=_TEACHER_ALPHA if teacher else 1.0,
-                hatch=_hatch(models, line),
-                edgecolor="white",
-                linewidth=0,
-            )
+            style = {"color": look(method).colour, "edgecolor": "white", "linewidth": 0}
+            panel.bar(at, row.value, 0.9 * thick, **style, **_shade(models, line))
             for colour, wide in (("white", 2.0), ("#222222", 0.8)):  # seen on dark bars too
                 panel.errorbar(at, row.value, _reach(row), ecolor=colour, elinewidth=wide, capsize=1.5, capthick=wide)
             tip = max(row.value, high or 0.0)
-            words = panel.annotate(f"{row.value:.1f}", (at, tip), (0, 3), textcoords="offset points", ha="center")
-            words.set(fontsize=6, rotation=90 if len(models) > 2 else 0, va="bottom", in_layout=False)
+            turn = 90 if len(models) > 2 else 0
+            kit.above(panel, f"{row.value:.1f}", (at, tip), fontsize=6, rotation=turn, va="bottom")
             top = max(top, tip)
     rows = [row for rows in found for row in rows.values()]
     chances = {number(row, "chance") if row.task == "gridpg" else number(row, "area") for row in rows} - {None}
     if len(chances) == 1:
         chance = chances.pop() or 0.0
         panel.axhline(chance, color="black", linewidth=0.8, linestyle=(0, (4, 3)), zorder=0.5)
-        word = panel.annotate(
-            "chance", (1, chance), (2, 0), xycoords=("axes fraction", "data"), textcoords="offset points"
-        )
-        word.set(va="center", fontsize=6)
+        places = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+        panel.annotate("chance", (1, chance), (2, 0), **places, va="center", fontsize=6)
         top = max(top, chance)
     panel.set_xticks(range(len(methods)), [plain(fill(look(m).title, 12)) for m in methods], fontsize=7)
     panel.set_xlim(-0.55, len(methods) - 0.45)
     panel.set_ylim(0, max(1.0, top * (1.3 if len(models) > 2 else 1.14)))
     panel.set_yticks([tick for tick in range(0, 101, 20 if top > 50 else 10) if tick <= max(20, top + 5)])
-    rule(panel, "y")
+    kit.rule(panel, "y")
     panel.tick_params(axis="x", length=0)
 
 
@@ -174,11 +150,9 @@ def _mark_paper(panel: Any, methods: Sequence[str], paper: PaperRow) -> None:
         if method in methods:
             at = methods.index(method) - 0.47
             for size, edge in ((6.5, "white"), (5.0, "black")):  # seen on dark bars too
-                panel.plot(
-                    at, float(digits), "D", markersize=size, markerfacecolor="white", markeredgecolor=edge, zorder=4
-                )
-            top = max(panel.get_ylim()[1], 1.08 * float(digits))
-            panel.set_ylim(0, top)
+                style = {**_PAPERS, "markeredgecolor": edge, "markersize": size}
+                panel.plot(at, float(digits), "D", **style, zorder=4)
+            panel.set_ylim(0, max(panel.get_ylim()[1], 1.08 * float(digits)))
 
 
 def _curves(panel: Any, rows: dict[str, Result], order: str) -> None:
@@ -201,7 +175,7 @@ def _curves(panel: Any, rows: dict[str, Result], order: str) -> None:
     panel.set_ylim(0, 100)
     panel.set_xticks(range(0, 101, 25))
     panel.set_yticks(range(0, 101, 25))
-    rule(panel)
+    kit.rule(panel)
 
 
 def _points(panel: Any, models: Sequence[Line], data: str, values: Sequence[float]) -> None:
@@ -220,13 +194,13 @@ def _points(panel: Any, models: Sequence[Line], data: str, values: Sequence[floa
             panel.annotate("", (x, own.value), start, arrowprops=arrow, zorder=1)
         _point(panel, x, own, look(INHERENT).marker, 10, look(INHERENT).colour)
         name = line.name if len(students) == 1 else str(n)
-        words = panel.annotate(plain(name), (x, own.value), (0, 8), textcoords="offset points", ha="center")
-        words.set(fontsize=7, in_layout=False, bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.6})
+        box = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.6}
+        kit.above(panel, plain(name), (x, own.value), 8, fontsize=7, bbox=box)
     if len(students) > 1:
         names = "\n".join(f"{n}  {line.name}" for n, (line, *_) in enumerate(students, 1))
         panel.annotate(plain(names), (1, 1), (6, 0), "axes fraction", "offset points", va="top", fontsize=6.5)
     panel.margins(0.22, 0.16)
-    rule(panel)
+    kit.rule(panel)
 
 
 def _point(panel: Any, x: float, row: Result, marker: str, size: float, colour: str) -> None:
@@ -266,57 +240,40 @@ def _methods(cases: Iterable[Case]) -> list[str]:
     return sorted({m for _, data, models in cases for line in models for m in by_method(line, data)}, key=rank)
 
 
-def _hatch(models: Sequence[Line], line: Line) -> str:
+def _shade(models: Sequence[Line], line: Line) -> dict[str, Any]:
+    """A teacher is hatched and light, and students differ in their hatches."""
     if line.stage == "teacher":
-        return _TEACHER_HATCH
+        return {"hatch": "////", "alpha": 0.45}
     students = [other for other in models if other.stage != "teacher"]
-    return _HATCHES[next(i for i, other in enumerate(students) if other is line) % len(_HATCHES)]
+    place = next(i for i, other in enumerate(students) if other is line)
+    return {"hatch": _HATCHES[place % len(_HATCHES)], "alpha": 1.0}
 
 
 def _model_legend(panel: Any, models: Sequence[Line], title: str, paper: PaperRow | None = None) -> None:
     """Above the panel beside its title, or on the right where there is no room."""
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-
-    handles: list[Any] = [
-        Patch(
-            facecolor="#555555",
-            alpha=_TEACHER_ALPHA if line.stage == "teacher" else 1.0,
-            hatch=_hatch(models, line),
-            edgecolor="white",
-            linewidth=0,
-        )
-        for line in models
-    ]
-    names = [plain(f"{stage_title(line.stage)}: {_cut(line.name)}") for line in models]
+    handles = [kit.swatch(facecolor="#555555", **_shade(models, line)) for line in models]
+    names = [f"{stage_title(line.stage)}: {_cut(line.name)}" for line in models]
     if paper:
-        mark: dict[str, Any] = {"markerfacecolor": "white", "markeredgecolor": "black", "markersize": 5.0}
-        handles.append(Line2D([], [], marker="D", linestyle="", **mark))
+        handles.append(kit.stroke(marker="D", linestyle="", **_PAPERS, markersize=5.0))
         names.append(f"paper: {paper.architecture}, IN1k")
-    style = {"fontsize": 6.5, "frameon": False, "borderaxespad": 0.2, "handlelength": 1.8}
+    style: dict[str, Any] = {"borderaxespad": 0.2, "handlelength": 1.8}
     if len(title) + sum(len(name) + 6 for name in names) < 15 * panel.figure.get_figwidth():
-        panel.legend(handles, names, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(names), **style)
-    else:
-        panel.legend(handles, names, loc="upper left", bbox_to_anchor=(1, 1), **style)
+        style |= {"loc": "lower right", "ncols": len(names)}
+    kit.legend_beside(panel, handles, names, **style)
 
 
 def _method_legend(figure: Any, methods: Sequence[str], markers: bool = False) -> None:
-    from matplotlib.lines import Line2D
-
+    line = "" if markers else "-"
     handles = [
-        Line2D([], [], color=look(m).colour, marker=look(m).marker, markeredgewidth=0, linestyle="" if markers else "-")
-        for m in methods
+        kit.stroke(color=look(m).colour, marker=look(m).marker, markeredgewidth=0, linestyle=line) for m in methods
     ]
     columns = min(len(methods), max(2, int(figure.get_figwidth() / 1.35)))
-    names = [plain(look(m).title) for m in methods]
-    figure.legend(
-        handles, names, loc="outside upper center", ncols=columns, frameon=False, handlelength=1.6, fontsize=7
-    )
+    kit.legend_above(figure, handles, [look(m).title for m in methods], columns, handlelength=1.6, fontsize=7)
 
 
 def _title(group: Group, data: str, measured: Measured, colon: str = ": ") -> str:
     """Teacher, data and, of GridPG, how grids were shown."""
-    grids = f"{colon}{GRIDS.get(measured.protocol, measured.protocol)}" if measured.name == "b6" else ""
+    grids = f"{colon}{measured.protocol_in_words}" if measured.name == "b6" else ""
     return f"{measured.title(group, data)}{grids}"
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import difflib
 import json
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,44 +20,21 @@ from aloe.core.files import write_whole
 from aloe.draw.figures import load_matplotlib
 from aloe.draw.tables import HTML_STYLE, LATEX_PACKAGES, Table, printable
 from aloe.evaluation.settings import RESULTS_NAME
-from aloe.report.correspondence_plots import correspondence_chart
-from aloe.report.dense_tables import DENSE_TITLES, collect_dense, dense_tables
-from aloe.report.explained import GRIDS, MEASURES, collect, measure_of, protocols_of
-from aloe.report.explained_plots import accuracy_chart, deletion_chart, method_bars
-from aloe.report.explained_tables import TITLES, explained_others, localization_table, scores_table, table_name
-from aloe.report.grid import build_grid
+from aloe.report.explained_tables import MEASURES
 from aloe.report.lines import STAGES
-from aloe.report.own_tables import OWN, OWN_TITLES, own_table
+from aloe.report.own_tables import OWN
 from aloe.report.paper import paper_tables
-from aloe.report.plots import bar_chart, k_chart
-from aloe.report.protocol import DENSE, EXPLANATIONS, grid_protocol
+from aloe.report.protocol import DENSE, EXPLANATIONS, GRIDS
 from aloe.report.rows import Result, read_results
-from aloe.report.sweep_plots import sweep_chart
-from aloe.report.sweep_rows import SweepRow, read_sweep
-from aloe.report.sweep_tables import sweep_table
-from aloe.report.sweeps import axes_of, curves_along
-from aloe.report.tables import TABLES, by_k, main_table, other_settings
+from aloe.report.sections import CHOICES, SWEEP, Section, called, sections_of, sweep_sections
+from aloe.report.sweep_rows import read_sweep
+from aloe.report.tables import TABLES
 
-SWEEP = "sweep"
-CHOICES = {**TABLES, **DENSE, **MEASURES, **OWN, SWEEP: "aloe sweep"}
 _DRAWN = (*TABLES, *MEASURES, "b2-by-k", "b6-accuracy", "correspondence")
 _DRAWN += tuple(f"b6-{protocol}{kind}" for protocol in GRIDS for kind in ("", "-accuracy"))
 _PICTURES = [f"plots/{name}.{kind}" for name in _DRAWN for kind in ("svg", "png")]
 _NAMES = ["index.html", "tables.md", "tables.tex", *_PICTURES]
 _MARK = '<meta name="generator" content="aloe report'
-Picture = dict[str, bytes]  # by format
-Chart = Callable[[], Picture | None]
-
-
-@dataclass
-class Section:
-    """One table of the paper with what belongs to it; charts, and pictures once they are drawn, by name (their table's or
-    their own)."""
-
-    tables: list[Table]
-    charts: dict[str, Chart]
-    results: list[Result]
-    pictures: dict[str, Picture] = field(default_factory=dict)
 
 
 @dataclass
@@ -108,15 +84,9 @@ def write_report(
     rows, notes = read_results([path for path in results if path not in sweeps or (path / RESULTS_NAME).is_file()])
     notes = [*again, *notes]
     _check_ours(folder)
-    sections, absent = _sweeps(sweeps, rows, with_paper) if SWEEP in names else [], []
+    sections, absent = sweep_sections(sweeps, rows, with_paper) if SWEEP in names else [], []
     for name in (name for name in names if name != SWEEP):
-        if name in MEASURES:
-            made: Sequence[Section | None] = _explained(name, rows, with_paper)
-        elif name in OWN:
-            made = [_own(name, rows)]
-        else:
-            made = [(_dense if name in DENSE else _section)(name, rows, with_paper, all_columns)]
-        found = [section for section in made if section]
+        found = sections_of(name, rows, with_paper=with_paper, all_columns=all_columns)
         sections += found
         absent += [] if found else [name]
     if SWEEP in names and tables is not None and not sweeps:
@@ -127,9 +97,9 @@ def write_report(
         )
     if not sections:
         raise UserError(
-            f"The results have no rows for {' or '.join(map(_called, absent))}; `aloe evaluate` measures them."
+            f"The results have no rows for {' or '.join(map(called, absent))}; `aloe evaluate` measures them."
         )
-    notes += [f"The results have no rows for {_called(m)}." for m in absent if tables is not None or m in TABLES]
+    notes += [f"The results have no rows for {called(m)}." for m in absent if tables is not None or m in TABLES]
     notes += [] if only_sweeps else _other_tasks(rows)
     notes += _draw(sections)
     report = Report(folder, sections, [], [printable(note) for note in notes])
@@ -148,73 +118,6 @@ def _known(tables: Sequence[str] | None) -> list[str]:
     return names
 
 
-def _section(name: str, rows: Sequence[Result], with_paper: bool, all_columns: bool) -> Section | None:
-    grid = build_grid(name, rows, with_paper=with_paper, all_columns=all_columns)
-    if grid is None:
-        return None
-    found = [main_table(name, grid) if grid.groups else None, other_settings(name, grid)]
-    charts: dict[str, Chart] = {name: partial(bar_chart, grid)} if grid.groups else {}
-    if name == "b2":
-        found.append(by_k(grid))
-        charts["b2-by-k"] = partial(k_chart, grid)
-    return Section([t for t in found if t], charts, [r for r in rows if r.task == grid.paper.task])
-
-
-def _own(name: str, rows: Sequence[Result]) -> Section | None:
-    table = own_table(name, rows)
-    return None if table is None else Section([table], {}, [row for row in rows if row.task == name])
-
-
-def _dense(name: str, rows: Sequence[Result], with_paper: bool, all_columns: bool) -> Section | None:
-    """As `_section`, for dense prediction; its tables have the columns that were measured."""
-    measured = collect_dense(name, rows)
-    if measured is None:
-        return None
-    tables = dense_tables(measured, with_paper=with_paper)
-    charts: dict[str, Chart] = {name: partial(correspondence_chart, measured)} if name == "correspondence" else {}
-    return Section(tables, charts, [row for row in rows if row.task == DENSE[name]])
-
-
-def _explained(name: str, rows: Sequence[Result], with_paper: bool) -> list[Section]:
-    """As `_section`, for a measure of explanations, whose tables have the columns that were measured: of GridPG one for each
-    protocol."""
-    protocols: list[str | None] = [*protocols_of(rows)] if name == "b6" else [None]
-    return [section for protocol in protocols if (section := _measure(name, rows, with_paper, protocol))]
-
-
-def _measure(name: str, rows: Sequence[Result], with_paper: bool, protocol: str | None) -> Section | None:
-    measured = collect(name, rows, protocol)
-    if measured is None:
-        return None
-    found: list[Table | None] = [explained_others(measured)]
-    charts: dict[str, Chart] = {}
-    if measured.groups:
-        first = [localization_table(measured, rows, with_paper)] if name == "b6" else []
-        found = [*first, scores_table(measured), *found]
-        called = table_name(measured)
-        curves = name in ("deletion", "insertion")
-        charts = {called: partial(deletion_chart, measured) if curves else partial(method_bars, measured, with_paper)}
-        charts |= {f"{called}-accuracy": partial(accuracy_chart, measured, rows)} if name == "b6" else {}
-    of_measure = [r for r in rows if measure_of(r) == name and protocol in (None, grid_protocol(r))]
-    return Section([t for t in found if t], charts, of_measure)
-
-
-def _sweeps(sweeps: dict[Path, list[SweepRow]], rows: Sequence[Result], with_paper: bool) -> list[Section]:
-    """A section for every setting that was varied in any of the sweeps, whose runs stand together."""
-    runs = [run for found in sweeps.values() for run in found]
-    sections = []
-    for axis in _axes(runs):
-        table = sweep_table(axis, runs, rows, with_paper)
-        shown = [run for curve in curves_along(runs, axis, axes_of(runs)) for run in curve.runs]
-        results = [
-            row.model_copy(update={"settings": {**row.settings, "alignment": run.configuration}})
-            for run in shown
-            for row in run.results
-        ]
-        sections.append(Section([table], {table.name: partial(sweep_chart, axis, runs, rows)}, results))
-    return sections
-
-
 def _draw(sections: Sequence[Section]) -> list[str]:
     """Draw every section's charts; without matplotlib none, and a sentence that says so."""
     try:
@@ -224,16 +127,6 @@ def _draw(sections: Sequence[Section]) -> list[str]:
     for section in sections:
         section.pictures = {name: picture for name, chart in section.charts.items() if (picture := chart())}
     return []
-
-
-def _axes(runs: Sequence[SweepRow]) -> list[str]:
-    axes = axes_of(runs)
-    return [axis for axis in axes if curves_along(runs, axis, axes)]
-
-
-def _called(name: str) -> str:
-    titles = TITLES | DENSE_TITLES | OWN_TITLES
-    return f"{titles.get(name, f'Table {name.upper()}')} ({CHOICES[name]})"
 
 
 def _other_tasks(rows: Sequence[Result]) -> list[str]:

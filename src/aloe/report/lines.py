@@ -1,46 +1,24 @@
-"""The parts of a table before it is text: columns, lines and the group of lines that belong to one teacher."""
+"""The lines of a table before it is text, in groups that belong to one teacher, and the rows that they are printed as."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from pathlib import PurePath
 from typing import Literal
 
-from aloe.draw.tables import Cell
+from aloe.draw.tables import Block, Cell, Row
 from aloe.models import stages
-from aloe.report.methods import look
-from aloe.report.paper import AVERAGE, paper_tables
-from aloe.report.protocol import TEMPLATES
+from aloe.report.columns import MEAN, Column
 from aloe.report.rows import Result
 
 STAGES = {name: stage.table for name, stage in stages.STAGES.items()}
+LABELS = ("Model", "Stage", "Architecture", "Inter.")
+Kind = Literal["model", "paper", "delta"]
 
 
 def stage_title(stage: str) -> str:
     """A stage as tables and legends call it; one that is not known goes by its own name."""
     return STAGES.get(stage, stage)
-
-
-TEN = {key: heading for key, heading in paper_tables()["B1"].columns.items() if key != AVERAGE}
-
-
-@dataclass(frozen=True)
-class Column:
-    """A data set; `variant` is the prompts (zero-shot), the attribution method (explanations) or the metric (dense)."""
-
-    data: str
-    variant: str = ""
-
-    @property
-    def key(self) -> str:
-        """What the paper's tables know it by."""
-        return f"{self.data}/{self.variant}" if self.variant else self.data
-
-
-MEAN = Column("", AVERAGE)  # no data set is called so
 
 
 @dataclass
@@ -51,7 +29,7 @@ class Line:
     name: str
     stage: str
     architecture: str = ""
-    kind: Literal["model", "paper", "delta"] = "model"
+    kind: Kind = "model"
     interpretable: bool | None = None
     cells: dict[Column, Cell] = field(default_factory=dict)
     results: dict[Column, Result] = field(default_factory=dict)
@@ -64,6 +42,10 @@ class Group:
     teacher: str
     lines: list[Line]
 
+    @property
+    def title(self) -> str:
+        return self.teacher or "teacher unknown"
+
     def of(self, kind: str, stage: str | None = None) -> list[Line]:
         """Lines of a kind, of one stage or of all."""
         return [line for line in self.lines if line.kind == kind and stage in (None, line.stage)]
@@ -72,25 +54,28 @@ class Group:
         """Those for which the group shows a number, without the average."""
         return list(dict.fromkeys(c for line in self.lines for c in line.cells if c != MEAN))
 
+    def rows(self, columns: Sequence[Column]) -> tuple[Row, ...]:
+        """The lines as they are printed, a dash where a line has no number."""
+        ticks = {True: "✓", False: "✗", None: ""}
+        return tuple(
+            printed(
+                line,
+                (line.architecture, ticks[line.interpretable]),
+                [line.cells.get(c, Cell()) for c in columns],
+                line.kind,
+            )
+            for line in self.lines
+        )
 
-@lru_cache(maxsize=16)
-def _by_end(columns: tuple[Column, ...]) -> dict[str, set[str]]:
-    """The data of columns by the end of their path."""
-    found: dict[str, set[str]] = {}
-    for column in columns:
-        found.setdefault(PurePath(column.data).name, set()).add(column.data)
-    return found
+
+def printed(of: Line | Result, words: Iterable[str], cells: Iterable[Cell], kind: Kind = "model") -> Row:
+    """Name, stage and further words of a model before its numbers; a teacher's are gray."""
+    return Row((of.name, stage_title(of.stage), *words), tuple(cells), kind, gray=of.interpretable is False)
 
 
-def heading(column: Column, columns: Iterable[Column] = ()) -> str:
-    """The paper's heading; of a path its end, unless that is taken by another of the columns or by the paper."""
-    if column == MEAN:
-        return paper_tables()["B1"].columns[AVERAGE]
-    name = TEN.get(column.data)
-    if name is None:
-        kind = re.match(r"\w\w+:", column.data)  # rendered:400,100@0/64 is no path
-        end = column.data if kind else PurePath(column.data).name or column.data
-        clash = end in (*TEN, *TEN.values()) or bool(_by_end(tuple(columns)).get(end, set()) - {column.data})
-        name = column.data if clash else end
-    variant = TEMPLATES.get(column.variant) or look(column.variant).title
-    return f"{name}, {variant}" if column.variant else name
+def blocks_of(rows: Iterable[tuple[str, Row]]) -> tuple[Block, ...]:
+    """Rows under their titles, in the order in which those come first."""
+    blocks: dict[str, list[Row]] = {}
+    for title, row in rows:
+        blocks.setdefault(title, []).append(row)
+    return tuple(Block(title, tuple(found)) for title, found in blocks.items())

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from aloe.draw.tables import Block, Cell, Row, Table
-from aloe.report.grid import NOT_OFFICIAL
-from aloe.report.lines import STAGES, stage_title
+from aloe.draw.tables import Row, Table
+from aloe.report.columns import Metric, detail, value
+from aloe.report.footnotes import split_notes
+from aloe.report.lines import LABELS, STAGES, blocks_of, printed
+from aloe.report.protocol import split_mark
 from aloe.report.rows import Result
-from aloe.report.tables import LABELS, split_notes
 
 CLASS_HEAD, COSINE = "classifier", "cosine"
-OWN = {CLASS_HEAD: "classifier", COSINE: "cosine"}
-OWN_TITLES = {CLASS_HEAD: "the class head's accuracy", COSINE: "the cosine to the teacher"}
-_LAST = ("pooled", "pooled_centred")
-_TITLES = {"pooled": "pooled", "pooled_centred": "pooled, centred"}
+OWN = {CLASS_HEAD: "the class head's accuracy", COSINE: "the cosine to the teacher"}
+_CAPTIONS = {
+    CLASS_HEAD: "Class head. Accuracy (%) of a model's own classifier.",
+    COSINE: "Cosine to the teacher. Mean over tokens and images, of the states after blocks and of the pooled output.",
+}
+_LAST = {"pooled": "pooled", "pooled_centred": "pooled, centred"}
 
 
 def own_table(task: str, rows: Sequence[Result]) -> Table | None:
@@ -23,38 +25,20 @@ def own_table(task: str, rows: Sequence[Result]) -> Table | None:
     rows = [row for row in rows if row.task == task]
     if not rows:
         return None
-    return _table(task, rows, _class_head(rows) if task == CLASS_HEAD else _cosines(rows))
-
-
-Columns = tuple[str, tuple[str, ...], Callable[[Result], list[Any]]]
-
-
-def _class_head(rows: Sequence[Result]) -> Columns:
-    return "Class head. Accuracy (%) of a model's own classifier.", ("top-1",), lambda row: [row.value]
-
-
-def _cosines(rows: Sequence[Result]) -> Columns:
-    blocks = sorted({k for row in rows for k in row.details if k.startswith("after_block_")}, key=_number)
-    names = [*blocks, *(name for name in _LAST if any(name in row.details for row in rows))]
-    heads = tuple(_TITLES[name] if name in _TITLES else f"block {_number(name)}" for name in names)
-    caption = "Cosine to the teacher. Mean over tokens and images, of the states after blocks and of the pooled output."
-    return caption, heads, lambda row: [row.details.get(name) for name in names]
-
-
-def _table(task: str, rows: Sequence[Result], columns: Columns) -> Table:
-    caption, heads, values = columns
-    decimals = 4 if task == COSINE else 2
-    parts: dict[str, dict[tuple[str, str, str], Row]] = {}
+    metrics = [Metric("top-1", value)] if task == CLASS_HEAD else _cosines(rows)
+    lines: dict[tuple[str, ...], tuple[str, Row]] = {}
     for row in sorted(rows, key=lambda row: [*STAGES, row.stage].index(row.stage)):
-        labels = (row.name, stage_title(row.stage), row.architecture, row.data)
-        mark = NOT_OFFICIAL * (not row.official)
-        numbers = [value if isinstance(value, int | float) else None for value in values(row)]
-        cells = tuple(Cell(value, decimals, note=mark if value is not None else "") for value in numbers)
-        block = parts.setdefault(row.teacher or "teacher unknown", {})
-        block[row.data, row.name, str(row.fingerprints.get("model"))] = Row(labels, cells, gray=not row.interpretable)
-    blocks = tuple(Block(teacher, tuple(lines.values())) for teacher, lines in parts.items())
-    return Table(task, caption, (*LABELS[:3], "Data"), heads, blocks, tuple(split_notes(rows, ())))
+        cells = [metric.cell(row, split_mark(row)) for metric in metrics]
+        block = row.teacher or "teacher unknown"
+        place = (block, row.data, row.name, str(row.fingerprints.get("model")))
+        lines[place] = (block, printed(row, (row.architecture, row.data), cells))
+    heads = tuple(metric.heading for metric in metrics)
+    notes = tuple(split_notes(rows, ()))
+    return Table(task, _CAPTIONS[task], (*LABELS[:3], "Data"), heads, blocks_of(lines.values()), notes)
 
 
-def _number(name: str) -> int:
-    return int(name.rpartition("_")[2])
+def _cosines(rows: Sequence[Result]) -> list[Metric]:
+    names = {name for row in rows for name in row.details}
+    blocks = sorted(int(name.rpartition("_")[2]) for name in names if name.startswith("after_block_"))
+    heads = {f"after_block_{n}": f"block {n}" for n in blocks} | {k: v for k, v in _LAST.items() if k in names}
+    return [Metric(words, detail(name), 4) for name, words in heads.items()]

@@ -13,6 +13,8 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from aloe.draw.tables import Cell
+
 AVERAGE = "average"
 _ABSENT = ("-", "*")
 
@@ -45,6 +47,11 @@ class PaperTable:
     def find(self, teacher: str, stage: str) -> PaperRow | None:
         """The row of a model, or None where the paper has no such model."""
         return next((row for row in self.rows if (row.teacher, row.stage) == (teacher, stage)), None)
+
+
+def as_printed(digits: Decimal, *, delta: bool = False) -> Cell:
+    """A number with the digits that the paper prints."""
+    return Cell(float(digits), -int(digits.as_tuple().exponent), delta=delta)
 
 
 @cache

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from math import isfinite, isqrt
 from typing import Any
 
+from aloe.core.errors import UserError
 from aloe.data.frames.pair_settings import PROTOCOLS, CorrespondenceSettings
 from aloe.evaluation.dense.settings import DenseSettings
 from aloe.evaluation.settings import EvaluateSettings
@@ -30,6 +32,12 @@ _OF_THE_MODEL = ("model", "head", "probe", "classifier", "backbone")
 EXPLANATIONS = ("gridpg", "deletion", "inside", "clarity")
 DENSE = {"b4": "depth", "b5": "normals", "correspondence": "correspondence"}  # tasks by their table
 TEMPLATES = {"single": "single prompt", "openclip": "80 templates"}
+GRIDS = {  # GridPG's protocols in words, the paper's first; scores of two of them do not compare
+    "windows": "windows of the model's own size",
+    "whole": "whole grids in one pass",
+    "resized": "grids resized to the model's own size",
+}
+NOT_OFFICIAL, NOT_PROTOCOL = "†", "‡"
 
 
 def settings_of(result: Result) -> dict[str, Any]:
@@ -64,6 +72,24 @@ def grid_protocol(result: Result) -> str:
     return "resized" if first == "resized" else "whole"
 
 
+def protocols_of(results: Sequence[Result]) -> list[str]:
+    """GridPG's protocols that there are rows of, the paper's first."""
+    found = {grid_protocol(row) for row in results if row.task == "gridpg"}
+    return sorted(found, key=lambda name: ([*GRIDS, name].index(name), name))
+
+
+def one_protocol(results: Sequence[Result]) -> str:
+    """GridPG's protocol of all rows, empty without rows of GridPG.
+
+    Raises:
+        UserError: the rows mix protocols.
+    """
+    if len(found := protocols_of(results)) > 1:
+        words = " and ".join(f"{name} ({GRIDS.get(name, 'unknown')})" for name in found)
+        raise UserError(f"GridPG by {words} do not stand in one table; make one for each protocol.")
+    return next(iter(found), "")
+
+
 def at_protocol_k(result: Result) -> Result:
     """A k-NN row that has the protocol's k among others, with that k's value."""
     k = _DEFAULTS["k"][0]
@@ -89,6 +115,16 @@ def deviations(result: Result) -> dict[str, Any]:
     expected |= _PAPER.get(result.task, {}) | _dense_defaults(result)
     settings = settings_of(result)
     return {name: settings[name] for name, value in expected.items() if settings.get(name, value) != value}
+
+
+def split_mark(result: Result) -> str:
+    """The mark of a number on another split than the official one."""
+    return NOT_OFFICIAL * (not result.official)
+
+
+def marks(result: Result) -> str:
+    """Which footnotes a row's number has."""
+    return split_mark(result) + NOT_PROTOCOL * bool(deviations(result))
 
 
 def shared_settings(result: Result) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from aloe.draw.figures import plain
+from aloe.report import kit
 from aloe.report.lines import STAGES, stage_title
-from aloe.report.panels import as_files, colour_of, in_rows, rule, sheet
 from aloe.report.rows import Result
 from aloe.report.sweep_rows import SweepRow
 from aloe.report.sweep_tables import title
@@ -29,39 +29,22 @@ _MARKERS = "osD^vp"
 _BESIDE = ("--", "-.", ":")
 
 
-def sweep_chart(axis: str, runs: Sequence[SweepRow], rows: Sequence[Result]) -> dict[str, bytes] | None:
-    """A panel per measured number: means with their 95 % intervals over seeds, every seed a small dot, other models as lines.
-
-    Returns:
-        The picture's bytes by format; None where no run has a number.
-
-    Raises:
-        UserError: matplotlib is not installed.
-    """
+def sweep_chart(axis: str, runs: Sequence[SweepRow], rows: Sequence[Result]) -> kit.Picture | None:
+    """A panel per measured number: means with their 95 % intervals over seeds, every seed a small dot, other models as lines;
+    None where no run has a number."""
     curves = curves_along(runs, axis, axes_of(runs))
     measures = measures_of([run for curve in curves for run in curve.runs])
     if not measures:
         return None
-    down, across = in_rows(len(measures), 3)
-    with sheet((0.6 + 3.6 * across, 0.4 + 2.7 * down), down, across) as (figure, table):
-        panels = table.flatten()
-        for panel, measure in zip(panels, measures, strict=False):
-            _panel(panel, curves, measure, rows)
-        for panel in panels[len(measures) :]:
-            panel.set_axis_off()
+    with kit.tiles(len(measures), 3, (3.6, 2.7), (0.6, 0.4)) as (figure, panels):
         shown: dict[str, Any] = {}
-        for panel in panels:
+        for panel, measure in zip(panels, measures, strict=True):
+            _panel(panel, curves, measure, rows)
             shown |= {label: handle for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
         ours = sorted(shown, key=lambda label: not label.startswith(STAGES["aligned"]))
-        words = max(map(len, ours))
-        figure.legend(
-            [shown[label] for label in ours],
-            ours,
-            loc="outside upper center",
-            ncols=max(1, min(len(ours), int(figure.get_figwidth() * 15 / (words + 8)))),
-            frameon=False,
-        )
-        return as_files(figure)
+        most = int(figure.get_figwidth() * 15 / (max(map(len, ours)) + 8))
+        kit.legend_above(figure, [shown[label] for label in ours], ours, max(1, min(len(ours), most)))
+        return kit.as_files(figure)
 
 
 def _panel(panel: Any, curves: Sequence[Curve], measure: Measure, rows: Sequence[Result]) -> None:
@@ -70,8 +53,14 @@ def _panel(panel: Any, curves: Sequence[Curve], measure: Measure, rows: Sequence
     numeric = is_numeric(list(values.values()))
     places = {key: float(value) if numeric else float(i) for i, (key, value) in enumerate(values.items())}
     logarithmic = numeric and min(places.values()) > 0 and max(places.values()) >= 20 * min(places.values())
-    for number, curve in enumerate(curves):
-        _curve(panel, curve, measure, places, number, len(curves), logarithmic, joined=numeric)
+    wide = 0.02 * (max(places.values()) - min(places.values())) if numeric else 0.12
+    for number, curve in enumerate(curves):  # a little beside each other, so that their intervals can be told apart
+        aside = number - (len(curves) - 1) / 2
+        at = {key: x * 1.14**aside if logarithmic else x + wide * aside for key, x in places.items()}
+        beside = {key: x * 0.94 if logarithmic else x - wide / 3 for key, x in at.items()}
+        colour, marker = _LINES[number % len(_LINES)], _MARKERS[number % len(_MARKERS)]
+        style = {"color": colour, "marker": marker, "linestyle": "-" if numeric else "none"}
+        _curve(panel, curve, measure, at, beside, style)
     runs = [run for curve in curves for run in curve.runs]
     _beside(panel, references(rows, measure, runs))
     if logarithmic:
@@ -84,55 +73,24 @@ def _panel(panel: Any, curves: Sequence[Curve], measure: Measure, rows: Sequence
     panel.margins(x=0.08, y=0.1)
     if not numeric:
         panel.set_xlim(-0.5, len(places) - 0.5)
-    rule(panel, "y")
+    kit.rule(panel, "y")
 
 
 def _curve(
-    panel: Any,
-    curve: Curve,
-    measure: Measure,
-    places: dict[str, float],
-    number: int,
-    count: int,
-    logarithmic: bool,
-    *,
-    joined: bool,
+    panel: Any, curve: Curve, measure: Measure, at: dict[str, float], beside: dict[str, float], style: dict[str, str]
 ) -> None:
-    """Curves stand a little beside each other, so that their intervals can be told apart."""
-    colour, marker = _LINES[number % len(_LINES)], _MARKERS[number % len(_MARKERS)]
-    aside = number - (count - 1) / 2
-    step = 0.12 if not joined else 0.02 * (max(places.values()) - min(places.values()))
     points = []
     for key in curve.points:
-        numbers = curve.numbers(key, measure)
-        if not numbers:
-            continue
-        x = places[key] * 1.14**aside if logarithmic else places[key] + step * aside
-        mean, half = mean_interval(numbers)
-        points.append((x, mean, half or 0.0))
-        beside = x * 0.94 if logarithmic else x - step / 3
-        panel.plot([beside] * len(numbers), numbers, ".", color=colour, alpha=0.6, markersize=3)
+        if numbers := curve.numbers(key, measure):
+            mean, half = mean_interval(numbers)
+            points.append((at[key], mean, half or 0.0))
+            panel.plot([beside[key]] * len(numbers), numbers, ".", color=style["color"], alpha=0.6, markersize=3)
     xs, means, halves = zip(*points, strict=True) if points else ((), (), ())
-    panel.errorbar(
-        xs,
-        means,
-        yerr=halves,
-        color=colour,
-        marker=marker,
-        linestyle="-" if joined else "none",
-        markersize=4,
-        linewidth=1.2,
-        capsize=2.5,
-        label=plain(f"{STAGES['aligned']}: {curve.title}"),
-    )
+    label = f"{STAGES['aligned']}: {curve.title}"
+    panel.errorbar(xs, means, yerr=halves, **style, markersize=4, linewidth=1.2, capsize=2.5, label=label)
 
 
 def _beside(panel: Any, rows: Sequence[Result]) -> None:
     for number, row in enumerate(rows):
-        panel.axhline(
-            row.value,
-            color=colour_of(row.stage),
-            linestyle=_BESIDE[number % len(_BESIDE)],
-            linewidth=1.0,
-            label=plain(f"{stage_title(row.stage)}: {row.name}"),
-        )
+        style = {"color": kit.colour_of(row.stage), "linestyle": _BESIDE[number % len(_BESIDE)]}
+        panel.axhline(row.value, **style, linewidth=1.0, label=f"{stage_title(row.stage)}: {row.name}")

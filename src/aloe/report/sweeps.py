@@ -9,8 +9,8 @@ from math import sqrt
 from statistics import fmean, stdev
 from typing import Any
 
+from aloe.report.columns import Column, heading
 from aloe.report.explained import variant_of
-from aloe.report.lines import Column, heading
 from aloe.report.methods import look
 from aloe.report.protocol import grid_protocol, settings_of
 from aloe.report.rows import Result

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from aloe.draw.tables import Block, Cell, Row, Table
-from aloe.report.grid import NOT_OFFICIAL, NOT_PROTOCOL, Grid
-from aloe.report.lines import MEAN, TEN, Column, Group, Line, heading, stage_title
-from aloe.report.paper import AVERAGE
-from aloe.report.protocol import accuracy_by_k, deviations, differences, in_words
+from aloe.draw.tables import Block, Table
+from aloe.report.columns import MEAN, TEN, Column, heading, noted
+from aloe.report.compare import add_averages, add_deltas, add_paper, mark_best
+from aloe.report.footnotes import own_heading, split_notes
+from aloe.report.lines import LABELS, Group, Line, blocks_of, printed
+from aloe.report.paper import AVERAGE, PaperTable, paper_tables
+from aloe.report.protocol import (
+    NOT_PROTOCOL,
+    TEMPLATES,
+    accuracy_by_k,
+    at_protocol_k,
+    deviations,
+    differences,
+    in_words,
+    split_mark,
+)
 from aloe.report.rows import Result
+from aloe.report.selection import Others, Place, line_up, model_of, select
 
 TABLES = {"b1": "linear-probe", "b2": "k-NN", "b3": "zero-shot"}
 _CAPTIONS = {
@@ -19,8 +32,64 @@ _CAPTIONS = {
     "b2": "k-NN accuracy (%) on frozen features, {}.",
     "b3": "Zero-shot accuracy (%) with the teacher's own text tower.",
 }
-_DENSE_DATA = ("nyuv2", "scannet")  # which have official splits or pairs, as the ten have
-LABELS = ("Model", "Stage", "Architecture", "Inter.")
+
+
+@dataclass
+class Grid:
+    """A table before it is text.
+
+    `others` are the rows of its task that stand behind another row of the same model and data, with that row, or that have
+    no place in the table, with None.
+    """
+
+    paper: PaperTable
+    columns: list[Column]
+    groups: list[Group]
+    others: Others
+
+
+def build_grid(
+    table: str, results: Sequence[Result], *, with_paper: bool = True, all_columns: bool = False
+) -> Grid | None:
+    """The grid of a table (`b1`, `b2` or `b3`), or None without a row of its task.
+
+    Of several rows for a model and a column one is taken, see `select`.
+    """
+    paper = paper_tables()[table.upper()]
+    rows = [at_protocol_k(r) for r in results if r.task == paper.task]
+    if not rows:
+        return None
+    chosen, others = select(rows, _place, _place, lambda row: str(id(row)))
+    columns = _in_order({column for _, column in chosen}, paper, all_columns)
+    groups = line_up(chosen, rows)
+    for group in groups:
+        if with_paper:
+            add_paper(group, paper, columns)
+        if paper.task != "zeroshot":
+            add_averages(group, paper)
+        add_deltas(group)
+        mark_best(group)
+    if any(MEAN in line.cells for group in groups for line in group.lines):
+        columns.append(MEAN)
+    return Grid(paper, columns, groups, others)
+
+
+def _place(row: Result) -> Place | None:
+    """Model and column of a row; None for zero-shot rows with a user's own prompts."""
+    if row.task != "zeroshot":
+        return model_of(row), Column(row.data)
+    variant = row.settings.get("templates")
+    return (model_of(row), Column(row.data, variant)) if isinstance(variant, str) and variant in TEMPLATES else None
+
+
+def _in_order(found: set[Column], paper: PaperTable, all_columns: bool) -> list[Column]:
+    """The paper's ten first, in its order."""
+    if all_columns and paper.task == "zeroshot":
+        found = found | {Column("imagenet", variant) for variant in TEMPLATES}
+    elif all_columns:
+        found = found | set(map(Column, TEN))
+    prompts = ["", *TEMPLATES]
+    return sorted(found, key=lambda c: ([*TEN, c.data].index(c.data), c.data, prompts.index(c.variant)))
 
 
 def main_table(name: str, grid: Grid) -> Table:
@@ -28,97 +97,45 @@ def main_table(name: str, grid: Grid) -> Table:
     ks = sorted({_first(row.settings.get("k", 20)) for _, _, row in _results(grid)}) or [20]
     words = _CAPTIONS[name].format(f"k = {', '.join(map(str, ks))}")
     caption = f"Table {name.upper()}. {words} Bold: the best of a block's interpretable models."
-    blocks = [Block(group.teacher or "teacher unknown", rows_of(group, grid.columns)) for group in grid.groups]
+    blocks = tuple(Block(group.title, group.rows(grid.columns)) for group in grid.groups)
     heads = tuple(heading(c, grid.columns) for c in grid.columns)
-    return Table(name, caption, LABELS, heads, tuple(blocks), tuple(_footnotes(grid)))
+    return Table(name, caption, LABELS, heads, blocks, tuple(_footnotes(grid)))
 
 
 def other_settings(name: str, grid: Grid) -> Table | None:
     """The rows that stand behind one of the main table, and how they differ from it; None when there are none."""
-    places = [_heading(row, grid.columns) for row, _ in grid.others]
+    places = [own_heading(row, grid.columns) for row, _ in grid.others]
     return others_table(name, f"Table {name.upper()}", grid.others, places, grid.columns, "Accuracy")
 
 
 def others_table(
-    name: str,
-    title: str,
-    others: Sequence[tuple[Result, Result | None]],
-    places: Sequence[str],
-    columns: Sequence[Column],
-    value: str,
+    name: str, title: str, others: Others, places: Sequence[str], columns: Sequence[Column], value: str
 ) -> Table | None:
     """Rows that the table `title` leaves out, each with its place in words and what sets it apart; None without rows."""
     if not others:
         return None
-    blocks: dict[str, list[Row]] = {}
+    rows = []
     for (row, chosen), place in zip(others, places, strict=True):
-        labels = (row.name, stage_title(row.stage), row.architecture, place)
-        words = (*labels, differences(row, chosen))
-        mark = NOT_OFFICIAL * (not row.official)
-        shown = Row(words, (Cell(row.value, note=mark),), gray=not row.interpretable)
-        blocks.setdefault(row.teacher, []).append(shown)
+        words = (row.architecture, place, differences(row, chosen))
+        rows.append((row.teacher, printed(row, words, [noted(row.value, split_mark(row))])))
     caption = f"{title}, other settings. Rows that {title} does not show, and their settings."
     notes = tuple(split_notes([row for row, _ in others], columns))
-    headers = (*LABELS[:3], "Data", "Settings")
-    parts = tuple(Block(teacher, tuple(rows)) for teacher, rows in blocks.items())
-    return Table(f"{name}-other", caption, headers, (value,), parts, notes)
+    return Table(f"{name}-other", caption, (*LABELS[:3], "Data", "Settings"), (value,), blocks_of(rows), notes)
 
 
 def by_k(grid: Grid) -> Table | None:
     """k-NN accuracy against k for the rows of Table B2 that have several; None when none has."""
-    rows = [(line, column, row) for line, column, row in _results(grid) if len(accuracy_by_k(row)) > 1]
-    ks = sorted({k for _, _, row in rows for k in accuracy_by_k(row)})
-    if not rows:
+    found = [(line, column, row) for line, column, row in _results(grid) if len(accuracy_by_k(row)) > 1]
+    if not found:
         return None
-    blocks: dict[str, list[Row]] = {}
-    for line, column, row in rows:
-        values = accuracy_by_k(row)
-        labels = (line.name, stage_title(line.stage), heading(column, grid.columns))
-        mark = NOT_OFFICIAL * (not row.official)
-        cells = tuple(Cell(values.get(k), note=mark * (k in values)) for k in ks)
-        blocks.setdefault(row.teacher, []).append(Row(labels, cells, gray=not line.interpretable))
-    parts = tuple(Block(teacher, tuple(lines)) for teacher, lines in blocks.items())
+    ks = sorted({k for _, _, row in found for k in accuracy_by_k(row)})
+    rows = []
+    for line, column, row in found:
+        cells = [noted(accuracy_by_k(row).get(k), split_mark(row)) for k in ks]
+        rows.append((row.teacher, printed(line, [heading(column, grid.columns)], cells)))
     caption = "Table B2, by k. k-NN accuracy (%) for several numbers of neighbours."
-    notes = tuple(split_notes([row for _, _, row in rows], grid.columns))
-    return Table("b2-by-k", caption, (*LABELS[:2], "Data"), tuple(f"k = {k}" for k in ks), parts, notes)
-
-
-def rows_of(group: Group, columns: Sequence[Column]) -> tuple[Row, ...]:
-    """A group's lines as they are printed, a dash where a line has no number."""
-    return tuple(
-        Row(
-            _labels(line),
-            tuple(line.cells.get(c, Cell()) for c in columns),
-            line.kind,
-            gray=line.interpretable is False,
-        )
-        for line in group.lines
-    )
-
-
-def split_notes(results: Sequence[Result], columns: Sequence[Column]) -> Iterator[str]:
-    """What was used instead of the official split, by data set; and what is to be said of official ones."""
-    used: dict[str, dict[str, list[str]]] = {}
-    registered = {_heading(row, columns) for row in results if row.data in (*TEN, *_DENSE_DATA)}
-    for row in (r for r in results if not r.official):
-        counts = ", ".join(f"{count} {part}" for part, count in row.counts.items())
-        words = (counts if "pairs" in row.counts else f"{counts} images") if counts else "others"
-        words += f" ({'; '.join(note.rstrip('.') for note in row.notes)})" if row.notes else ""
-        used.setdefault(_heading(row, columns), {}).setdefault(words, []).append(row.name)
-    for name, models in used.items():
-        parts = [
-            f"{words}, of {', '.join(dict.fromkeys(of))}" if len(models) > 1 else words for words, of in models.items()
-        ]
-        own = name not in registered
-        yield f"{NOT_OFFICIAL} {name}: {'no official split:' if own else 'not the official split, but'} {'; '.join(parts)}."
-    yield from dict.fromkeys(
-        f"{_heading(r, columns)}: {n.rstrip('.')}." for r in results if r.official for n in r.notes
-    )
-
-
-def _labels(line: Line) -> tuple[str, ...]:
-    tick = {True: "✓", False: "✗", None: ""}[line.interpretable]
-    return (line.name, stage_title(line.stage), line.architecture, tick)
+    notes = tuple(split_notes([row for _, _, row in found], grid.columns))
+    return Table("b2-by-k", caption, (*LABELS[:2], "Data"), tuple(f"k = {k}" for k in ks), blocks_of(rows), notes)
 
 
 def _footnotes(grid: Grid) -> Iterator[str]:
@@ -134,7 +151,7 @@ def _footnotes(grid: Grid) -> Iterator[str]:
 def _metric_notes(results: list[Result], grid: Grid) -> Iterator[str]:
     metrics: dict[str, list[str]] = {}
     for row in results:
-        metrics.setdefault(row.metric, []).append(_heading(row, grid.columns))
+        metrics.setdefault(row.metric, []).append(own_heading(row, grid.columns))
     if len(metrics) == 1:
         yield f"Accuracy: {next(iter(metrics))}."
     elif metrics:
@@ -195,9 +212,3 @@ def _results(grid: Grid) -> Iterator[tuple[Line, Column, Result]]:
 def _first(ks: Any) -> int:
     """Of several numbers of neighbours the first counts."""
     return int(ks[0] if isinstance(ks, list) and ks else ks or 20)
-
-
-def _heading(row: Result, columns: Sequence[Column]) -> str:
-    variant = str(row.settings.get("templates", "")) if row.task == "zeroshot" else ""
-    column = Column(row.data, variant)
-    return heading(column if column in columns else Column(row.data), columns)

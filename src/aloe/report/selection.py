@@ -1,64 +1,77 @@
-"""Result rows as the lines and columns of one table: which number stands where, and which rows stand behind another."""
+"""Which result rows stand in a table: one for every model and column, measured alike within a block, under their teachers;
+and the others, each with the row that it stands behind."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from aloe.draw.tables import Cell
-from aloe.report.compare import add_averages, add_deltas, add_paper, mark_best
-from aloe.report.lines import MEAN, STAGES, TEN, Column, Group, Line
-from aloe.report.paper import PaperTable, paper_tables
-from aloe.report.protocol import TEMPLATES, at_protocol_k, deviations
+from aloe.report.columns import Column, heading
+from aloe.report.lines import STAGES, Group, Line
+from aloe.report.paper import paper_tables
+from aloe.report.protocol import GRIDS, deviations, marks, measured_alike, one_protocol
 from aloe.report.rows import Result
-
-NOT_OFFICIAL, NOT_PROTOCOL = "†", "‡"
-
-
-@dataclass
-class Grid:
-    """A table before it is text.
-
-    `others` are the rows of its task that stand behind another row of the same model and data, with that row, or that have
-    no place in the table, with None.
-    """
-
-    paper: PaperTable
-    columns: list[Column]
-    groups: list[Group]
-    others: Others
-
-
-def build_grid(
-    table: str, results: Sequence[Result], *, with_paper: bool = True, all_columns: bool = False
-) -> Grid | None:
-    """The grid of a table (`b1`, `b2` or `b3`), or None without a row of its task.
-
-    Of several rows for a model and a column one is taken, see `select`.
-    """
-    paper = paper_tables()[table.upper()]
-    rows = [at_protocol_k(r) for r in results if r.task == paper.task]
-    if not rows:
-        return None
-    chosen, others = select(rows, _place, _place, lambda row: str(id(row)))
-    columns = _in_order({column for _, column in chosen}, paper, all_columns)
-    groups = line_up(chosen, rows)
-    for group in groups:
-        if with_paper:
-            add_paper(group, paper, columns)
-        if paper.task != "zeroshot":
-            add_averages(group, paper)
-        add_deltas(group)
-        mark_best(group)
-    if any(MEAN in line.cells for group in groups for line in group.lines):
-        columns.append(MEAN)
-    return Grid(paper, columns, groups, others)
-
 
 Model = tuple[str, str, str, str, str]
 Place = tuple[Model, Column]
 Others = list[tuple[Result, Result | None]]
+
+
+@dataclass
+class Measured:
+    """What one measure has found; lines hold the rows by data set and method.
+
+    `others` are the rows that stand behind another one or were measured in another way than their teacher's block, with a row
+    that is shown; None for a row without a method.
+    """
+
+    name: str
+    groups: list[Group]
+    others: Others
+
+    @property
+    def columns(self) -> list[Column]:
+        return list(dict.fromkeys(c for group in self.groups for line in group.lines for c in line.results))
+
+    @property
+    def protocol(self) -> str:
+        """See `one_protocol`."""
+        return one_protocol(self.results)
+
+    @property
+    def protocol_in_words(self) -> str:
+        return GRIDS.get(self.protocol, self.protocol)
+
+    @property
+    def results(self) -> list[Result]:
+        """The rows that are shown."""
+        return [row for group in self.groups for line in group.lines for row in line.results.values()]
+
+    def place(self, data: str) -> str:
+        """A data set's heading."""
+        return heading(Column(data), self.columns)
+
+    def title(self, group: Group, data: str) -> str:
+        """A block's teacher and data set."""
+        return f"{group.title}, {self.place(data)}"
+
+    def cases(self) -> Iterator[tuple[Group, str, list[Line]]]:
+        """Every teacher with every data set it has, and the models measured there, teachers first."""
+        for group in self.groups:
+            for data in dict.fromkeys(c.data for line in group.lines for c in line.results):
+                lines = [line for line in group.lines if any(c.data == data for c in line.results)]
+                yield group, data, lines
+
+
+def side_by_side(name: str, rows: Sequence[Result], place_of: Callable[[Result], Place | None]) -> Measured | None:
+    """The rows of one task that may be compared, or None without rows: of a teacher and its students on one data set those
+    that were measured in one way, see `select`."""
+    if not rows:
+        return None
+    chosen, others = select(rows, place_of, lambda row: (row.teacher, row.data), measured_alike)
+    return Measured(name, line_up(chosen, rows), others)
 
 
 def select(
@@ -125,29 +138,6 @@ def line_up(chosen: Mapping[Place, Result], rows: Sequence[Result]) -> list[Grou
     for group in groups:
         group.lines.sort(key=lambda line: [*STAGES, line.stage].index(line.stage))
     return groups
-
-
-def marks(row: Result) -> str:
-    """Which footnotes a row's number has."""
-    return NOT_OFFICIAL * (not row.official) + NOT_PROTOCOL * bool(deviations(row))
-
-
-def _place(row: Result) -> Place | None:
-    """Model and column of a row; None for zero-shot rows with a user's own prompts."""
-    if row.task != "zeroshot":
-        return model_of(row), Column(row.data)
-    variant = row.settings.get("templates")
-    return (model_of(row), Column(row.data, variant)) if isinstance(variant, str) and variant in TEMPLATES else None
-
-
-def _in_order(found: set[Column], paper: PaperTable, all_columns: bool) -> list[Column]:
-    """The paper's ten first, in its order."""
-    if all_columns and paper.task == "zeroshot":
-        found = found | {Column("imagenet", variant) for variant in TEMPLATES}
-    elif all_columns:
-        found = found | set(map(Column, TEN))
-    prompts = ["", *TEMPLATES]
-    return sorted(found, key=lambda c: ([*TEN, c.data].index(c.data), c.data, prompts.index(c.variant)))
 
 
 def _tell_apart(lines: dict[Model, Line]) -> None:
