@@ -43,7 +43,7 @@ class AlignSettings(TrainSettings):
     @classmethod
     def _blocks_count_from_1(cls, value: Any) -> Any:
         if isinstance(value, list) and any(k < 1 for k in value):
-            raise ValueError("blocks count from 1")
+            raise ValueError("blocks count from 1 to the number that the teacher has")
         return value
 
     @field_validator("resolutions")
