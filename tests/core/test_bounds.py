@@ -140,5 +140,5 @@ def test_products_of_counts_are_bounded():
     ):
         power(0.5, 10_000, 10, methods=100)
     answers = simulate(StudySettings(methods=("a", "b"), trials=4, repeats=0), 4, 3, Preferences({"a": 0.0, "b": 0.5}))
-    with pytest.raises(UserError, match="5000000 samples x 4 pairs of methods are 20000000"):
+    with pytest.raises(UserError, match="5000000 samples x 4 rates of winning are 20000000"):
         fit(answers, samples=5_000_000)

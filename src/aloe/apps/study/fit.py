@@ -78,7 +78,7 @@ def fit(answers: Sequence[Answer], *, ties: Ties = "half", samples: int = SAMPLE
     wins = each.sum(0)
     _check_connected(wins + wins.T, methods, "were never compared, not even through others")
     scores = bradley_terry(wins)
-    check_product({"samples": samples, "pairs of methods": len(methods) ** 2}, 10 * MAX_HELD)
+    check_product({"samples": samples, "rates of winning": len(methods) ** 2}, 10 * MAX_HELD)
     rng, drawn = np.random.default_rng(seed), np.empty((samples, len(methods)))
     for i in range(samples):
         drawn[i] = bradley_terry(each[rng.integers(len(each), size=len(each))].sum(0), scores)
