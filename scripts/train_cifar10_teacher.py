@@ -166,6 +166,8 @@ class Run:
         if folder is None:
             return
         state: dict[str, Any] = read_state(folder / "state.safetensors")
+        if "optimizer" not in state:
+            raise SystemExit(f"{folder} is of an earlier version of this script; remove it, or give another folder.")
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
