@@ -70,7 +70,7 @@ def test_cached_features_are_the_same_and_the_model_is_not_run_again(folder, tmp
     model, source = bcosify(build_teacher("vit")), open_images(folder)
     plain = extract(model, source, batch_size=2)
     first = extract(model, source, batch_size=2, cache=tmp_path / "cache")
-    monkeypatch.setattr(features_module, "_extract_part", None)
+    monkeypatch.setattr(features_module, "extract_part", None)
     again = extract(model, source, batch_size=2, cache=tmp_path / "cache")
     for found in (first, again):
         assert torch.equal(found.tensor(), plain.tensor())
@@ -81,7 +81,7 @@ def test_cached_features_are_the_same_and_the_model_is_not_run_again(folder, tmp
 
 def test_an_interrupted_extraction_goes_on_where_it_stopped(folder, tmp_path, monkeypatch, small_parts):
     model, source = bcosify(build_teacher("vit")), open_images(folder)
-    whole, done = features_module._extract_part, []
+    whole, done = features_module.extract_part, []
 
     def interrupted(*args, **how):
         if len(done) == 2:
@@ -89,13 +89,13 @@ def test_an_interrupted_extraction_goes_on_where_it_stopped(folder, tmp_path, mo
         done.append(1)
         return whole(*args, **how)
 
-    monkeypatch.setattr(features_module, "_extract_part", interrupted)
+    monkeypatch.setattr(features_module, "extract_part", interrupted)
     with pytest.raises(KeyboardInterrupt):
         extract(model, source, cache=tmp_path / "cache")
     done.clear()
     found = extract(model, source, cache=tmp_path / "cache")
     assert len(done) == 1
-    monkeypatch.setattr(features_module, "_extract_part", whole)
+    monkeypatch.setattr(features_module, "extract_part", whole)
     assert torch.equal(found.tensor(), extract(model, source).tensor())
 
 

@@ -35,14 +35,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def measured(home: Path) -> tuple[dict[str, Any], int]:
     """(the row, how often features were extracted)."""
-    parts, original = [], features._extract_part
+    parts, original = [], features.extract_part
 
     def counted(*rest: Any, **more: Any) -> Any:
         parts.append(1)
         return original(*rest, **more)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(features, "_extract_part", counted)
+        patch.setattr(features, "extract_part", counted)
         where = (str(home / "data/train"), str(home / "data/test"))
         how: dict[str, Any] = {"device": "cpu", "cache": home / "cache", "progress": False, "k": 1}
         (row,) = evaluate_all([str(home / "vit")], ["knn"], [where], home / "out", **how)

@@ -136,7 +136,7 @@ def test_the_files_of_two_processes_are_those_of_one(home, one, two):
 @pytest.mark.parametrize("count", [1, 3])
 def test_features_that_two_wrote_are_read_by_any_number(home, one, two, count):
     def job() -> list[Any]:
-        features._extract_part = not_again
+        features.extract_part = not_again
         return recognition(home, home / f"by-{count}", home / "two-cache")
 
     assert [measured(rows) for rows in run_in(count, job)] == [one[:6]] * count

@@ -109,11 +109,11 @@ def extract(
         UserError: an unknown feature or one that the model lacks, or none of the images is readable.
     """
     side = resolution or model.side()
-    _check(model, feature, precision, side)
+    check_view(model, feature, precision, side)
     model = model.to(device).eval()
     folder = None
     if cache is not None:
-        folder = _folder(cache, model, source, _view(feature, side, precision, device, compile))
+        folder = part_folder(cache, model, source, view_of(feature, side, precision, device, compile))
     starts = range(0, len(source), PART_IMAGES)
     todo = processes.of_first(lambda: [i for i in range(len(starts)) if folder is None or not folder.has(i)])
     alone = 0 if folder is None else len(todo) // processes.count() * processes.count()
@@ -126,7 +126,7 @@ def extract(
         def made(i: int, together: bool) -> tuple[Part, list[str]]:
             images = SubsetImages(source, np.arange(starts[i], min(starts[i] + PART_IMAGES, len(source))))
             view = feature, side, batch_size, device, precision, workers
-            part, unreadable = _extract_part(model, images, *view, fitting, together=together, advance=bar.advance)
+            part, unreadable = extract_part(model, images, *view, fitting, together=together, advance=bar.advance)
             part["index"] += starts[i]
             return part, unreadable
 
@@ -168,7 +168,7 @@ def classify(model: Backbone, features: Tensor) -> Tensor | None:
     return logits.float().cpu()
 
 
-def _extract_part(
+def extract_part(
     model: Any,
     source: ImageSource,
     feature: str,
@@ -214,10 +214,10 @@ def _extract_part(
 
 
 def _float_features(model: Any, feature: str, images: Tensor) -> Tensor:
-    return _features(model, images, feature).to(torch.float32, copy=True)
+    return features_of(model, images, feature).to(torch.float32, copy=True)
 
 
-def _features(model: Any, images: Tensor, feature: str) -> Tensor:
+def features_of(model: Any, images: Tensor, feature: str) -> Tensor:
     """(B, D) of images (B, 3, H, W) in [0, 1]."""
     found = model.read(images)
     if feature == "pooled":
@@ -240,7 +240,8 @@ def _collected(parts: Sequence[Part | Path]) -> FeatureSet:
     return FeatureSet(tuple(part for part, _ in full), labels, index, width, unreadable)
 
 
-def _check(model: Any, feature: str, precision: str, side: int) -> None:
+def check_view(model: Any, feature: str, precision: str, side: int) -> None:
+    """Raises a UserError for an unknown feature or precision, one that the model lacks, or a size that it does not take."""
     if feature not in FEATURES:
         raise UserError(f"There is no feature {feature!r}; features: {', '.join(FEATURES)}.")
     if precision not in PRECISIONS:
@@ -250,13 +251,13 @@ def _check(model: Any, feature: str, precision: str, side: int) -> None:
     model.side(side)
 
 
-def _view(feature: str, side: int, precision: str, device: str, compile: bool) -> dict[str, Any]:
+def view_of(feature: str, side: int, precision: str, device: str, compile: bool) -> dict[str, Any]:
     """What features depend on besides model and images; `compiled` came later and is named only where it is so."""
     view = {"feature": feature, "side": side, "precision": precision, "device": torch.device(device).type}
     return {**view, "compiled": True} if compile else view
 
 
-def _folder(cache: Path, model: Any, source: ImageSource, view: dict[str, Any]) -> PartFolder:
+def part_folder(cache: Path, model: Any, source: ImageSource, view: dict[str, Any]) -> PartFolder:
     """Where these features are kept: where they were once, if they are there."""
 
     def name() -> str:

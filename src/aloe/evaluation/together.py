@@ -50,11 +50,12 @@ def extract_together(wanted: Sequence[tuple[ImageCase, Sequence[str]]]) -> None:
 
 def _fill(cases: Sequence[ImageCase], cache: Path, part: str, kind: str, side: int) -> None:
     source, chosen, device = getattr(cases[0].splits, part), cases[0].settings, cases[0].device
-    view = features._view(kind, side, chosen.precision, device, chosen.compile)
+    view = features.view_of(kind, side, chosen.precision, device, chosen.compile)
     for case in cases:
-        features._check(case.model, kind, chosen.precision, side)
+        features.check_view(case.model, kind, chosen.precision, side)
     folders = {
-        features._folder(cache, case.model, source, view).folder.name: case.model.to(device).eval() for case in cases
+        features.part_folder(cache, case.model, source, view).folder.name: case.model.to(device).eval()
+        for case in cases
     }
     starts = range(0, len(source), features.PART_IMAGES)
     lacking = {i: [k for k in folders if not PartFolder(cache / k).has(i)] for i in range(len(starts))}
@@ -68,7 +69,7 @@ def _fill(cases: Sequence[ImageCase], cache: Path, part: str, kind: str, side: i
         for i, keys in todo.items():
             numbers = np.arange(starts[i], min(starts[i] + features.PART_IMAGES, len(source)))
             together = _Together([folders[key] for key in keys], kind)
-            found, unreadable = features._extract_part(
+            found, unreadable = features.extract_part(
                 *(together, SubsetImages(source, numbers), "pooled", side, batch_size, device),
                 *(chosen.precision, chosen.workers, fitting),
                 together=False,
@@ -92,6 +93,6 @@ class _Together:
         self.models, self.kind, self.widths = models, kind, []  # type: ignore[var-annotated]
 
     def read(self, images: Tensor) -> _Read:
-        found = [features._features(model, images, self.kind).float() for model in self.models]
+        found = [features.features_of(model, images, self.kind).float() for model in self.models]
         self.widths = [one.shape[1] for one in found]
         return _Read(torch.cat(found, dim=1))
