@@ -29,6 +29,14 @@ def test_the_choices_are_those_of_the_registries():
     assert all(CHOICES[name]() for name in CHOICES)
 
 
+def test_help_shows_the_bounds_of_settings():
+    help_of = {parameter.name: parameter.help for parameter in ROOT.commands["evaluate"].params}
+    assert help_of["batch_size"].endswith("  [1<=x<=65536]")
+    assert help_of["share"].endswith("  [0<x<=1]")
+    assert help_of["resolution"].endswith("  [1<=x<=16384]"), "a number or none"
+    assert not help_of["head"].endswith("]")
+
+
 def test_completion_offers_one_or_several_values():
     assert one_of("recipes")("s") == ["short", "small"]
     assert one_of("zoo")("zoo:c") == ["zoo:cifar10-vit", "zoo:cifar10-aloe"]

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from aloe.cli.choices import one_of, some_of
-from aloe.cli.common import Device, Json, OutputDir, choose_device, method_options, quiet_libraries, say, table
-from aloe.core.bounds import MAX_COUNT, MAX_SIDE
+from aloe.cli.common import Device, Json, Limit, OutputDir, choose_device, method_options, quiet_libraries, say, table
+from aloe.core.bounds import MAX_SIDE
 from aloe.core.progress import Bar
 
 
@@ -38,7 +38,7 @@ def attribute(
     resolution: Annotated[
         int | None, typer.Option(min=1, max=MAX_SIDE, help="Pixels; default: each model's own.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, max=MAX_COUNT, help="At most this many images.")] = None,
+    limit: Limit = None,
     maps: Annotated[bool, typer.Option("--maps", help="Also write the maps, as safetensors.")] = False,
     memory: Annotated[bool, typer.Option("--memory", help="Measure each method's peak of memory too.")] = False,
     device: Device = None,

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from aloe.cli.choices import one_of
+from aloe.core.bounds import MAX_COUNT, MAX_SIDE
 from aloe.core.devices import choose_device
 from aloe.core.printable import shown_line, shown_text
 
@@ -16,6 +18,11 @@ __all__ = ["choose_device"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of words.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...; default: the best there is.")]
+Cache = Annotated[Path | None, typer.Option(help="Where features are kept; default: ~/.cache/aloe.")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Keep no features.")]
+Student = Annotated[str, typer.Argument(help="Folder or hub id of an aligned student.", autocompletion=one_of("zoo"))]
+Resolution = Annotated[int | None, typer.Option(min=1, max=MAX_SIDE, help="Pixels; default: the model's native size.")]
+Limit = Annotated[int | None, typer.Option(min=1, max=MAX_COUNT, help="At most this many images.")]
 OutputDir = Annotated[Path, typer.Option("--output-dir", "-o", help="Folder to write to.")]
 
 

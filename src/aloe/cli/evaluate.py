@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from aloe.cli.choices import one_of, some_of
-from aloe.cli.common import Device, Json, cache_folder, choose_device, quiet_libraries, say, table
+from aloe.cli.common import Cache, Device, Json, NoCache, cache_folder, choose_device, quiet_libraries, say, table
 from aloe.cli.flags import settings_flags
 
 
@@ -49,8 +49,8 @@ def evaluate(
         Path, typer.Option("--output-dir", "-o", help="Results folder: rows are added, none is measured twice.")
     ] = Path("results"),
     settings: dict[str, Any],
-    cache: Annotated[Path | None, typer.Option(help="Where features are kept; default: ~/.cache/aloe.")] = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no features.")] = False,
+    cache: Cache = None,
+    no_cache: NoCache = False,
     device: Device = None,
     json: Json = False,
 ) -> None:

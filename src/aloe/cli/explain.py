@@ -8,14 +8,24 @@ from typing import Annotated, Any
 
 import typer
 
-from aloe.cli.choices import one_of
-from aloe.cli.common import Device, Json, OutputDir, choose_device, quiet_libraries, replaced_words, say
-from aloe.core.bounds import MAX_BATCH, MAX_COUNT, MAX_HELD, MAX_SIDE
+from aloe.cli.common import (
+    Device,
+    Json,
+    Limit,
+    OutputDir,
+    Resolution,
+    Student,
+    choose_device,
+    quiet_libraries,
+    replaced_words,
+    say,
+)
+from aloe.core.bounds import MAX_BATCH, MAX_HELD
 from aloe.core.errors import UserError
 
 
 def explain(
-    model: Annotated[str, typer.Argument(help="Folder or hub id of an aligned student.", autocompletion=one_of("zoo"))],
+    model: Student,
     images: Annotated[list[str], typer.Argument(help="Files, folders, globs, archives or wds: shards.")],
     output_dir: OutputDir,
     target: Annotated[str | None, typer.Option(help="Class name or index; default: the predicted class.")] = None,
@@ -41,13 +51,11 @@ def explain(
         str | None, typer.Option(help="Explain the direction of the mean feature of these images.")
     ] = None,
     against: Annotated[str | None, typer.Option(help="With --toward: less the mean feature of these.")] = None,
-    resolution: Annotated[
-        int | None, typer.Option(min=1, max=MAX_SIDE, help="Pixels; default: the model's native size.")
-    ] = None,
+    resolution: Resolution = None,
     precision: Annotated[
         str, typer.Option(help="float32, or bf16 where the device is fast at it; of classes and texts.")
     ] = "float32",
-    limit: Annotated[int | None, typer.Option(min=1, max=MAX_COUNT, help="At most this many images.")] = None,
+    limit: Limit = None,
     batch_size: Annotated[int, typer.Option(min=1, max=MAX_BATCH)] = 16,
     device: Device = None,
     json: Json = False,

@@ -19,6 +19,8 @@ from aloe.core.typed import whole_numbers, words
 ALSO = {"learning_rate": "--lr", "reference": "--teacher", "methods": "--method", "data": "-d"}
 """Second names of flags."""
 
+_SIGNS = {"ge": "{}<=", "gt": "{}<", "le": "<={}", "lt": "<{}"}
+
 Verb = Callable[..., None]
 Arguments = dict[str, Any]
 Options = tuple[list[inspect.Parameter], Callable[[Arguments], Arguments]]
@@ -99,7 +101,7 @@ class _Verb:
                 parameters += self.made[0] if one.name == self.place else [keyword]
             return inspect.Signature(parameters)
         if name == "__annotations__":
-            return {one.name: one.annotation for one in inspect.signature(self).parameters.values()}
+            return {one.name: one.annotation for one in self.__signature__.parameters.values()}
         raise AttributeError(name)
 
     def __call__(self, **arguments: Any) -> None:
@@ -132,7 +134,7 @@ class _Flag:
         if text.split()[0].strip(",") not in (*self.values, self.field.default):
             text = f"{text[0].upper()}{text[1:]}"
         second = [ALSO[self.name]] if self.name in ALSO else []
-        option = typer.Option(self.option, *second, help=f"{text}.", autocompletion=complete)
+        option = typer.Option(self.option, *second, help=f"{text}.{self._range()}", autocompletion=complete)
         return _keyword(self.name, self.typed, option)
 
     def _help(self, shows_default: bool) -> Iterator[str]:
@@ -144,8 +146,20 @@ class _Flag:
         elif not all(value in self.words for value in self.values):
             yield f"one of {', '.join(self.values)}"
         default = self.field.default
-        if shows_default and "default:" not in self.words and default is not False and default not in (None, ()):
+        if shows_default and "default:" not in self.words and default is not False and default not in (None, (), ""):
             yield f"default: {','.join(map(str, default)) if isinstance(default, tuple) else default}"
+
+    def _range(self) -> str:
+        """A number's bounds, in words alone: click would refuse one number, the settings tell every mistake."""
+        if self.typed not in (int, float):
+            return ""
+        inside = [info for kind in get_args(self.field.annotation) for info in get_args(kind)[1:]]  # of Count | None
+        bounds = [*self.field.metadata, *(bound for info in inside for bound in info.metadata)]
+        found = {name: getattr(bound, name) for bound in bounds for name in _SIGNS if hasattr(bound, name)}
+        low, high = (
+            "".join(_SIGNS[n].format(found[n]) for n in names if n in found) for names in (("ge", "gt"), ("le", "lt"))
+        )
+        return f"  [{low}x{high}]" if found else ""
 
     def read(self, value: Any) -> Any:
         """What was typed as the field's value."""

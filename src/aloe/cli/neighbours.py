@@ -7,11 +7,14 @@ from typing import Annotated
 
 import typer
 
-from aloe.cli.choices import one_of
 from aloe.cli.common import (
+    Cache,
     Device,
     Json,
+    NoCache,
     OutputDir,
+    Resolution,
+    Student,
     cache_folder,
     choose_device,
     quiet_libraries,
@@ -19,22 +22,20 @@ from aloe.cli.common import (
     say,
     table,
 )
-from aloe.core.bounds import MAX_BATCH, MAX_COUNT, MAX_SIDE
+from aloe.core.bounds import MAX_BATCH, MAX_COUNT
 
 
 def neighbours(
-    model: Annotated[str, typer.Argument(help="Folder or hub id of an aligned student.", autocompletion=one_of("zoo"))],
+    model: Student,
     folder: Annotated[str, typer.Argument(help="What to choose from: folder, archive, hf:NAME@split, wds:shards.")],
     images: Annotated[list[str], typer.Argument(help="The queries: files, folders, globs or archives.")],
     output_dir: OutputDir,
     k: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Neighbours of each image.")] = 5,
-    resolution: Annotated[
-        int | None, typer.Option(min=1, max=MAX_SIDE, help="Pixels; default: the model's native size.")
-    ] = None,
+    resolution: Resolution = None,
     limit: Annotated[int | None, typer.Option(min=1, max=MAX_COUNT, help="At most this many queries.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, max=MAX_BATCH)] = 32,
-    cache: Annotated[Path | None, typer.Option(help="Where features are kept; default: ~/.cache/aloe.")] = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no features.")] = False,
+    cache: Cache = None,
+    no_cache: NoCache = False,
     device: Device = None,
     json: Json = False,
 ) -> None:

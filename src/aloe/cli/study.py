@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from aloe.cli.choices import one_of, some_of
+from aloe.cli.choices import one_of
 from aloe.cli.common import Device, Json, choose_device, parse_settings, quiet_libraries, say, split_options, table
+from aloe.cli.flags import settings_flags
 from aloe.cli.verb import Verb
 from aloe.core.bounds import MAX_COUNT, MAX_HELD, MAX_SEED, MAX_STUDIED
 
@@ -23,8 +24,14 @@ Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED)]
 
 
 @app.command(cls=Verb, short_help="Draw all maps of all images into one file.")
+@settings_flags(
+    "aloe.apps.study.settings:StudySettings",
+    *("methods", "trials", "practice", "ties", "title", "contact", "seed"),
+    rest="Other settings (repeats=6, random=2, ...) or a method's (intgrad.steps=100).",
+)
 def build(
     images: Annotated[list[str], typer.Argument(help="Files, folders, globs or archives.")],
+    *,
     student: Annotated[
         str | None,
         typer.Option(help="Aligned student with a classifier: shows its W(x)x.", autocompletion=one_of("zoo")),
@@ -33,21 +40,9 @@ def build(
         str | None, typer.Option(help="What the post-hoc methods explain; default: the student as well.")
     ] = None,
     db: Db = Path("study.sqlite"),
-    methods: Annotated[
-        str, typer.Option(help="With commas, of {methods}.", autocompletion=some_of("methods"))
-    ] = "inherent,attnlrp,intgrad,legrad,chefercam,lime",
-    trials: Annotated[int, typer.Option(min=1, max=MAX_HELD, help="Comparisons per participant that count.")] = 50,
-    practice: Annotated[int, typer.Option(min=0, max=MAX_HELD, help="Trials for practice before them.")] = 3,
-    ties: Annotated[bool, typer.Option("--ties", help="Offer 'no difference'.")] = False,
+    settings: dict[str, Any],
     limit: Annotated[int | None, typer.Option(min=1, max=MAX_STUDIED, help="At most this many images.")] = None,
-    title: Annotated[str | None, typer.Option(help="Heading of the study's pages.")] = None,
-    contact: Annotated[str | None, typer.Option(help="Whom participants can ask.")] = None,
     consent: Annotated[Path | None, typer.Option(help="Text file shown before the start instead of ours.")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Other settings (repeats=6, random=2, ...) or a method's (intgrad.steps=100)."),
-    ] = None,
-    seed: Seed = 0,
     device: Device = None,
     json: Json = False,
 ) -> None:
@@ -56,32 +51,29 @@ def build(
     from aloe.apps.study.build import build_study
     from aloe.apps.study.settings import StudySettings
     from aloe.core.errors import UserError
-    from aloe.core.typed import words as words_of
     from aloe.evaluation.backbones import load_any
 
-    changed, options = split_options(parse_settings(set_ or []))
-    values: dict[str, Any] = {"trials": trials, "practice": practice, "ties": ties, "seed": seed, **changed}
-    texts = {"title": title, "contact": contact, "consent": consent and _text(consent)}
-    values |= {name: text for name, text in texts.items() if text is not None}
-    wanted = tuple(words_of(methods, "--methods"))
+    values, options = split_options(settings)
+    if consent is not None:
+        values["consent"] = _text(consent)
     if student is None and teacher is None:
         raise UserError("Give a model to explain: --student, --teacher, or both.")
-    settings = StudySettings.of(**values, methods=wanted)
+    chosen = StudySettings.of(**values)
     done = build_study(
         db,
         images[0] if len(images) == 1 else images,
         load_any(student) if student else None,
         load_any(teacher) if teacher else None,
-        settings,
+        chosen,
         options=options,
         limit=limit,
         device=choose_device(device),
         progress=None if json else _counter,
     )
     words = [f"{note}." for note in done.notes]
-    words.append(f"{len(done.images)} images, {settings.shown} trials per participant in {db}")
+    words.append(f"{len(done.images)} images, {chosen.shown} trials per participant in {db}")
     words.append(f"Start it with: aloe study serve --db {db}")
-    say({"db": str(db), "images": done.images, "notes": done.notes, "trials": settings.shown}, "\n".join(words), json)
+    say({"db": str(db), "images": done.images, "notes": done.notes, "trials": chosen.shown}, "\n".join(words), json)
 
 
 @app.command(cls=Verb, short_help="Show a study to participants.")

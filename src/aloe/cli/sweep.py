@@ -9,8 +9,10 @@ import typer
 
 from aloe.cli.choices import one_of
 from aloe.cli.common import (
+    Cache,
     Device,
     Json,
+    NoCache,
     OutputDir,
     cache_folder,
     choose_device,
@@ -67,8 +69,8 @@ def sweep(
         int | None, typer.Option(min=1, max=MAX_COUNT, help="Only the run of this number, as --list counts them.")
     ] = None,
     list_: Annotated[bool, typer.Option("--list", help="Number the runs and show what is done; run nothing.")] = False,
-    cache: Annotated[Path | None, typer.Option(help="Where features are kept; default: ~/.cache/aloe.")] = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no features.")] = False,
+    cache: Cache = None,
+    no_cache: NoCache = False,
     device: Device = None,
     json: Json = False,
 ) -> None:

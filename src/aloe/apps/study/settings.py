@@ -30,29 +30,27 @@ class StudySettings(Checked):
     """A study.
 
     Args:
-        methods: keys of `aloe.attribution.METHODS` that are compared.
-        trials: comparisons of two methods per participant that count. practice: shown before them, never counted.
         identical, random: attention checks among them, a map beside itself and a map beside noise.
         repeats: comparisons that come back later with their sides exchanged.
-        ties: offer "no difference" as a third answer.
-        seed: of every participant's draw.
         places: sessions that may be started.
-        title, question, consent, contact: words that participants see; a blank line starts a paragraph.
+        question, consent: words that participants see; a blank line starts a paragraph.
     """
 
-    methods: tuple[str, ...]
-    trials: Few = 50
-    practice: FewOrNone = 3
+    methods: tuple[str, ...] = Field(
+        ("inherent", "attnlrp", "intgrad", "legrad", "chefercam", "lime"), description="attribution methods"
+    )
+    trials: Few = Field(50, description="comparisons per participant that count")
+    practice: FewOrNone = Field(3, description="trials for practice before them")
     identical: FewOrNone = 2
     random: FewOrNone = 4
     repeats: FewOrNone = Field(4, validate_default=True)
-    ties: bool = False
-    seed: Seed = 0
+    ties: bool = Field(False, description="offer 'no difference'")
+    seed: Seed = Field(0, description="of every participant's draw")
     places: Count = 1000
-    title: str = "Explaining what a network sees"
+    title: str = Field("Explaining what a network sees", description="heading of the study's pages")
     question: str = QUESTION
     consent: str = CONSENT
-    contact: str = ""
+    contact: str = Field("", description="whom participants can ask")
 
     @field_validator("methods")
     @classmethod
