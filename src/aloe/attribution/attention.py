@@ -14,6 +14,7 @@ from aloe.attribution.subject import Subject
 from aloe.attribution.taps import AttentionTap
 from aloe.attribution.targets import Target
 from aloe.core.errors import UserError
+from aloe.models.teachers import capture
 
 
 def legrad(
@@ -37,7 +38,7 @@ def legrad(
         raise UserError(f"LeGrad pools the mean of all tokens or, where there is one, the cls token; got {pool!r}.")
     used = range(depth - (layers or depth), depth)
     states: dict[int, Tensor] = {}
-    hooks = [subject.blocks[i].register_forward_hook(_keep(states, i)) for i in used]
+    hooks = [subject.blocks[i].register_forward_hook(capture(states, i)) for i in used]
     try:
         with AttentionTap() as tap:
             outputs = subject.forward(_inputs(subject, images))
@@ -125,10 +126,3 @@ def _patches(subject: Subject, row: Tensor, images: Tensor) -> Tensor:
 def _count(subject: Subject, images: Tensor) -> int:
     rows, columns = subject.grid(images)
     return rows * columns
-
-
-def _keep(into: dict[int, Tensor], i: int):  # type: ignore[no-untyped-def]
-    def hook(_module: object, _inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
-        into[i] = output[0] if isinstance(output, tuple) else output
-
-    return hook

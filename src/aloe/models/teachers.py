@@ -141,7 +141,7 @@ class Teacher(Backbone):
         """images (B, 3, H, W) in [0, 1], H and W a whole number of patches (or the native size) -> `Features`."""
         captured: dict[int, Tensor] = {}
         blocks = self.blocks
-        hooks = [blocks[k - 1].register_forward_hook(_capture(captured, k)) for k in sorted(set(after_block))]
+        hooks = [blocks[k - 1].register_forward_hook(capture(captured, k)) for k in sorted(set(after_block))]
         try:
             features = self.features(self.normalize(images))
         finally:
@@ -286,7 +286,9 @@ def _no_config(model: nn.Module) -> str:
     return f"{type(model).__name__} has no configuration of transformers: model type None cannot be converted; {hint}."
 
 
-def _capture(into: dict[int, Tensor], k: int) -> Any:
+def capture(into: dict[int, Tensor], k: int) -> Any:
+    """A forward hook that keeps a block's states (B, N, D) under `k`."""
+
     def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
         into[k] = output[0] if isinstance(output, tuple) else output
 
