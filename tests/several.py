@@ -21,15 +21,18 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def run_in(count: int, job: Callable[[], Any], limit: float = 120) -> list[Any]:
+def run_in(count: int, job: Callable[[], Any], limit: float = 120, *, joined: bool = True) -> list[Any]:
     """What the job returns in each of `count` processes; a process that fails ends the others.
+
+    Args:
+        joined: as a command joins them; a training's processes find each other.
 
     Raises:
         RuntimeError: a process failed; says which, and how.
     """
     context: Any = multiprocessing.get_context("fork")
     results, port = context.Queue(), free_port()
-    started = [context.Process(target=_child, args=(k, count, port, job, results)) for k in range(count)]
+    started = [context.Process(target=_child, args=(k, count, port, job, results, joined)) for k in range(count)]
     for process in started:
         process.start()
     found: dict[int, tuple[bool, Any]] = {}
@@ -59,12 +62,13 @@ def _one_is_dead(started: list[Any], found: dict[int, Any]) -> bool:
     return any(process.exitcode not in (None, 0) and rank not in found for rank, process in enumerate(started))
 
 
-def _child(rank: int, count: int, port: int, job: Callable[[], Any], results: Any) -> None:
+def _child(rank: int, count: int, port: int, job: Callable[[], Any], results: Any, joined: bool) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     try:
-        processes.join()
+        if joined:
+            processes.join()
         found = job()
         processes.leave()
         results.put((rank, True, found))
