@@ -29,13 +29,7 @@ from aloe.data.draws import (
 )
 from aloe.data.sources import open_images
 from aloe.data.subset import SubsetImages
-from aloe.data.transforms import (
-    Compose,
-    RandomHorizontalFlip,
-    RandomResizedCrop,
-    ResizeCenterCrop,
-    to_tensor,
-)
+from aloe.data.transforms import Compose, RandomHorizontalFlip, RandomResizedCrop, ResizeCenterCrop, to_tensor
 
 RANDOM = Compose(RandomResizedCrop(8), RandomHorizontalFlip())
 FIXED = ResizeCenterCrop(8)

@@ -11,13 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from aloe.data.transforms import (
-    Compose,
-    RandomHorizontalFlip,
-    RandomResizedCrop,
-    ResizeCenterCrop,
-    to_tensor,
-)
+from aloe.data.transforms import Compose, RandomHorizontalFlip, RandomResizedCrop, ResizeCenterCrop, to_tensor
 
 
 def generator(seed: int = 0) -> np.random.Generator:

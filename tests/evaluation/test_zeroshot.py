@@ -15,13 +15,7 @@ from aloe.attribution.inherent import explain
 from aloe.core.errors import UserError
 from aloe.evaluation.features import FeatureSet
 from aloe.evaluation.templates import OPENCLIP, SINGLE, read_templates
-from aloe.evaluation.zeroshot import (
-    class_embeddings,
-    read_class_names,
-    text_targets,
-    zeroshot_logits,
-    zeroshot_ranking,
-)
+from aloe.evaluation.zeroshot import class_embeddings, read_class_names, text_targets, zeroshot_logits, zeroshot_ranking
 from aloe.models.convert import bcosify
 from aloe.models.teachers import load_teacher
 from aloe.models.text import load_text_tower

@@ -8,13 +8,7 @@ from result_rows import VIT, make_clarity, make_deletion, make_gridpg, make_insi
 from aloe.core.errors import UserError
 from aloe.draw.tables import MINUS, MISSING
 from aloe.report.columns import number, numbers
-from aloe.report.explained import (
-    accuracy,
-    by_method,
-    collect,
-    measure_of,
-    method_of,
-)
+from aloe.report.explained import accuracy, by_method, collect, measure_of, method_of
 from aloe.report.explained_tables import explained_others, scores_table
 from aloe.report.localization import localization_table
 from aloe.report.methods import LOOKS, look, rank

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from aloe.cli.common import Device, choose_device, method_options, quiet_libraries
+from aloe.cli.common import Device, method_options, quiet_libraries
 from aloe.core.bounds import MAX_COUNT
+from aloe.core.devices import choose_device
 from aloe.core.printable import shown_line
 
 

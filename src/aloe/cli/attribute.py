@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from aloe.cli.choices import one_of, some_of
-from aloe.cli.common import Device, Json, Limit, OutputDir, choose_device, method_options, quiet_libraries, say, table
+from aloe.cli.common import Device, Json, Limit, OutputDir, method_options, quiet_libraries, say, table
 from aloe.core.bounds import MAX_SIDE
+from aloe.core.devices import choose_device
 from aloe.core.progress import Bar
 
 

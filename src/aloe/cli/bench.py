@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from aloe.cli.common import Device, Json, choose_device, parse_settings, quiet_libraries, say, table
+from aloe.cli.common import Device, Json, parse_settings, quiet_libraries, say, table
 from aloe.core.bounds import MAX_BATCH, MAX_COUNT, MAX_SIDE, MAX_WORKERS
+from aloe.core.devices import choose_device
 
 
 def bench(

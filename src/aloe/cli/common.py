@@ -11,10 +11,7 @@ import typer
 
 from aloe.cli.choices import one_of
 from aloe.core.bounds import MAX_COUNT, MAX_SIDE
-from aloe.core.devices import choose_device
 from aloe.core.printable import shown_line, shown_text
-
-__all__ = ["choose_device"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of words.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...; default: the best there is.")]

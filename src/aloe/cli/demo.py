@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from aloe.cli.common import Device, Json, choose_device, quiet_libraries, say
+from aloe.cli.common import Device, Json, quiet_libraries, say
 from aloe.core.bounds import MAX_COUNT
+from aloe.core.devices import choose_device
 
 
 def demo(

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from aloe.cli.choices import one_of, some_of
-from aloe.cli.common import Cache, Device, Json, NoCache, cache_folder, choose_device, quiet_libraries, say, table
+from aloe.cli.common import Cache, Device, Json, NoCache, cache_folder, quiet_libraries, say, table
 from aloe.cli.flags import settings_flags
+from aloe.core.devices import choose_device
 
 
 def _known() -> frozenset[str]:

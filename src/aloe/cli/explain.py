@@ -8,19 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from aloe.cli.common import (
-    Device,
-    Json,
-    Limit,
-    OutputDir,
-    Resolution,
-    Student,
-    choose_device,
-    quiet_libraries,
-    replaced_words,
-    say,
-)
+from aloe.cli.common import Device, Json, Limit, OutputDir, Resolution, Student, quiet_libraries, replaced_words, say
 from aloe.core.bounds import MAX_BATCH, MAX_HELD
+from aloe.core.devices import choose_device
 from aloe.core.errors import UserError
 
 

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from aloe.cli.choices import one_of
-from aloe.cli.common import Device, Json, OutputDir, choose_device, quiet_libraries, say
+from aloe.cli.common import Device, Json, OutputDir, quiet_libraries, say
 from aloe.cli.flags import settings_flags
+from aloe.core.devices import choose_device
 
 
 @settings_flags(

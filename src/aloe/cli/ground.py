@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from aloe.cli.common import Device, Json, OutputDir, choose_device, quiet_libraries, say, table
+from aloe.cli.common import Device, Json, OutputDir, quiet_libraries, say, table
 from aloe.core.bounds import MAX_COUNT
+from aloe.core.devices import choose_device
 
 
 def ground(

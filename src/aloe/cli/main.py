@@ -31,9 +31,7 @@ from aloe.cli import (
     sweep,
     teachers,
 )
-from aloe.cli import (
-    app as explorer,
-)
+from aloe.cli import app as explorer
 from aloe.cli.verb import Verb
 from aloe.core import processes, survival
 from aloe.core.errors import UserError

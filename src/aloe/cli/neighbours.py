@@ -16,13 +16,13 @@ from aloe.cli.common import (
     Resolution,
     Student,
     cache_folder,
-    choose_device,
     quiet_libraries,
     replaced_words,
     say,
     table,
 )
 from aloe.core.bounds import MAX_BATCH, MAX_COUNT
+from aloe.core.devices import choose_device
 
 
 def neighbours(

@@ -11,10 +11,11 @@ from typing import Annotated, Any
 import typer
 
 from aloe.cli.choices import one_of
-from aloe.cli.common import Device, Json, choose_device, parse_settings, quiet_libraries, say, split_options, table
+from aloe.cli.common import Device, Json, parse_settings, quiet_libraries, say, split_options, table
 from aloe.cli.flags import settings_flags
 from aloe.cli.verb import Verb
 from aloe.core.bounds import MAX_COUNT, MAX_HELD, MAX_SEED, MAX_STUDIED
+from aloe.core.devices import choose_device
 
 app = typer.Typer(help="Ask people which explanation helps them more.", no_args_is_help=True)
 

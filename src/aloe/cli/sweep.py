@@ -15,7 +15,6 @@ from aloe.cli.common import (
     NoCache,
     OutputDir,
     cache_folder,
-    choose_device,
     parse_settings,
     quiet_libraries,
     say,
@@ -23,6 +22,7 @@ from aloe.cli.common import (
 )
 from aloe.cli.flags import plan_flags, settings_flags
 from aloe.core.bounds import MAX_COUNT
+from aloe.core.devices import choose_device
 
 
 def _known() -> set[str]:

@@ -17,15 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aloe.attribution.methods import (
-    METHODS,
-    Cost,
-    attribute,
-    check_options,
-    find_method,
-    find_methods,
-    unsupported,
-)
+from aloe.attribution.methods import METHODS, Cost, attribute, check_options, find_method, find_methods, unsupported
 from aloe.attribution.presets import preset_options
 from aloe.core import processes
 from aloe.core.errors import UserError

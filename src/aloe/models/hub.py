@@ -14,12 +14,7 @@ from aloe.core.progress import announce
 @contextmanager
 def explain_hub_errors(name: str) -> Iterator[None]:
     """Within the block, errors of loading `name` (hub id or folder) become a `UserError`."""
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        RepositoryNotFoundError,
-        StrictDataclassError,
-    )
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, StrictDataclassError
     from safetensors import SafetensorError
 
     path = Path(name)

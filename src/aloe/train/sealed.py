@@ -22,13 +22,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from aloe.core.errors import UserError
 from aloe.train.checkpoints import RUN_NAME, read_state, rotate, seal, write_state
-from aloe.train.sharding import (
-    all_finite,
-    set_whole_optimizer,
-    set_whole_weights,
-    whole_optimizer,
-    whole_weights,
-)
+from aloe.train.sharding import all_finite, set_whole_optimizer, set_whole_weights, whole_optimizer, whole_weights
 from aloe.train.stopping import Diverged
 
 OPTIMIZER, SCALER, RANDOM = "optimizer.safetensors", "scaler.safetensors", "random-{}.safetensors"

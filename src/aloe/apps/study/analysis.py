@@ -14,14 +14,7 @@ from aloe.apps.study.agreement import Agreement, agreement
 from aloe.apps.study.answers import Answer
 from aloe.apps.study.exclusions import Judged, Rules, judge, keep, report
 from aloe.apps.study.fit import SAMPLES, Fit, Ties, fit
-from aloe.apps.study.tables import (
-    agreement_words,
-    participants_table,
-    scores_plot,
-    scores_table,
-    wins_plot,
-    wins_table,
-)
+from aloe.apps.study.tables import agreement_words, participants_table, scores_plot, scores_table, wins_plot, wins_table
 from aloe.core.errors import UserError
 from aloe.core.files import write_whole
 from aloe.draw.tables import Table
