@@ -62,6 +62,12 @@ ZOO = (
     ),
     ZooModel("scenes-vit", "data/scenes/teacher", None, "ten kinds of rendered objects, 64 px"),
     ZooModel("scenes-aloe", "models/zoo_models/scenes-aloe", "scenes-vit", "its student, aligned without labels"),
+    ZooModel(
+        "scenes-conv-aloe",
+        "models/zoo_models/scenes-conv-aloe",
+        "scenes-vit",
+        "a student with a convolutional stem, whose maps show no patches",
+    ),
     ZooModel("cifar10-vit", "models/zoo_models/cifar10-vit", None, "CIFAR-10's ten classes, 32 px"),
     ZooModel("cifar10-aloe", "models/zoo_models/cifar10-aloe", "cifar10-vit", "its student, aligned without labels"),
 )
