@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import io
 import os
 import pickle
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from aloe.data import states
+from aloe.data.frames.files import Files
 from aloe.data.frames.named import open_frames
 from aloe.data.hub import HubImages
 from aloe.data.sources import FolderStore, open_images
@@ -163,7 +168,7 @@ def test_a_large_file_is_known_by_its_size_its_second_and_pieces(tmp_path: Path,
     os.utime(path, (0, 10**9))
 
     def of(path: Path) -> str:
-        return FileState(FolderStore(path.parent, [path.name]), [path.name]).now
+        return FileState(FolderStore(path.parent, [path.name]), [path.name], in_pieces=True).now
 
     seen = [of(path)]
     for name, value in (("HASHED_BYTES", 0), ("SAMPLED_BYTES", 100), ("SAMPLED", 3), ("PIECE", 8)):
@@ -186,6 +191,35 @@ def test_a_large_file_is_known_by_its_size_its_second_and_pieces(tmp_path: Path,
     path.unlink()
     seen.append(of(path))
     assert len(set(seen)) == 8
+
+
+def test_a_large_file_among_images_is_not_read(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("aloe.data.states.HASHED_BYTES", 0)
+    monkeypatch.setattr("aloe.data.states.SAMPLED_BYTES", 2000)
+    root = tree(tmp_path / "a", **{"": 2})
+    (root / "cat/0.png").write_bytes(bytes(2001))
+    files = sorted(root.rglob("*.png"))
+    facts = [f"{f.relative_to(root).as_posix()}\0{f.stat().st_size} {int(f.stat().st_mtime)}" for f in files]
+    read = [hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.stat().st_size < 2000]
+    assert len(read) == len(files) - 1
+    expected = hashlib.sha256("".join(f"{line}\n" for line in [*facts, *read]).encode()).hexdigest()
+    assert state(root) == expected
+
+
+def test_an_archive_of_large_frames_is_read_in_pieces_once(tmp_path: Path, monkeypatch) -> None:
+    for name, value in (("HASHED_BYTES", 0), ("SAMPLED_BYTES", 0)):
+        monkeypatch.setattr(f"aloe.data.states.{name}", value)
+    asked: list[Path] = []
+    original = states.pieces
+    monkeypatch.setattr(states, "pieces", lambda path, files: asked.append(path) or original(path, files))
+    path = archive("zip", tree(tmp_path / "a", **{"": 2}), tmp_path / "archive.zip", "")
+    files = Files(path)
+    assert len(files.names()) > 1
+    before = files.state(files.names())
+    assert asked == [path]
+    asked.clear()
+    assert state(path) != before
+    assert not asked
 
 
 def test_few_of_many_files_are_read(tmp_path: Path, monkeypatch) -> None:
@@ -289,3 +323,57 @@ def test_datasets_whose_rows_point_to_files(read_whole: bool, tmp_path: Path) ->
     paths[1].unlink()
     states.append(HubImages(dataset).state())
     assert len(set(states)) == 3
+
+
+@pytest.fixture
+def pointing(tmp_path: Path) -> HubImages:
+    """Two rows that point to `tmp_path / "a.png"` and `"b.png"`."""
+    datasets = pytest.importorskip("datasets")
+    rows = {"image": [{"bytes": None, "path": str(tmp_path / name)} for name in ("a.png", "b.png")]}
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(png(1))
+    return HubImages(datasets.Dataset.from_dict(rows, features=datasets.Features({"image": datasets.Image()})))
+
+
+def test_large_files_that_rows_point_to(read_whole: bool, pointing: HubImages, tmp_path: Path, monkeypatch) -> None:
+    for name, value in (
+        ("states.SAMPLED_BYTES", 40),
+        ("states.SAMPLED", 4),
+        ("states.PIECE", 8),
+        ("decode.MAX_BYTES", 40),
+    ):
+        monkeypatch.setattr(f"aloe.data.{name}", value)
+    data, seen = png(1), []
+    assert len(data) > 40
+    for at in (None, 0, -1, len(data) // 2):  # nothing changed, the first piece, the last, and neither
+        (tmp_path / "a.png").write_bytes(data if at is None else data[:at] + b"?" + data[at:][1:])
+        os.utime(tmp_path / "a.png", (0, 10**9))
+        pointing.__dict__.pop("_states", None)
+        seen.append(pointing.state())
+    assert len(set(seen[:3])) == 3
+    assert seen[3] not in seen[1:3]
+    assert (seen[3] == seen[0]) is not read_whole
+    assert pointing.content(1) == hashlib.sha256(data).hexdigest()
+
+
+def test_files_that_rows_point_to_and_that_cannot_be_opened(
+    read_whole: bool, pointing: HubImages, tmp_path: Path, monkeypatch
+) -> None:
+    opened = os.open
+
+    def refused(path: Any, *rest: Any, **more: Any) -> int:
+        if str(path).endswith("a.png"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opened(path, *rest, **more)
+
+    for size in (1 << 28, 40):
+        monkeypatch.setattr("aloe.data.states.SAMPLED_BYTES", size)
+        found = []
+        for call in (opened, refused):
+            pointing.__dict__.pop("_states", None)
+            monkeypatch.setattr(os, "open", call)
+            found.append(pointing.state())
+        assert found[0] != found[1]
+        assert pointing.content(0) is None
+        monkeypatch.setattr(os, "open", opened)
+        assert pointing.content(0) == pointing.content(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
@@ -14,9 +15,9 @@ import numpy as np
 from PIL import Image
 
 from aloe.core.errors import UserError
-from aloe.core.files import digest, expanded, read_bytes, stamp
-from aloe.data.decode import MAX_BYTES, DraftSize, decode_image
-from aloe.data.states import are_read, as_before, sampled, second
+from aloe.core.files import digest, expanded, stamp
+from aloe.data.decode import DraftSize, decode_image
+from aloe.data.states import UNREAD, are_read, as_before, hash_of, is_large, pieces, sampled, second
 
 Loader = Callable[[], tuple[Any, list[str]]]
 
@@ -102,12 +103,9 @@ class HubImages:
         return decode_image(data, name=self.name(index), draft_size=draft_size)
 
     def content(self, index: int) -> str | None:
-        """A hash of the encoded image; None where there is none."""
-        cell = self._dataset[index][self._column] or {}
-        data, path = cell.get("bytes"), Path(cell.get("path") or "")
-        if data is None and path.is_file():
-            data = read_bytes(path, MAX_BYTES)
-        return None if data is None else hashlib.sha256(data).hexdigest()
+        """A hash of the encoded image; None where there is none, or it cannot be read."""
+        content_hash = _content(self._dataset[index][self._column])
+        return None if content_hash is None or content_hash.startswith(UNREAD) else content_hash
 
     def fingerprint(self) -> str:
         sizes = self._sizes()
@@ -128,7 +126,14 @@ class HubImages:
             return (digest([*head, *self._hashes()]),) * 2
         files = [f"{file.name}\0{_file_size(file)} {second(file)}" for file in self._files]
         facts = (_fact(path) if size is None else str(size) for size, path in rows)
-        now = digest([*head, *files, *facts, *(self.content(i) or "" for i in sampled(known))])
+
+        def sample(i: int) -> str:
+            size, path = rows[i]
+            if size is None and is_large(known[i]):
+                return pieces(Path(path or ""), len(rows))
+            return _content(self._dataset[i][self._column]) or ""
+
+        now = digest([*head, *files, *facts, *map(sample, sampled(known, in_pieces=True))])
         tables = [stamp(Path(file["filename"])) for file in self._dataset.cache_files]
         stamps = (stamp(Path(path or "")) if size is None else str(size) for size, path in rows)
         return now, digest([*head, self._dataset._fingerprint, *tables, *stamps])
@@ -145,10 +150,7 @@ class HubImages:
     def _hashes(self) -> Iterator[str]:
         for table in self._dataset.with_format("arrow").iter(batch_size=100):
             for cell in table[self._column].to_pylist():
-                data, path = (cell or {}).get("bytes"), Path((cell or {}).get("path") or "")
-                if data is None and path.is_file():
-                    data = read_bytes(path, MAX_BYTES)
-                yield str(path) if data is None else hashlib.sha256(data).hexdigest()
+                yield _content(cell) or str(Path((cell or {}).get("path") or ""))
 
 
 def load_splits(name: str, config: str | None = None, advice: str | None = None) -> dict[str, Loader]:
@@ -258,6 +260,14 @@ def _labels(dataset: Any, column: str) -> tuple[list[str], np.ndarray]:
     found = sorted({v for v in values if v is not None})
     number: dict[Any, int] = {value: i for i, value in enumerate(found)}
     return [str(value) for value in found], np.array([number.get(v, -1) for v in values], dtype=np.int64)
+
+
+def _content(cell: dict[str, Any] | None) -> str | None:
+    """A hash of a row's encoded image, or why its file cannot be read; None where there is none."""
+    data, path = (cell or {}).get("bytes"), (cell or {}).get("path") or ""
+    if data is not None:
+        return hashlib.sha256(data).hexdigest()
+    return hash_of(Path(path)) if os.path.isfile(path) else None
 
 
 def _fact(path: str | None) -> str:

@@ -2,7 +2,7 @@
 
 Up to `HASHED_BYTES` every file is read, so that equal states mean equal files and a copy elsewhere has the same state.
 Beyond, files are known by the name, the size and the second of the last write of each (or of the archive it is in), and by
-bytes of `SAMPLED` of them: a copy that keeps times, as rsync -a, cp -p and tar do, has the same state; a file that was
+the bytes of `SAMPLED` of them: a copy that keeps times, as rsync -a, cp -p and tar do, has the same state; a file that was
 changed without another size or time has it too, unless those bytes were. Files are taken not to change while in use.
 """
 
@@ -13,24 +13,25 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cached_property
+from functools import cache, cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from aloe.core.files import digest, open_regular
+from aloe.core.errors import UserError
+from aloe.core.files import digest, file_digest, open_regular
 from aloe.data.decode import UnreadableImage
 
 HASHED_BYTES = 1 << 30
-"""Bytes together of files that are all read."""
+"""Files of up to so many bytes together are all read."""
 SAMPLED = 1024
-"""Of more bytes: files that are read, evenly among all,"""
+"""Of more bytes so many files are read, evenly among all."""
 SAMPLED_BYTES = 1 << 28
-"""and how many bytes they hold at most. Of a file that alone has more its share of `SAMPLED` pieces is read,"""
+"""Those files hold at most so many bytes together; one that alone has more is read in `SAMPLED` / files pieces, or not."""
 PIECE = 1 << 16
-"""bytes each, evenly in the file."""
+"""A piece of a file has so many bytes."""
 UNREAD = "unreadable: "
 
 _as_before: ContextVar[bool] = ContextVar("_as_before", default=False)
@@ -52,10 +53,14 @@ def as_before() -> bool:
 
 
 class FileState:
-    """The state of `files` of a folder or archive, in their order; the first `start` letters of their names do not count."""
+    """The state of `files` of a folder or archive, in their order; the first `start` letters of their names do not count.
 
-    def __init__(self, store: Any, files: Sequence[str], start: int = 0) -> None:
-        self._store, self._files, self._start = store, files, start
+    Args:
+        in_pieces: read pieces of files above `SAMPLED_BYTES`, or of the archive they are in; else none of their bytes.
+    """
+
+    def __init__(self, store: Any, files: Sequence[str], start: int = 0, *, in_pieces: bool = False) -> None:
+        self._store, self._files, self._start, self._in_pieces = store, files, start, in_pieces
         self._earlier = ""
 
     def state(self, stamped: Callable[[str], str]) -> str:
@@ -75,7 +80,12 @@ class FileState:
             f"{name}\0{size} {second(holder(self._store, file))}"
             for name, size, file in zip(names, self.sizes, self._files, strict=True)
         )
-        return digest(chain(facts, map(self._sample, sampled(self.sizes))))
+        of_large = cache(lambda path: pieces(path, len(self._files)))  # once for an archive, however many are in it
+        samples = (
+            of_large(holder(self._store, self._files[i])) if is_large(self.sizes[i]) else self.content(i)
+            for i in sampled(self.sizes, self._in_pieces)
+        )
+        return digest(chain(facts, samples))
 
     @cached_property
     def sizes(self) -> np.ndarray:
@@ -89,29 +99,26 @@ class FileState:
         except UnreadableImage as error:
             return f"{UNREAD}{error.reason}"
 
-    def _sample(self, index: int) -> str:
-        if self.sizes[index] <= SAMPLED_BYTES:
-            return self.content(index)
-        try:
-            return _pieces(holder(self._store, self._files[index]), max(SAMPLED // len(self._files), 1))
-        except OSError as error:
-            return f"{UNREAD}{error.strerror}"
-
 
 def are_read(sizes: Iterable[int]) -> bool:
     """Whether files of these sizes are all read."""
     return sum(sizes) <= HASHED_BYTES
 
 
-def sampled(sizes: Sequence[int] | np.ndarray) -> Iterator[int]:
-    """Numbers of the files that are read of many, wholly or in pieces."""
+def is_large(size: int) -> bool:
+    """Whether a file of this size is not read whole where many bytes are not."""
+    return size > SAMPLED_BYTES
+
+
+def sampled(sizes: Sequence[int] | np.ndarray, in_pieces: bool) -> Iterator[int]:
+    """Numbers of the files that are read of many; with `in_pieces` large ones as well."""
     count, left = len(sizes), SAMPLED_BYTES
     for k in range(min(SAMPLED, count)):
         i = k * count // min(SAMPLED, count)
         if sizes[i] <= left:
             left -= int(sizes[i])
             yield i
-        elif sizes[i] > SAMPLED_BYTES:
+        elif in_pieces and is_large(sizes[i]):
             yield i
 
 
@@ -134,6 +141,21 @@ def size_of(store: Any, file: str) -> int:
         return int(store.size(file))
     except UnreadableImage:
         return 0
+
+
+def hash_of(path: Path, read: Callable[[Path], str] = file_digest) -> str:
+    """What `read` makes of a file, by default the hash of its bytes, or why it cannot be read."""
+    try:
+        return read(path)
+    except OSError as error:
+        return f"{UNREAD}{error.strerror}"
+    except UserError:
+        return f"{UNREAD}not a regular file"
+
+
+def pieces(path: Path, files: int) -> str:
+    """A hash of a file's share of `SAMPLED` pieces where so many `files` make the set, or why it cannot be read."""
+    return hash_of(path, partial(_pieces, count=max(SAMPLED // files, 1)))
 
 
 def _pieces(path: Path, count: int) -> str:

@@ -80,7 +80,7 @@ class Files:
     def state(self, names: Iterable[str]) -> str:
         """The state of the files `names`, by the rule of `aloe.data.states`; found once."""
         files = tuple(names)
-        return self._known.setdefault(files, FileState(self._store, files)).state(self._stamped)
+        return self._known.setdefault(files, FileState(self._store, files, in_pieces=True)).state(self._stamped)
 
     def _stamped(self, name: str) -> str:
         return f"{size_of(self._store, name)}\0{stamp(self.path / name if self.path.is_dir() else self.path)}"

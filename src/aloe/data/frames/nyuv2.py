@@ -258,7 +258,7 @@ class GeoNetFrames:
 def _known(*files: Path) -> FileState:
     """Files of one folder."""
     names = [file.name for file in files]
-    return FileState(FolderStore(files[0].parent, names), names)
+    return FileState(FolderStore(files[0].parent, names), names, in_pieces=True)
 
 
 def _frame(image: np.ndarray, depth: np.ndarray, normals: np.ndarray | None, name: str) -> Frame:
