@@ -49,7 +49,7 @@ def in_two(job: Callable[[], Any]) -> list[Any]:
         AcceleratorState._reset_state(reset_partial_state=True)  # of what the test has run before
         return job()
 
-    return run_in(2, training, joined=False)
+    return run_in(2, training, limit=240, joined=False)
 
 
 def _align(teacher: Path, images: Path, output: Path, batch: int, **more: Any) -> list[float]:
