@@ -13,6 +13,8 @@ from typing import Any
 import torch
 
 from aloe.core import processes
+from aloe.core.files import stamp
+from aloe.data import sources
 
 
 def free_port() -> int:
@@ -56,6 +58,17 @@ def run_in(count: int, job: Callable[[], Any], limit: float = 120, *, joined: bo
     if len(found) < count:
         raise RuntimeError(f"of {count} processes ended {[p.exitcode for p in started]}")
     return [found[rank][1] for rank in range(count)]
+
+
+def in_two_with_copies(job: Callable[[], Any]) -> list[Any]:
+    """What the job returns in each of two processes, the second of which sees other inodes, as of a copy elsewhere."""
+
+    def elsewhere() -> Any:
+        if processes.rank():
+            sources.stamp = lambda path: f"elsewhere {stamp(path)}"  # type: ignore[attr-defined]
+        return job()
+
+    return run_in(2, elsewhere)
 
 
 def _one_is_dead(started: list[Any], found: dict[int, Any]) -> bool:

@@ -20,6 +20,7 @@ from aloe.metrics.grids import GridList
 from captures import nyu_arrays, write_capture, write_labelled
 from conftest import build_teacher
 from pictures import write_pictures
+from several import in_two_with_copies
 
 
 @pytest.fixture
@@ -72,6 +73,20 @@ def test_what_was_kept_under_inodes_is_found(home):
     (home / "out" / "results.jsonl").unlink()
     assert measured(home)[1] == 0  # features as well
     assert len(list((home / "cache").iterdir())) == 2
+
+
+def test_processes_with_copies_find_what_was_kept_under_the_first_ones_inodes(home):
+    with earlier_states():
+        before, _ = measured(home)
+    kept = home / "out" / "results.jsonl"
+    for _ in ("the row", "the features"):
+        one, two = in_two_with_copies(lambda: measured(home))
+        assert one == two
+        row, extracted = one
+        assert row["key"] != before["key"]
+        assert (row["value"], extracted) == (before["value"], 0)
+        assert len(list((home / "cache").iterdir())) == 2
+        kept.unlink()  # so that the features are asked for
 
 
 def frames(home: Path, kind: str) -> str:
@@ -127,17 +142,26 @@ def test_what_was_kept_of_frames_under_inodes_is_found(kind, home):
     assert probed(home, data, fit_probe=None) == row
 
 
-def test_grids_that_were_chosen_under_inodes_are_read(home):
-    def source() -> Any:
-        return open_images(home / "data/test")
-
+@pytest.fixture
+def earlier_grids(home: Path) -> Path:
+    """A list of one grid of four classes that was chosen under inodes."""
     for name in ("white", "yellow"):
         write_pictures(home / "data/test" / name, 4, 90)
     with earlier_states():
-        state = source().state()[:16]
+        state = open_images(home / "data/test").state()[:16]
     grids = GridList(2, torch.tensor([[0, 4, 8, 12]]), torch.tensor([[0, 1, 2, 3]]), {}, "test", state)
     grids.save(home / "grids.json")
-    assert source().state()[:16] != state == stored_grids(home / "grids.json", source()).state
+    return home / "grids.json"
+
+
+def test_grids_that_were_chosen_under_inodes_are_read(home, earlier_grids):
+    source = open_images(home / "data/test")
+    assert source.state()[:16] != stored_grids(earlier_grids, source).state
     (home / "data/test/blue").rename(home / "data/test/green")
     with pytest.raises(UserError, match="were chosen from other images"):
-        stored_grids(home / "grids.json", source())
+        stored_grids(earlier_grids, open_images(home / "data/test"))
+
+
+def test_processes_with_copies_read_grids_that_were_chosen_under_the_first_ones_inodes(home, earlier_grids):
+    found = in_two_with_copies(lambda: stored_grids(earlier_grids, open_images(home / "data/test")).indices.tolist())
+    assert found == [[[0, 4, 8, 12]]] * 2

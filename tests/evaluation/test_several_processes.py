@@ -14,6 +14,7 @@ from PIL import Image
 from aloe.core import processes
 from aloe.core.errors import UserError
 from aloe.data.scenes import teacher_path
+from aloe.data.states import earlier_states
 from aloe.evaluation import explained_tasks, features
 from aloe.evaluation.cache import PartFolder
 from aloe.evaluation.evaluate import evaluate_all
@@ -23,7 +24,7 @@ from aloe.models.saving import save_student
 from conftest import build_teacher
 from pairs import write_pair
 from pictures import picture
-from several import run_in
+from several import in_two_with_copies, run_in
 
 CLASSES = {"blue": (0, 0, 200), "green": (0, 200, 0), "red": (200, 0, 0), "white": (230, 230, 230)}
 MADE_ANEW = ("seconds", "peak_bytes")  # of a row: what a clock or the allocator says
@@ -207,6 +208,24 @@ def test_processes_that_read_different_files(home, tmp_path):
     assert words[0] == words[1]
     assert words[0].startswith("Process 1 reads another test (test) than process 0")
     assert not (tmp_path / "out").exists()
+
+
+def test_grids_that_were_chosen_under_the_first_ones_inodes(home, tmp_path, monkeypatch):
+    monkeypatch.setattr("aloe.data.states.HASHED_BYTES", 0)
+    how: dict[str, Any] = {"methods": ["inherent"], "share": 1.0, "progress": False, "device": "cpu"}
+    model = str(home / "classified")
+
+    def row(out: str, part: str = "test", **more: Any) -> Any:
+        return evaluate_all(model, "gridpg", [(None, str(home / part))], tmp_path / out, **how, **more)[0]
+
+    with earlier_states():
+        before = row("before", grids=3)
+    (stored,) = (tmp_path / "before/grids").iterdir()
+    for after in in_two_with_copies(lambda: row("after", grids_file=stored)):
+        assert after["value"] == before["value"]
+        assert after["settings"]["grids"] == before["settings"]["grids"]
+    with pytest.raises(RuntimeError, match="were chosen from other images"):
+        run_in(2, lambda: row("other", "train", grids_file=stored))
 
 
 def test_features_on_a_disk_that_is_not_shared_are_missed(home, tmp_path):

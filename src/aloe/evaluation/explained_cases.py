@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ class Common:
         """The stored list of these models, or the one that was named."""
         s = self.settings
         if s.grids_file is not None:
-            return stored_grids(s.grids_file, self.source)
+            return processes.of_first(partial(stored_grids, s.grids_file, self.source))
         models = sorted(Path(c.name).name if Path(c.name).exists() else c.name for c in self.cases)
         rule = {**self.rule, "seed": s.seed, "count": s.grids, "models": models}
         indices, labels = choose_grids(
@@ -207,10 +207,14 @@ class Explainer:
 
 
 def stored_grids(path: Path, source: Any) -> GridList:
-    """A list that was made for these images; raises UserError for another."""
+    """A list that was made for these images; raises UserError for another.
+
+    The first process alone holds their states against each other: a copy elsewhere has other inodes, so no earlier state.
+    """
+    state = source.state()[:16] if processes.is_first() else None
     with earlier_states():
         earlier = source.state()[:16]
-    grids = GridList.load(path, state=source.state()[:16], earlier=earlier)
+    grids = GridList.load(path, state=state, earlier=earlier)
     labels = torch.as_tensor(source.labels, dtype=torch.int64)
     if int(grids.indices.max()) >= len(labels) or not torch.equal(labels[grids.indices], grids.labels):
         raise UserError(f"The grids {path} do not fit their images; delete the file to have grids chosen again.")

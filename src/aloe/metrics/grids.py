@@ -71,8 +71,8 @@ class GridList:
         write_json(path, {**facts, **tables}, indent=None)
 
     @classmethod
-    def load(cls, path: Path, *, state: str, earlier: str = "") -> GridList:
-        """Read a list that was made for the data whose hash is `state`, or once was `earlier`.
+    def load(cls, path: Path, *, state: str | None, earlier: str = "") -> GridList:
+        """Read a list that was made for the data whose hash is `state`, or once was `earlier`; None: for any data.
 
         Raises:
             UserError: no such file, a damaged one, or one that belongs to other data.
@@ -86,7 +86,7 @@ class GridList:
             raise UserError(f"The grids {path} cannot be read: {error.strerror or error}.") from error
         except (ValueError, TypeError, KeyError) as error:  # UserError is a ValueError
             raise UserError(f"The grids {path} are damaged; delete the file to have grids chosen again.") from error
-        if grids.state not in (state, earlier or state):
+        if state is not None and grids.state not in (state, earlier or state):
             raise UserError(
                 f"The grids {path} were chosen from other images ({grids.data}); name the same data, or another file."
             )
