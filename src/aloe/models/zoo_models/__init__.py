@@ -66,7 +66,7 @@ ZOO = (
         "scenes-conv-aloe",
         "models/zoo_models/scenes-conv-aloe",
         "scenes-vit",
-        "a student with a convolutional stem, whose maps show no patches",
+        "a student with a convolutional stem, whose maps hardly show the patches",
     ),
     ZooModel("cifar10-vit", "models/zoo_models/cifar10-vit", None, "CIFAR-10's ten classes, 32 px"),
     ZooModel("cifar10-aloe", "models/zoo_models/cifar10-aloe", "cifar10-vit", "its student, aligned without labels"),
