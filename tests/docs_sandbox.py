@@ -321,6 +321,7 @@ NAMES: dict[str, dict[str, str]] = {
         "scene-siglip": "siglip",
         "grids": "photos",
         "grid-student": "zoo:scenes-aloe",
+        "conv-first": "zoo:scenes-aloe",
         "zoo:cifar10-vit": "teacher-probe",  # that are right about the pictures here
         "zoo:cifar10-aloe": "student-probe",
     },
