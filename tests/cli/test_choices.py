@@ -24,7 +24,6 @@ def test_the_choices_are_those_of_the_registries():
     assert CHOICES["methods"]() == list(METHODS)
     assert CHOICES["recipes"]() == AlignSettings.recipes()
     assert CHOICES["zoo"]() == [model.id for model in ZOO]
-    assert CHOICES["objective"]() == ["cosine", "mse", "standardized", "siglip", "infonce"]
     assert CHOICES["finetune-recipes"]() == ["short"]
     assert all(CHOICES[name]() for name in CHOICES)
 
@@ -43,12 +42,19 @@ def test_completion_offers_one_or_several_values():
     assert some_of("tasks")("knn,c") == ["knn,classifier", "knn,cosine", "knn,clarity", "knn,correspondence"]
     assert "inherent,inherent" not in some_of("methods")("inherent,")
     assert some_of("methods")("inherent,att") == ["inherent,attnlrp"]
+    assert one_of("stem", ("patch", "conv", "conv-even"))("c") == ["conv", "conv-even"]
+    assert some_of("k", ("a", "b"))("a,") == ["a,b"]
 
 
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
         ("aloe align --recipe p", "paper"),
+        ("aloe align --objective ", "cosine\nmse\nstandardized\nsiglip\ninfonce"),
+        ("aloe finetune --precision b", "bf16"),
+        ("aloe evaluate --feature co", "concat"),
+        ("aloe evaluate --protocol res", "resized"),
+        ("aloe evaluate --preset p", "paper"),
         ("aloe evaluate knn,lin", "knn,linear"),
         ("aloe evaluate gridpg zoo:scenes-a", "zoo:scenes-aloe"),
         ("aloe evaluate gridpg m --methods inherent,li", "inherent,lime"),

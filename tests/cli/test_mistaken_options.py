@@ -10,6 +10,7 @@ from typer.main import get_command
 
 from aloe.apps.study.settings import StudySettings
 from aloe.apps.sweep.plan import SweepPlan
+from aloe.attribution.settings import ExplainSettings
 from aloe.cli import main
 from aloe.core.errors import UserError
 from aloe.data.frames.pair_settings import CorrespondenceSettings, PairSettings
@@ -30,6 +31,7 @@ SETTINGS = (
         PairSettings,
         StudySettings,
         SweepPlan,
+        ExplainSettings,
     ),
 )
 WRONG = {

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from typing import get_args
+from collections.abc import Callable, Sequence
 
 
 def _recipes() -> list[str]:
@@ -37,59 +35,39 @@ def _zoo() -> list[str]:
     return [model.id for model in ZOO]
 
 
-def _literal(name: str) -> Callable[[], list[str]]:
-    def values() -> list[str]:
-        from aloe.evaluation.settings import EvaluateSettings
-        from aloe.train.align.settings import AlignSettings
-
-        for settings in (AlignSettings, EvaluateSettings):
-            if name in settings.model_fields:
-                return [str(value) for value in get_args(settings.model_fields[name].annotation)]
-        raise KeyError(name)
-
-    return values
-
-
 CHOICES: dict[str, Callable[[], list[str]]] = {
     "recipes": _recipes,
     "finetune-recipes": _finetune_recipes,
     "tasks": _tasks,
     "methods": _methods,
     "zoo": _zoo,
-    **{name: _literal(name) for name in ("objective", "precision", "feature", "protocol", "preset")},
 }
 
 
-def one_of(name: str) -> Callable[[str], list[str]]:
-    """The completion of an option that takes one value of `CHOICES`."""
+def one_of(name: str, values: Sequence[str] = ()) -> Callable[[str], list[str]]:
+    """The completion of an option that takes one of these values, or where none are given one of `CHOICES`."""
 
     def complete(incomplete: str) -> list[str]:
-        return [value for value in CHOICES[name]() if value.startswith(incomplete)]
+        return [value for value in values or CHOICES[name]() if value.startswith(incomplete)]
 
     return complete
 
 
-def some_of(name: str) -> Callable[[str], list[str]]:
-    """The completion of an option that takes several values of `CHOICES` with commas."""
+def some_of(name: str, values: Sequence[str] = ()) -> Callable[[str], list[str]]:
+    """The completion of an option that takes several values with commas, of those that `one_of` has."""
 
     def complete(incomplete: str) -> list[str]:
         before, comma, last = incomplete.rpartition(",")
         taken = before.split(",")
-        return [f"{before}{comma}{v}" for v in CHOICES[name]() if v.startswith(last) and v not in taken]
+        known = values or CHOICES[name]()
+        return [f"{before}{comma}{v}" for v in known if v.startswith(last) and v not in taken]
 
     return complete
 
 
 def filled(text: str) -> str:
-    """Help in which `{recipes}` and the like are the values of `CHOICES`, and `{=k}` is the default of an evaluation's k."""
+    """Help in which `{recipes}` and the like are the values of `CHOICES`."""
     for name, values in CHOICES.items():
         if (place := f"{{{name}}}") in text:
             text = text.replace(place, ", ".join(values()))
-    return re.sub(r"\{=(\w+)\}", lambda found: _default(found[1]), text)
-
-
-def _default(name: str) -> str:
-    from aloe.evaluation.settings import EvaluateSettings
-
-    value = EvaluateSettings.model_fields[name].default
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return text

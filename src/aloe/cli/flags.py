@@ -65,10 +65,12 @@ def settings_flags(
 
 
 def plan_flags(kind: str, *names: str) -> Callable[[Verb], Verb]:
-    """Give a verb, in place of its parameter `plan`, a flag for each of these fields of `kind`; it gets those given."""
+    """Give a verb, in place of its parameter `plan`, a flag for each of these fields of `kind`, by default for every one;
+    it gets those given."""
 
     def options() -> Options:
-        flags = {name: _Flag(resolve_name(kind), name) for name in names}
+        settings = resolve_name(kind)
+        flags = {name: _Flag(settings, name) for name in names or settings.model_fields}
         parameters = [flag.parameter(True, "") for flag in flags.values()]
         return parameters, lambda arguments: _given(flags, arguments)
 
@@ -129,11 +131,12 @@ class _Flag:
 
     def parameter(self, shows_default: bool, note: str) -> inspect.Parameter:
         """The flag as a parameter of the verb."""
-        complete = (some_of if self.inside else one_of)(self.name) if self.name in CHOICES else None
+        offers = (some_of if self.inside else one_of)(self.name, self.values)
         text = "; ".join([*self._help(shows_default), *([note] if note else [])])
         if text.split()[0].strip(",") not in (*self.values, self.field.default):
             text = f"{text[0].upper()}{text[1:]}"
         second = [ALSO[self.name]] if self.name in ALSO else []
+        complete = offers if self.values or self.name in CHOICES else None
         option = typer.Option(self.option, *second, help=f"{text}.{self._range()}", autocompletion=complete)
         return _keyword(self.name, self.typed, option)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from aloe.core import processes
-from aloe.core.bounds import MAX_COUNT, MAX_SEED
+from aloe.core.bounds import MAX_BATCH, MAX_COUNT, MAX_SEED, MAX_SIDE
 from aloe.core.errors import UserError
 from aloe.core.names import nearest
 from aloe.core.typed import odd_number
@@ -27,7 +27,9 @@ OF_VERBS = (
 
 Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
-
+BatchSize = Annotated[int, Field(ge=1, le=MAX_BATCH, description="images per pass")]
+Limit = Annotated[int | None, Field(ge=1, le=MAX_COUNT, description="at most this many images")]
+Resolution = Annotated[int | None, Field(ge=1, le=MAX_SIDE, description="pixels; default: the model's native size")]
 
 _NUMBERS = (int, float, int | None, float | None)
 
