@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import typer
 
-from aloe.attribution.settings import ExplainSettings
+from aloe.attribution.settings import AttributeSettings, ExplainSettings
 from aloe.cli.main import app
 
 ROOT = typer.main.get_command(app)
-WHOLE = {"explain": ExplainSettings}
+WHOLE = {"explain": ExplainSettings, "attribute": AttributeSettings}
 """Verbs that have a flag for every field of their settings."""
-WORDS = {"explain": ("student", "images", "-o", "out")}
+WORDS = {"explain": ("student", "images", "-o", "out"), "attribute": ("images", "-m", "teacher", "-o", "out")}
 
 
 def bounds(field):

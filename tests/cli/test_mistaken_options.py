@@ -10,7 +10,7 @@ from typer.main import get_command
 
 from aloe.apps.study.settings import StudySettings
 from aloe.apps.sweep.plan import SweepPlan
-from aloe.attribution.settings import ExplainSettings
+from aloe.attribution.settings import AttributeSettings, ExplainSettings
 from aloe.cli import main
 from aloe.core.errors import UserError
 from aloe.data.frames.pair_settings import CorrespondenceSettings, PairSettings
@@ -32,6 +32,7 @@ SETTINGS = (
         StudySettings,
         SweepPlan,
         ExplainSettings,
+        AttributeSettings,
     ),
 )
 WRONG = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from aloe.core.bounds import MAX_HELD
+from aloe.core.bounds import MAX_HELD, MAX_SIDE
 from aloe.core.errors import UserError
 from aloe.core.settings import BatchSize, Checked, Limit, Resolution
 
@@ -52,3 +52,15 @@ class ExplainSettings(Checked):
             raise UserError("--against belongs to --toward; give the images that the direction points to.")
         if self.precision != "float32" and (self.like or self.toward is not None):
             raise UserError("--precision is of classes and texts; leave it out with --like and --toward.")
+
+
+class AttributeSettings(Checked):
+    """Maps of attribution methods, side by side."""
+
+    methods: tuple[str, ...] = Field(("all",), min_length=1, description="attribution methods")
+    target: str | None = Field(None, description="class name or index; default: what the first model predicts")
+    preset: str = Field("best", description="options of methods: best, or paper, as the authors ran them")
+    resolution: int | None = Field(None, ge=1, le=MAX_SIDE, description="pixels; default: each model's own")
+    limit: Limit = None
+    maps: bool = Field(False, description="also write the maps, as safetensors")
+    memory: bool = Field(False, description="measure each method's peak of memory too")

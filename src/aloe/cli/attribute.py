@@ -7,13 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from aloe.cli.choices import one_of, some_of
-from aloe.cli.common import Device, Json, Limit, OutputDir, method_options, quiet_libraries, say, table
-from aloe.core.bounds import MAX_SIDE
+from aloe.cli.choices import one_of
+from aloe.cli.common import Device, Json, OutputDir, method_options, quiet_libraries, say, table
+from aloe.cli.flags import plan_flags
 from aloe.core.devices import choose_device
 from aloe.core.progress import Bar
 
 
+@plan_flags("aloe.attribution.settings:AttributeSettings")
 def attribute(
     images: Annotated[list[str], typer.Argument(help="Files, folders, globs or archives.")],
     model: Annotated[
@@ -23,36 +24,23 @@ def attribute(
         ),
     ],
     output_dir: OutputDir,
-    methods: Annotated[
-        str,
-        typer.Option(
-            "--methods", "--method", help="With commas, of {methods}, or all.", autocompletion=some_of("methods")
-        ),
-    ] = "all",
-    target: Annotated[
-        str | None, typer.Option(help="Class name or index; default: what the first model predicts.")
-    ] = None,
+    *,
+    plan: dict[str, Any],
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="A method's option, such as intgrad.steps=100.")
     ] = None,
-    preset: Annotated[str, typer.Option(help="Methods' options: best, or paper, as its authors ran them.")] = "best",
-    resolution: Annotated[
-        int | None, typer.Option(min=1, max=MAX_SIDE, help="Pixels; default: each model's own.")
-    ] = None,
-    limit: Limit = None,
-    maps: Annotated[bool, typer.Option("--maps", help="Also write the maps, as safetensors.")] = False,
-    memory: Annotated[bool, typer.Option("--memory", help="Measure each method's peak of memory too.")] = False,
     device: Device = None,
     json: Json = False,
 ) -> None:
     """Write, for every image, what each method shows on each MODEL, and a gallery of the first twenty."""
     quiet_libraries()
     from aloe.attribution.compare import attribute_files
-    from aloe.core.typed import words as words_of
+    from aloe.attribution.settings import AttributeSettings
     from aloe.evaluation.backbones import load_any
     from aloe.evaluation.results import describe
     from aloe.models.stages import standing, title_of
 
+    asked, options = AttributeSettings.of(**plan), method_options(set_ or [])
     loaded: dict[str, Any] = {}
     for name in model:
         loaded_model = load_any(name)
@@ -65,18 +53,13 @@ def attribute(
             loaded,
             images[0] if len(images) == 1 else images,
             output_dir,
-            methods=words_of(methods, "--methods"),
-            options=method_options(set_ or []),
-            preset=preset,
-            target=target,
-            resolution=resolution,
-            limit=limit,
+            **asked.model_dump(exclude={"maps"}),
+            save_maps=asked.maps,
+            options=options,
             device=choose_device(device),
-            save_maps=maps,
-            memory=memory,
             progress=lambda _, count, total: bar.update(count, total),
         )
-    header = ("model", "method", "forward", "backward", "s/image", *(["MiB"] if memory else []))
+    header = ("model", "method", "forward", "backward", "s/image", *(["MiB"] if asked.memory else []))
     words = [f"{t}: {standing(m.config.teacher)}" for t, m in loaded.items() if m.interpretable]
     words += [table([_line(c) for c in done.costs], header)]
     words += [f"{note}." for note in done.notes]
