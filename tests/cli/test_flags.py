@@ -5,13 +5,17 @@ from __future__ import annotations
 import pytest
 import typer
 
-from aloe.attribution.settings import AttributeSettings, ExplainSettings
+from aloe.attribution.settings import AttributeSettings, ExplainSettings, NeighboursSettings
 from aloe.cli.main import app
 
 ROOT = typer.main.get_command(app)
-WHOLE = {"explain": ExplainSettings, "attribute": AttributeSettings}
+WHOLE = {"explain": ExplainSettings, "attribute": AttributeSettings, "neighbours": NeighboursSettings}
 """Verbs that have a flag for every field of their settings."""
-WORDS = {"explain": ("student", "images", "-o", "out"), "attribute": ("images", "-m", "teacher", "-o", "out")}
+WORDS = {
+    "explain": ("student", "images", "-o", "out"),
+    "attribute": ("images", "-m", "teacher", "-o", "out"),
+    "neighbours": ("student", "folder", "images", "-o", "out"),
+}
 
 
 def bounds(field):

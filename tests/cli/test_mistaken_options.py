@@ -10,7 +10,7 @@ from typer.main import get_command
 
 from aloe.apps.study.settings import StudySettings
 from aloe.apps.sweep.plan import SweepPlan
-from aloe.attribution.settings import AttributeSettings, ExplainSettings
+from aloe.attribution.settings import AttributeSettings, ExplainSettings, NeighboursSettings
 from aloe.cli import main
 from aloe.core.errors import UserError
 from aloe.data.frames.pair_settings import CorrespondenceSettings, PairSettings
@@ -33,6 +33,7 @@ SETTINGS = (
         SweepPlan,
         ExplainSettings,
         AttributeSettings,
+        NeighboursSettings,
     ),
 )
 WRONG = {

@@ -11,7 +11,7 @@ from aloe.apps.study.power import power
 from aloe.apps.study.settings import StudySettings
 from aloe.apps.study.simulate import Preferences, simulate
 from aloe.apps.sweep.plan import SweepPlan
-from aloe.attribution.settings import AttributeSettings, ExplainSettings
+from aloe.attribution.settings import AttributeSettings, ExplainSettings, NeighboursSettings
 from aloe.core.devices import choose_device
 from aloe.core.errors import UserError
 from aloe.core.names import chosen, meant, nearest
@@ -26,7 +26,7 @@ from aloe.train.finetune.settings import FinetuneSettings
 
 SETTINGS = (
     *(AlignSettings, FinetuneSettings, EvaluateSettings, DenseSettings, CorrespondenceSettings, PairSettings),
-    *(StudySettings, ExplainSettings, AttributeSettings),
+    *(StudySettings, ExplainSettings, AttributeSettings, NeighboursSettings),
 )
 GIVEN = {StudySettings: {"methods": ("a", "b")}}
 NUMBERS = (int, float, int | None, float | None)

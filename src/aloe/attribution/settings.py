@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from aloe.core.bounds import MAX_HELD, MAX_SIDE
+from aloe.core.bounds import MAX_COUNT, MAX_HELD, MAX_SIDE
 from aloe.core.errors import UserError
-from aloe.core.settings import BatchSize, Checked, Limit, Resolution
+from aloe.core.settings import BatchSize, Checked, Count, Limit, Resolution
 
 
 class ExplainSettings(Checked):
@@ -64,3 +64,12 @@ class AttributeSettings(Checked):
     limit: Limit = None
     maps: bool = Field(False, description="also write the maps, as safetensors")
     memory: bool = Field(False, description="measure each method's peak of memory too")
+
+
+class NeighboursSettings(Checked):
+    """An image's nearest images, and why they are near."""
+
+    k: Count = Field(5, description="neighbours of each image")
+    resolution: Resolution = None
+    limit: int | None = Field(None, ge=1, le=MAX_COUNT, description="at most this many queries")
+    batch_size: BatchSize = 32

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from aloe.cli.choices import one_of
-from aloe.core.bounds import MAX_COUNT, MAX_SIDE
 from aloe.core.printable import shown_line, shown_text
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of words.")]
@@ -18,8 +17,6 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...; de
 Cache = Annotated[Path | None, typer.Option(help="Where features are kept; default: ~/.cache/aloe.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Keep no features.")]
 Student = Annotated[str, typer.Argument(help="Folder or hub id of an aligned student.", autocompletion=one_of("zoo"))]
-Resolution = Annotated[int | None, typer.Option(min=1, max=MAX_SIDE, help="Pixels; default: the model's native size.")]
-Limit = Annotated[int | None, typer.Option(min=1, max=MAX_COUNT, help="At most this many images.")]
 OutputDir = Annotated[Path, typer.Option("--output-dir", "-o", help="Folder to write to.")]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,7 +13,6 @@ from aloe.cli.common import (
     Json,
     NoCache,
     OutputDir,
-    Resolution,
     Student,
     cache_folder,
     quiet_libraries,
@@ -21,19 +20,18 @@ from aloe.cli.common import (
     say,
     table,
 )
-from aloe.core.bounds import MAX_BATCH, MAX_COUNT
+from aloe.cli.flags import plan_flags
 from aloe.core.devices import choose_device
 
 
+@plan_flags("aloe.attribution.settings:NeighboursSettings")
 def neighbours(
     model: Student,
     folder: Annotated[str, typer.Argument(help="What to choose from: folder, archive, hf:NAME@split, wds:shards.")],
     images: Annotated[list[str], typer.Argument(help="The queries: files, folders, globs or archives.")],
     output_dir: OutputDir,
-    k: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Neighbours of each image.")] = 5,
-    resolution: Resolution = None,
-    limit: Annotated[int | None, typer.Option(min=1, max=MAX_COUNT, help="At most this many queries.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, max=MAX_BATCH)] = 32,
+    *,
+    plan: dict[str, Any],
     cache: Cache = None,
     no_cache: NoCache = False,
     device: Device = None,
@@ -41,20 +39,19 @@ def neighbours(
 ) -> None:
     """Write each image's nearest images with what makes them alike; with class folders, the k-NN vote explained."""
     quiet_libraries()
+    from aloe.attribution.settings import NeighboursSettings
     from aloe.evaluation.alike.neighbours import find_neighbours
     from aloe.models.saving import load
     from aloe.models.stages import standing
 
+    asked = NeighboursSettings.of(**plan)
     student = load(model)
     done = find_neighbours(
         student,
         folder,
         images[0] if len(images) == 1 else images,
         output_dir,
-        k=k,
-        resolution=resolution,
-        limit=limit,
-        batch_size=batch_size,
+        **asked.model_dump(),
         device=choose_device(device),
         cache=cache_folder(cache, no_cache),
         progress=not json,
