@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 import pytest
@@ -59,6 +60,12 @@ def _randomize(name: str, parameter: nn.Parameter, zero_bias: bool) -> None:
             parameter.normal_(0, parameter[0].numel() ** -0.5)
         else:
             parameter.normal_(0, 0.5)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now is no garbage: every training looks for some, half a second among all modules of the tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(params=FAMILIES)
