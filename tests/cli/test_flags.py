@@ -5,15 +5,22 @@ from __future__ import annotations
 import pytest
 import typer
 
+from aloe.apps.export.settings import ExportSettings
 from aloe.attribution.settings import AttributeSettings, ExplainSettings, NeighboursSettings
 from aloe.cli.main import app
 
 ROOT = typer.main.get_command(app)
-WHOLE = {"explain": ExplainSettings, "attribute": AttributeSettings, "neighbours": NeighboursSettings}
+WHOLE = {
+    "explain": ExplainSettings,
+    "attribute": AttributeSettings,
+    "neighbours": NeighboursSettings,
+    "export": ExportSettings,
+}
 """Verbs that have a flag for every field of their settings."""
 WORDS = {
     "explain": ("student", "images", "-o", "out"),
     "attribute": ("images", "-m", "teacher", "-o", "out"),
+    "export": ("student", "-o", "graph.onnx"),
     "neighbours": ("student", "folder", "images", "-o", "out"),
 }
 

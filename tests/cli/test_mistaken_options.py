@@ -8,6 +8,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 from typer.main import get_command
 
+from aloe.apps.export.settings import ExportSettings
 from aloe.apps.study.settings import StudySettings
 from aloe.apps.sweep.plan import SweepPlan
 from aloe.attribution.settings import AttributeSettings, ExplainSettings, NeighboursSettings
@@ -34,6 +35,7 @@ SETTINGS = (
         ExplainSettings,
         AttributeSettings,
         NeighboursSettings,
+        ExportSettings,
     ),
 )
 WRONG = {

@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from aloe.apps.export.settings import ExportSettings
 from aloe.apps.study.fit import fit
 from aloe.apps.study.power import power
 from aloe.apps.study.settings import StudySettings
@@ -26,7 +27,7 @@ from aloe.train.finetune.settings import FinetuneSettings
 
 SETTINGS = (
     *(AlignSettings, FinetuneSettings, EvaluateSettings, DenseSettings, CorrespondenceSettings, PairSettings),
-    *(StudySettings, ExplainSettings, AttributeSettings, NeighboursSettings),
+    *(StudySettings, ExplainSettings, AttributeSettings, NeighboursSettings, ExportSettings),
 )
 GIVEN = {StudySettings: {"methods": ("a", "b")}}
 NUMBERS = (int, float, int | None, float | None)
