@@ -165,10 +165,10 @@ def open_archive(path: Path) -> Store | None:
     if zipfile.is_zipfile(path):
         return ZipStore(path)
     try:
-        found = is_tar(path)
+        tar = is_tar(path)
     except BROKEN as error:  # a header that tarfile trusts too far
         raise _incomplete(path, "tar", error) from error
-    return TarStore(path) if found else None
+    return TarStore(path) if tar else None
 
 
 # What zipfile raises on damaged input: of offsets and sizes that lie outside, and of methods and names that it does not know.
@@ -206,8 +206,8 @@ def decompressing_into(folder: Path | None) -> Iterator[None]:
 
 def cache_folder() -> Path:
     """Where decompressed archives are kept."""
-    if (chosen := _CHOSEN.get()) is not None:
-        return chosen
+    if (folder := _CHOSEN.get()) is not None:
+        return folder
     root = os.environ.get("ALOE_CACHE")
     return Path(root) if root else expanded("~/.cache/aloe/archives")
 

@@ -38,15 +38,15 @@ def over_batches(
         UserError: no image can be read; said at the end.
     """
     batches = [rows.tolist() for rows in torch.arange(len(source)).split(batch_size)]
-    own, found = processes.dealt(batches), []
+    own, parts = processes.dealt(batches), []
     dataset = ImageDataset(source, ResizeCenterCrop(side))
     loader: Any = DataLoader(dataset, batch_sampler=own, collate_fn=collate_images)
     for batch in tracked(loader, title, len(own)):
         pixels = batch["pixel_values"]
-        made = make(pixels, batch["index"].tolist()) if len(pixels) else []
-        found.append((made, batch["unreadable"], len(pixels)))
-    found = processes.in_order(found)
-    unreadable += [line for _, lines, _ in found for line in lines]
-    if not any(count for _, _, count in found):
+        values = make(pixels, batch["index"].tolist()) if len(pixels) else []
+        parts.append((values, batch["unreadable"], len(pixels)))
+    parts = processes.in_order(parts)
+    unreadable += [line for _, lines, _ in parts for line in lines]
+    if not any(count for _, _, count in parts):
         raise UserError(f"None of the {len(source)} images could be read: {'; '.join(unreadable[:3])}.")
-    return [one for made, _, _ in found for one in made]
+    return [one for values, _, _ in parts for one in values]

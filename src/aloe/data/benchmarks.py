@@ -246,10 +246,10 @@ def open_benchmark(spec: str) -> Splits:
     )
     drawn, left_out = benchmark.train_per_class, benchmark.left_out
     opened, notes = _opened(parts, where, benchmark.splits, advice=advice, train_per_class=drawn, left_out=left_out)
-    found = len(opened["train"].classes or [])
-    if found != benchmark.classes:
+    count = len(opened["train"].classes or [])
+    if count != benchmark.classes:
         raise UserError(
-            f"{name} has {benchmark.classes} classes and {where} has {found}; give the whole data set, or leave out {name}="
+            f"{name} has {benchmark.classes} classes and {where} has {count}; give the whole data set, or leave out {name}="
             " to take it for data of its own."
         )
     differences = sizes_that_differ(benchmark.sizes, {part: len(source) for part, source in opened.items()})
@@ -267,16 +267,16 @@ def pair(train: str | Path, test: str | Path) -> Splits:
     Raises:
         UserError: either cannot be opened, has no labels, or has other classes than the other; both are the same images.
     """
-    given = {"train": str(train), "test": str(test)}
-    found = {part: part_given(where, part) for part, where in given.items()}
-    notes = {part: note for part, (_, note) in found.items() if note}
-    if not notes and _place(given["train"]) == _place(given["test"]):
+    places = {"train": str(train), "test": str(test)}
+    parts = {part: part_given(where, part) for part, where in places.items()}
+    notes = {part: note for part, (_, note) in parts.items() if note}
+    if not notes and _place(places["train"]) == _place(places["test"]):
         raise UserError(
-            f"{shown(given['test'])} is given for training and for testing, and has no train and test parts; give two"
+            f"{shown(places['test'])} is given for training and for testing, and has no train and test parts; give two"
             " folders."
         )
-    opened = {part: source for part, (source, _) in found.items()}
-    return _agreeing(given["test"], given["test"], opened, notes=tuple(notes.values()))
+    opened = {part: source for part, (source, _) in parts.items()}
+    return _agreeing(places["test"], places["test"], opened, notes=tuple(notes.values()))
 
 
 def _place(where: str) -> tuple[Any, str]:
@@ -317,29 +317,29 @@ def _opened(
     left_out: tuple[str, ...] = (),
 ) -> tuple[dict[str, ImageSource], tuple[str, ...]]:
     """The parts that `splits` asks for, checked, and notes on them."""
-    chosen: dict[str, str] = {}
+    names: dict[str, str] = {}
     unlabelled: tuple[str, ...] = ()
     for part in ("train", "test", "validation"):
-        free = [name for name in splits.get(part, (part,)) if name in parts and name not in chosen.values()]
+        free = [name for name in splits.get(part, (part,)) if name in parts and name not in names.values()]
         if splits is ANY and part == "test" and len(free) > 1 and not has_labels(parts[free[0]]()):
             unlabelled = (f"its {free[0]} images have no labels",)
             free = free[1:]
-        chosen |= {part: free[0]} if free else {}
-    whole = chosen.get("train", "")
-    if train_per_class and "test" not in chosen and whole in parts:
+        names |= {part: free[0]} if free else {}
+    whole = names.get("train", "")
+    if train_per_class and "test" not in names and whole in parts:
         source = labelled(parts[whole](), "given", where, left_out=left_out)
         train, test = draw_per_class(source, train_per_class, where)
         note = f"{train_per_class} training images per class drawn by file name, the rest is the test"
         return {"train": train, "test": test}, (note,)
-    missing = [part for part in ("train", "test") if part not in chosen]
+    missing = [part for part in ("train", "test") if part not in names]
     if missing:
         there = ", ".join(filter(None, parts)) or "none"
         raise UserError(
             f"{where} has no {' and no '.join(missing)} part (folder or split; there is {there}); {advice}."
         )
     note = "its validation images are the test"
-    notes = (*unlabelled, note) if splits is ANY and chosen["test"] == "validation" else ()
-    return {part: labelled(parts[name](), part, where, left_out=left_out) for part, name in chosen.items()}, notes
+    notes = (*unlabelled, note) if splits is ANY and names["test"] == "validation" else ()
+    return {part: labelled(parts[name](), part, where, left_out=left_out) for part, name in names.items()}, notes
 
 
 def _official(name: str, where: str) -> dict[str, Opener] | None:
@@ -357,9 +357,9 @@ def _itself(source: ImageSource) -> ImageSource:
 
 def _unregistered(where: str) -> str:
     """What to do with data of no registered name that lack a part."""
-    known = [] if where.startswith("hf:") else list(recognised(*split_inner(where)))
-    if known:
-        return f"it looks like {BENCHMARKS[known[0]].title} as its authors publish it: give {known[0]}={shown(where)}"
+    names = [] if where.startswith("hf:") else list(recognised(*split_inner(where)))
+    if names:
+        return f"it looks like {BENCHMARKS[names[0]].title} as its authors publish it: give {names[0]}={shown(where)}"
     return "give the two apart, with --train and --test"
 
 

@@ -332,13 +332,13 @@ def _label(labels: np.ndarray | None, index: int) -> int:
 
 
 def _unreadable(source: ImageSource, indices: Sequence[int]) -> list[str]:
-    found = []
+    lines = []
     for index in indices:
         try:
             source.load(index, draft_size=1)
         except UnreadableImage as error:
-            found.append(shown_line(str(error)))
-    return found
+            lines.append(shown_line(str(error)))
+    return lines
 
 
 def _log_choose(n: int, k: int) -> float:

@@ -121,19 +121,19 @@ class HubImages:
         head = [json.dumps(self.classes), "" if self.labels is None else hashlib.sha256(labels).hexdigest()]
         rows = list(self._sizes())
         sizes = [size if size is not None else _file_size(path) if path else 0 for size, path in rows]
-        known = [n or 0 for n in sizes]
-        if None not in sizes and are_read(known):
+        known_sizes = [n or 0 for n in sizes]
+        if None not in sizes and are_read(known_sizes):
             return (digest([*head, *self._hashes()]),) * 2
         files = [f"{file.name}\0{_file_size(file)} {second(file)}" for file in self._files]
         facts = (_fact(path) if size is None else str(size) for size, path in rows)
 
         def sample(i: int) -> str:
             size, path = rows[i]
-            if size is None and is_large(known[i]):
+            if size is None and is_large(known_sizes[i]):
                 return pieces(Path(path or ""), len(rows))
             return _content(self._dataset[i][self._column]) or ""
 
-        now = digest([*head, *files, *facts, *map(sample, sampled(known, in_pieces=True))])
+        now = digest([*head, *files, *facts, *map(sample, sampled(known_sizes, in_pieces=True))])
         tables = [stamp(Path(file["filename"])) for file in self._dataset.cache_files]
         stamps = (stamp(Path(path or "")) if size is None else str(size) for size, path in rows)
         return now, digest([*head, self._dataset._fingerprint, *tables, *stamps])
@@ -211,18 +211,18 @@ def parquet_files(path: Path) -> dict[str, list[str]]:
     Raises:
         UserError: several folders hold files of one split, so that they are different configurations.
     """
-    found: dict[str, list[str]] = {}
+    files: dict[str, list[str]] = {}
     folders: dict[str, set[Path]] = {}
     for file in sorted([*path.glob("*.parquet"), *path.glob("*/*.parquet")]):
         split = re.sub(r"-\d+-of-\d+.*", "", file.stem)
         if split.isdigit():
             split = file.parent.name
-        found.setdefault(split, []).append(str(file))
+        files.setdefault(split, []).append(str(file))
         folders.setdefault(split, set()).add(file.parent)
         if len(folders[split]) > 1:
             names = " and ".join(sorted(folder.name for folder in folders[split]))
             raise UserError(f"{path} holds several configurations ({names}); give the folder of one of them.")
-    return found
+    return files
 
 
 _ADVICE = "check the name, log in with `hf auth login` if it is gated, or give a local folder"
@@ -257,9 +257,9 @@ def _labels(dataset: Any, column: str) -> tuple[list[str], np.ndarray]:
     values = dataset.select_columns([column]).with_format("arrow")[:][column].to_pylist()
     if isinstance(kind, datasets.ClassLabel):
         return list(kind.names), np.array([-1 if v is None else v for v in values], dtype=np.int64)
-    found = sorted({v for v in values if v is not None})
-    number: dict[Any, int] = {value: i for i, value in enumerate(found)}
-    return [str(value) for value in found], np.array([number.get(v, -1) for v in values], dtype=np.int64)
+    classes = sorted({v for v in values if v is not None})
+    number: dict[Any, int] = {value: i for i, value in enumerate(classes)}
+    return [str(value) for value in classes], np.array([number.get(v, -1) for v in values], dtype=np.int64)
 
 
 def _content(cell: dict[str, Any] | None) -> str | None:

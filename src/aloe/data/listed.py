@@ -50,15 +50,15 @@ class ListedImages(Relabelled):
     """
 
     def __init__(self, store: Store, entries: Sequence[Entry], where: str) -> None:
-        given = dict(entries)
-        if len(given) < len(entries):
-            raise UserError(f"{where} lists {len(entries) - len(given)} images twice; it is not the official list.")
-        files = sorted(given)
-        chosen: Store = FolderStore(store.root, files) if isinstance(store, FolderStore) else _Chosen(store, files)
-        self.source = StoredImages(chosen, where=where)
-        if len(self.source) < len(given):
-            raise UserError(f"{where} lists {len(given) - len(self.source)} files that are no images.")
-        names = [given[file] for file in files]
+        class_of = dict(entries)
+        if len(class_of) < len(entries):
+            raise UserError(f"{where} lists {len(entries) - len(class_of)} images twice; it is not the official list.")
+        files = sorted(class_of)
+        subset: Store = FolderStore(store.root, files) if isinstance(store, FolderStore) else _Chosen(store, files)
+        self.source = StoredImages(subset, where=where)
+        if len(self.source) < len(class_of):
+            raise UserError(f"{where} lists {len(class_of) - len(self.source)} files that are no images.")
+        names = [class_of[file] for file in files]
         self.classes: list[str] | None = sorted(set(names))
         number = {name: k for k, name in enumerate(self.classes)}
         self.labels: np.ndarray | None = np.array([number[name] for name in names], dtype=np.int64)

@@ -59,21 +59,21 @@ class Members:
             groups[key][fields.lower()].append(i)
         images = {}
         for key, group in groups.items():
-            found = {fields: places for fields, places in group.items() if is_image_name(names[places[0]])}
-            if found:
-                images[key] = found
-            plain = [fields for fields in found if "." not in fields]
+            members = {fields: places for fields, places in group.items() if is_image_name(names[places[0]])}
+            if members:
+                images[key] = members
+            plain = [fields for fields in members if "." not in fields]
             if plain and not self.wanted:
-                self._companions |= found.keys() - set(plain)
+                self._companions |= members.keys() - set(plain)
         picked: set[int] = set()
-        for key, found in images.items():
-            for places in self._of_key(key, found, any("." not in f for f in groups[key])):
+        for key, members in images.items():
+            for places in self._of_key(key, members, any("." not in f for f in groups[key])):
                 for other in places[:-1]:
                     self.leave(names[other], "another member of the same name comes after it")
                 picked.add(places[-1])
-            for places in found.values():
+            for places in members.values():
                 if places[-1] not in picked:
-                    self._leave_beside(names[places[-1]], found)
+                    self._leave_beside(names[places[-1]], members)
         return picked
 
     def leave(self, name: str, reason: str) -> None:
@@ -92,14 +92,14 @@ class Members:
         self._counts.clear()
         return words
 
-    def _of_key(self, key: str, found: dict[str, list[int]], has_plain: bool) -> list[list[int]]:
+    def _of_key(self, key: str, members: dict[str, list[int]], has_plain: bool) -> list[list[int]]:
         """The places of the samples of one key."""
         if self.wanted:
-            return [found[self.wanted]] if self.wanted in found else []
-        plain = [fields for fields in found if "." not in fields]
+            return [members[self.wanted]] if self.wanted in members else []
+        plain = [fields for fields in members if "." not in fields]
         if plain:
-            return [found[min(plain, key=_rank)]]
-        alone = [fields for fields in found if fields not in self._companions]
+            return [members[min(plain, key=_rank)]]
+        alone = [fields for fields in members if fields not in self._companions]
         if len(alone) > 1:
             one, other = sorted(alone, key=_rank)[:2]
             fields = frozenset(alone)
@@ -109,14 +109,14 @@ class Members:
                     f" #{one} or #{other} to the address of the shards."
                 )
             self._sets.add(fields)
-        return [found[fields] for fields in alone]
+        return [members[fields] for fields in alone]
 
-    def _leave_beside(self, name: str, found: dict[str, list[int]]) -> None:
+    def _leave_beside(self, name: str, members: dict[str, list[int]]) -> None:
         fields = split_key(name)[1].lower()
         if self.wanted:
-            if self.wanted not in found:
+            if self.wanted not in members:
                 self.leave(name, f"its sample has no .{self.wanted}")
-        elif any("." not in f for f in found):
+        elif any("." not in f for f in members):
             self.leave(name, f"beside a plain image of the same key (#{fields} after the address takes these instead)")
         else:
             self.leave(name, f"its sample has no plain image, as those of other .{fields} have")

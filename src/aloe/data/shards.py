@@ -59,17 +59,17 @@ class ShardSource:
             raise UserError("wds:... needs the package webdataset; pip install 'aloe-vit[data]'.")
         self.buffer, self.retries, self.pause, self.timeout = buffer, retries, pause, timeout
         self.member = ""
-        chosen = re.fullmatch(r"(.+)#([\w.-]+)", pattern)
-        if chosen and not os.path.exists(expanded(pattern)):
-            pattern, self.member = chosen.groups()
+        match = re.fullmatch(r"(.+)#([\w.-]+)", pattern)
+        if match and not os.path.exists(expanded(pattern)):
+            pattern, self.member = match.groups()
         self.urls = _urls(pattern)
         self.left_out: list[str] = []
         self._picked: dict[str, set[int]] = {}
 
     def fingerprint(self) -> str:
         """A hash of the addresses; the shards are not read."""
-        chosen = [f"#{self.member}"] if self.member else []
-        return hashlib.sha256("\n".join([*self.urls, *chosen]).encode("utf-8", "surrogateescape")).hexdigest()
+        suffix = [f"#{self.member}"] if self.member else []
+        return hashlib.sha256("\n".join([*self.urls, *suffix]).encode("utf-8", "surrogateescape")).hexdigest()
 
     def hold_out(self, count: int) -> tuple[ShardSource, list[tuple[str, bytes]]]:
         """The source without its last shard, and the first `count` images of that shard; needs two shards or more."""
@@ -189,9 +189,9 @@ def _urls(pattern: str) -> list[str]:
         if _is_remote(url):
             urls.append(url)
         elif (
-            found := [path] if os.path.exists(path) else sorted(glob.glob(path) or glob.glob(path.replace("[", "[[]")))
+            paths := [path] if os.path.exists(path) else sorted(glob.glob(path) or glob.glob(path.replace("[", "[[]")))
         ):
-            urls += found
+            urls += paths
         elif _SCHEME.match(url):
             raise UserError(f"{shown(url)} is refused: shards are local paths or http(s) addresses.")
         else:
@@ -219,10 +219,10 @@ def _names(url: str, members: Members) -> list[str]:
     if os.path.exists(url) and not os.path.isfile(url):
         raise OSError(errno.EINVAL, "not a regular file", url)
     with open_tar(url, "r:*") as archive:
-        found = [name for name, _ in _files(archive, members)]
+        names = [name for name, _ in _files(archive, members)]
         archive.fileobj.seek(archive.offset)
         _check_end(archive.fileobj.read(tarfile.BLOCKSIZE))
-    return found
+    return names
 
 
 def _check_end(block: bytes) -> None:

@@ -19,8 +19,8 @@ def shared_images(train: ImageSource, test: ImageSource) -> int:
     """
     sizes = [_sizes(source) for source in (train, test)]
     common = None if None in sizes else set(sizes[0] or ()) & set(sizes[1] or ())
-    known = set(_contents(train, sizes[0], common))
-    return sum(content in known for content in _contents(test, sizes[1], common))
+    training = set(_contents(train, sizes[0], common))
+    return sum(content in training for content in _contents(test, sizes[1], common))
 
 
 def content_of(source: ImageSource, index: int) -> str | None:
@@ -47,13 +47,13 @@ def file_size_of(source: ImageSource, index: int) -> int | None:
 
 
 def _sizes(source: ImageSource) -> list[int] | None:
-    found: list[int] = []
+    sizes: list[int] = []
     for i in range(len(source)):
         size = file_size_of(source, i)
         if size is None:
             return None
-        found.append(size)
-    return found
+        sizes.append(size)
+    return sizes
 
 
 def _contents(source: ImageSource, sizes: list[int] | None, common: set[int] | None) -> Iterator[str]:

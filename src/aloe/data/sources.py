@@ -143,9 +143,9 @@ def are_parts(folders: Iterable[str]) -> bool:
 
 def left_out(source: Any) -> list[str]:
     """What a source read over, in sentences: folders that cannot be listed, members of shards that are no samples."""
-    found = list(getattr(source, "left_out", ()))
+    lines = list(getattr(source, "left_out", ()))
     inner = getattr(source, "source", None)  # of a part of a source
-    return found if inner is None else [*found, *left_out(inner)]
+    return lines if inner is None else [*lines, *left_out(inner)]
 
 
 def parts_taken(source: Any) -> str:
@@ -222,25 +222,25 @@ class StoredImages:
         everything = [name for name in store.names() if is_image_name(name)]
         inner = inner.strip("/")
         start = f"{inner}/" if inner else ""
-        chosen = sorted(name for name in everything if name.startswith(start) or name == inner)
-        if not chosen and everything:
+        files = sorted(name for name in everything if name.startswith(start) or name == inner)
+        if not files and everything:
             tops = sorted({name.rpartition("/")[0] or "." for name in everything})
             some = ", ".join(tops[:8]) + (", ..." if len(tops) > 8 else "")
             raise UserError(f"No images under {inner!r} in {where}; its images are in: {some}.")
         self.left_out: list[str] = [f"{line} (this folder is left out)" for line in getattr(store, "lost", ())]
-        if not chosen:
+        if not files:
             why = "".join(f"; {line}" for line in self.left_out)
             raise UserError(f"No images found in {where}: looked, hidden files aside, for {_EXTENSIONS}{why}.")
-        read = {os.path.splitext(name)[0] for name in chosen if is_read_name(name)}
-        beside = [name for name in chosen if not is_read_name(name) and os.path.splitext(name)[0] in read]
+        read = {os.path.splitext(name)[0] for name in files if is_read_name(name)}
+        beside = [name for name in files if not is_read_name(name) and os.path.splitext(name)[0] in read]
         if beside:  # a camera's raw file and its JPEG, for one
             self.left_out.append(
                 f"{len(beside)} files of other formats beside an image of the same name: {_first_names(beside)}"
             )
-            chosen = sorted(set(chosen) - set(beside))
-        self._files = chosen
-        self._start = 0 if chosen == [inner] else len(start)
-        self._known = FileState(store, chosen, self._start)
+            files = sorted(set(files) - set(beside))
+        self._files = files
+        self._start = 0 if files == [inner] else len(start)
+        self._known = FileState(store, files, self._start)
 
     def __len__(self) -> int:
         return len(self._files)
@@ -288,8 +288,8 @@ class StoredImages:
         return self._known.state(self._stamped)  # labels and classes are part of the names
 
     def _stamped(self, file: str) -> str:
-        known = stamp(holder(self._store, file))
-        return known if isinstance(self._store, FolderStore) else f"{self._store.size(file)} in {known}"
+        holder_stamp = stamp(holder(self._store, file))
+        return holder_stamp if isinstance(self._store, FolderStore) else f"{self._store.size(file)} in {holder_stamp}"
 
 
 _EXTENSIONS = ", ".join(EXTENSIONS)
@@ -305,8 +305,8 @@ def _expanded(path: str | Path, lost: list[str]) -> Iterator[Path]:
     exists = os.path.exists(text)
     if not exists and not glob.has_magic(text):
         raise UserError(f"{shown(text)} does not exist; give images, a folder, an archive or a pattern.")
-    for found in [text] if exists else glob.iglob(text, recursive=True):
-        file = Path(os.path.abspath(found))
+    for match in [text] if exists else glob.iglob(text, recursive=True):
+        file = Path(os.path.abspath(match))
         if file.is_dir():
             yield from (file / name for name in _walk(file, lost) if is_image_name(name))
         elif is_image_name(file.name):

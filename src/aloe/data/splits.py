@@ -133,8 +133,8 @@ def open_parts(
     path, inner = split_inner(where)
     if not where.startswith("hf:") and not (path.is_dir() and not inner and is_dataset_folder(path)):
         return _tree_parts(path, inner.strip("/"), where)
-    name, _, given = where.removeprefix("hf:").partition("#") if where.startswith("hf:") else (str(path), "", "")
-    own_image, _, own_label = given.partition(",")
+    name, _, columns = where.removeprefix("hf:").partition("#") if where.startswith("hf:") else (str(path), "", "")
+    own_image, _, own_label = columns.partition(",")
 
     def opened(load: Loader) -> HubImages:
         dataset, files = load()
@@ -192,8 +192,8 @@ def part_given(where: str, part: str) -> tuple[ImageSource, str]:
     Raises:
         UserError: nothing is there or it cannot be opened.
     """
-    chosen = "@" in where if where.startswith("hf:") else where.startswith(("scenes:", "wds:"))
-    if not chosen and (where.startswith("hf:") or not is_image_name(split_inner(where)[0].name)):
+    has_part = "@" in where if where.startswith("hf:") else where.startswith(("scenes:", "wds:"))
+    if not has_part and (where.startswith("hf:") or not is_image_name(split_inner(where)[0].name)):
         parts = open_parts(where)
         name = next((n for n in (part, "validation")[: 2 if part == "test" else 1] if n in parts), None)
         if name is not None and len(parts) > 1:
@@ -245,35 +245,35 @@ def _tree_parts(path: Path, inner: str, where: str) -> dict[str, Opener]:
         raise UserError(f"There is no folder or archive {path}; give one, or hf:NAME for a dataset on the hub.")
     store = open_store(path)
     layout = _layout(store, inner)
-    found: dict[str, dict[str, str]] = {}
+    data_sets: dict[str, dict[str, str]] = {}
     partly: dict[str, str] = {}
     for base, folders in layout.items():
         parts = {PART_OF[f.lower()]: "/".join(filter(None, (inner, base, f))) for f in folders if f.lower() in PART_OF}
         if "train" in parts and len(parts) > 1:
-            found[base] = parts
+            data_sets[base] = parts
         partly |= {} if partly else parts
-        if "" in found:
+        if "" in data_sets:
             break
-    if len(found) > 1:
-        raise UserError(f"{where} holds several data sets ({', '.join(sorted(found))}); give one of them.")
-    chosen = next(iter(found.values()), None) or partly or {"": inner}
-    return {part: partial(_open_tree, store, folder, where) for part, folder in chosen.items()}
+    if len(data_sets) > 1:
+        raise UserError(f"{where} holds several data sets ({', '.join(sorted(data_sets))}); give one of them.")
+    part_folders = next(iter(data_sets.values()), None) or partly or {"": inner}
+    return {part: partial(_open_tree, store, folder, where) for part, folder in part_folders.items()}
 
 
 def _layout(store: Store, inner: str) -> dict[str, list[str]]:
     """Names of the folders at the top, under "", and in each of these."""
-    found: dict[str, set[str]] = {"": set()}
+    tree: dict[str, set[str]] = {"": set()}
     if isinstance(store, FolderStore):
-        found[""] = set(folders_in(store.root))
-        found |= {top: set(folders_in(store.root / top)) for top in found[""]}
+        tree[""] = set(folders_in(store.root))
+        tree |= {top: set(folders_in(store.root / top)) for top in tree[""]}
     else:
         start = f"{inner}/" if inner else ""
         for name in filter(is_image_name, store.names()):
             if name.startswith(start):
                 top, *below = name[len(start) :].split("/")[:-1][:2] or [""]
-                found[""].add(top)
-                found.setdefault(top, set()).update(below)
-    return {base: sorted(filter(None, folders)) for base, folders in found.items()}
+                tree[""].add(top)
+                tree.setdefault(top, set()).update(below)
+    return {base: sorted(filter(None, folders)) for base, folders in tree.items()}
 
 
 def _open_tree(store: Store, folder: str, where: str) -> ImageSource:

@@ -160,10 +160,10 @@ def pieces(path: Path, files: int) -> str:
 
 def _pieces(path: Path, count: int) -> str:
     """A hash of pieces of a file, from its first byte to its last."""
-    found = hashlib.sha256()
+    hasher = hashlib.sha256()
     with open_regular(path) as file:
         last = max(os.fstat(file.fileno()).st_size - PIECE, 0)
         for k in range(count):
             file.seek(k * last // max(count - 1, 1))
-            found.update(file.read(PIECE))
-    return found.hexdigest()
+            hasher.update(file.read(PIECE))
+    return hasher.hexdigest()

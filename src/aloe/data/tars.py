@@ -27,11 +27,11 @@ class Header(tarfile.TarInfo):
     @classmethod
     def frombuf(cls, buf: Any, encoding: str | None, errors: str) -> Any:
         """As tarfile does it, then checked; raises DishonestHeader."""
-        found = super().frombuf(buf, encoding, errors)  # type: ignore[arg-type]
-        most = HEADER_LIMIT if found.type in _BESIDE else MEMBER_LIMIT
-        if not 0 <= found.size <= most:
-            raise DishonestHeader(f"a header declares {found.size} bytes")
-        return found
+        header = super().frombuf(buf, encoding, errors)  # type: ignore[arg-type]
+        most = HEADER_LIMIT if header.type in _BESIDE else MEMBER_LIMIT
+        if not 0 <= header.size <= most:
+            raise DishonestHeader(f"a header declares {header.size} bytes")
+        return header
 
 
 def open_tar(path: Path | str | None, mode: Literal["r:", "r:*", "r|*"], stream: IO[bytes] | None = None) -> Any:

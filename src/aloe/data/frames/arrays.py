@@ -28,22 +28,22 @@ _BROKEN = (
 def numbers(values: Any, what: str) -> np.ndarray:
     """`values` as an array of real numbers; raises UserError for text, objects, complex numbers and the like."""
     try:
-        found = np.asarray(values)
+        array = np.asarray(values)
     except _BROKEN as error:
         raise UserError(f"{what} is no array of numbers ({error}).") from error
-    if found.dtype.kind not in "biuf":
-        raise UserError(f"{what} is no array of numbers but of {found.dtype}.")
-    return found
+    if array.dtype.kind not in "biuf":
+        raise UserError(f"{what} is no array of numbers but of {array.dtype}.")
+    return array
 
 
 def whole_numbers_of(values: Any, what: str) -> list[int]:
     """`values` as a flat list of whole numbers; raises UserError for anything else."""
-    found = numbers(values, what).ravel()
-    if found.dtype.kind == "f" and not (np.isfinite(found).all() and (np.abs(found) < 2**53).all()):
+    array = numbers(values, what).ravel()
+    if array.dtype.kind == "f" and not (np.isfinite(array).all() and (np.abs(array) < 2**53).all()):
         raise UserError(f"{what} holds numbers that count nothing.")
-    if found.dtype.kind == "f" and (found != np.rint(found)).any():
+    if array.dtype.kind == "f" and (array != np.rint(array)).any():
         raise UserError(f"{what} holds numbers that are not whole.")
-    return [int(value) for value in found]
+    return [int(value) for value in array]
 
 
 def arrays_of_npz(data: bytes, name: str) -> dict[str, np.ndarray]:
@@ -57,13 +57,13 @@ def arrays_of_npz(data: bytes, name: str) -> dict[str, np.ndarray]:
             infos = archive.infolist()
             if sum(info.file_size for info in infos) > NPZ_BYTES:
                 raise UserError(f"{name} unpacks to more than {NPZ_BYTES >> 20} MiB.")
-            found = {}
+            arrays = {}
             for info in infos:
                 with archive.open(info) as member:
                     content = member.read(info.file_size)
                 key = info.filename.removesuffix(".npy")
-                found[key] = numbers(_npy(content), f"{key} of {name}")
-            return found
+                arrays[key] = numbers(_npy(content), f"{key} of {name}")
+            return arrays
     except UserError:
         raise
     except _BROKEN as error:
@@ -111,14 +111,14 @@ def plain_dataset(file: Any, key: str, path: Path) -> Any:
         link = file.get(key, getlink=True)
         if link is None:
             return None
-        found: Any = file[key] if isinstance(link, h5py.HardLink) else None
-        plain = isinstance(found, h5py.Dataset) and found.external is None and not found.is_virtual
-        if not plain or found.dtype.kind not in "biuf":
+        dataset: Any = file[key] if isinstance(link, h5py.HardLink) else None
+        plain = isinstance(dataset, h5py.Dataset) and dataset.external is None and not dataset.is_virtual
+        if not plain or dataset.dtype.kind not in "biuf":
             raise UserError(f"{path}: {key} is no data set of numbers in the file itself.")
-        if prod(found.chunks or (0,)) * found.dtype.itemsize > CHUNK_BYTES:
-            raise UserError(f"{path}: {key} is in chunks of {found.chunks}, more than {CHUNK_BYTES >> 20} MiB.")
+        if prod(dataset.chunks or (0,)) * dataset.dtype.itemsize > CHUNK_BYTES:
+            raise UserError(f"{path}: {key} is in chunks of {dataset.chunks}, more than {CHUNK_BYTES >> 20} MiB.")
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path} is damaged ({error}).") from error
-    return found
+    return dataset

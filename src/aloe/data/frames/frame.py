@@ -129,8 +129,8 @@ class FrameSplits:
     @cached_property
     def shared(self) -> int:
         """How many test frames are training frames too, told by the pixels of their images. Reads every frame."""
-        known = set(_contents(self.train))
-        return sum(content in known for content in _contents(self.test))
+        training = set(_contents(self.train))
+        return sum(content in training for content in _contents(self.test))
 
 
 def _contents(frames: FrameSource) -> Iterator[str]:

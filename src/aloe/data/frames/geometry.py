@@ -159,15 +159,15 @@ def register(
     winner = np.full(height * width, -1)
     # Of several points in one pixel the last, the nearest, is kept: numpy's rule for repeated indices.
     winner[pixel[far_first].numpy()] = far_first.numpy()
-    chosen = torch.from_numpy(winner).reshape(height, width)
-    filled, chosen = chosen >= 0, chosen.clamp_min(0)
+    nearest = torch.from_numpy(winner).reshape(height, width)
+    filled, nearest = nearest >= 0, nearest.clamp_min(0)
     if not filled.any():
         return torch.zeros_like(depth), None if normals is None else torch.zeros_like(normals)
-    moved = torch.where(filled, z[chosen], 0).float()
+    moved = torch.where(filled, z[nearest], 0).float()
     if normals is None:
         return moved, None
     turned = motion[:3, :3].double() @ normals.double().flatten(1)[:, source]
-    return moved, turned.float()[:, chosen] * filled
+    return moved, turned.float()[:, nearest] * filled
 
 
 def visible_share(

@@ -59,8 +59,8 @@ def open_pairs(
             or an option for a data set whose pairs are fixed.
     """
     kind, path = _parsed(spec)
-    given = {"gaps": gaps, "count": count, "seed": seed, "min_overlap": min_overlap}
-    options = {key: value for key, value in given.items() if value is not None}
+    arguments = {"gaps": gaps, "count": count, "seed": seed, "min_overlap": min_overlap}
+    options = {key: value for key, value in arguments.items() if value is not None}
     if options and kind != "rgbd":
         raise UserError(f"The pairs of {kind} are fixed: {', '.join(options)} can be chosen for rgbd=PATH only.")
     if kind == "rendered":
@@ -93,9 +93,9 @@ def _parsed(spec: str) -> tuple[str, Path]:
         return "rendered", Path()
     if kind not in ("rgbd", "nyuv2", "navi", "scannet") or not separator or not path:
         raise UserError(f"{spec!r} is not a data set with depth; give {_SPLITS}, navi=PATH or scannet=PATH.")
-    found = expanded(path)
-    if not found.exists():
-        raise UserError(f"{found} does not exist; {kind}=PATH needs the folder or file of the data set.")
-    if not found.is_dir() and not found.is_file():
-        raise UserError(f"{found} is neither a folder nor a regular file; {kind}=PATH needs those of the data set.")
-    return kind, found
+    place = expanded(path)
+    if not place.exists():
+        raise UserError(f"{place} does not exist; {kind}=PATH needs the folder or file of the data set.")
+    if not place.is_dir() and not place.is_file():
+        raise UserError(f"{place} is neither a folder nor a regular file; {kind}=PATH needs those of the data set.")
+    return kind, place

@@ -176,8 +176,8 @@ def _views(files: Files) -> list[View]:
         thing, collection = name.rsplit("/", 2)[0:2]
         collections.setdefault(thing, []).append(collection)
     views = []
-    for thing, found in sorted(collections.items()):
-        if COLLECTION in found and len(found) > 1:
+    for thing, names in sorted(collections.items()):
+        if COLLECTION in names and len(names) > 1:
             views += _annotated(files, f"{thing}/{COLLECTION}", thing)
     if not views:
         raise UserError(

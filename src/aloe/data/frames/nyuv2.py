@@ -284,12 +284,12 @@ def _read_normals(path: Path, count: int) -> np.ndarray:
 
 
 def _sn40(path: Path) -> list[int]:
-    """Indices from a list of {"img": "NUMBER_..."}, numbers from 1."""
+    """Indices from a list of {"img": "NUMBER_..."}, ids from 1."""
     try:
-        found = [whole_number(entry["img"].split("_")[0]) for entry in read_json(path)]
-        if None in found:
-            raise ValueError(f"entry {found.index(None) + 1} has no number")
-        return [number - 1 for number in found if number is not None]
+        ids = [whole_number(entry["img"].split("_")[0]) for entry in read_json(path)]
+        if None in ids:
+            raise ValueError(f"entry {ids.index(None) + 1} has no number")
+        return [number - 1 for number in ids if number is not None]
     except UserError:
         raise
     except (ValueError, LookupError, TypeError, AttributeError) as error:

@@ -300,12 +300,12 @@ def _candidates(stems: list[str], low: int, high: int) -> list[tuple[int, int]]:
             raise UserError(
                 f"{stem} and {stems[numbers[_number(stem)]]} have the same frame number; rename one of them."
             )
-    found = []
+    pairs = []
     for numbers in of_folder.values():
         farthest = min(high, max(numbers) - min(numbers))
         for number, i in numbers.items():
             if farthest - low < len(numbers):
-                found += [(i, numbers[number + gap]) for gap in range(low, farthest + 1) if number + gap in numbers]
+                pairs += [(i, numbers[number + gap]) for gap in range(low, farthest + 1) if number + gap in numbers]
             else:  # numbers far apart: the frames are fewer than the distances
-                found += [(i, j) for other, j in numbers.items() if low <= other - number <= farthest]
-    return sorted(found)
+                pairs += [(i, j) for other, j in numbers.items() if low <= other - number <= farthest]
+    return sorted(pairs)

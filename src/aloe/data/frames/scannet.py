@@ -95,14 +95,14 @@ def scannet_pairs(path: Path) -> FramePairs:
     views = list(ids)
     scene, number = views[0]
     end = f"{scene}/color/{number}.jpg"
-    found = files.ending(end)
-    if not found:
+    names = files.ending(end)
+    if not names:
         raise UserError(f"{path} has no {end}, which test.npz lists; the data set is not complete.")
     scenes = {scene for scene, _ in views}
     checked = {s: checked_intrinsics(torch.from_numpy(lenses[s]), f"{s} of intrinsics.npz") for s in scenes}
     return FramePairs(
         name="scannet",
-        frames=ScanNetFrames(files, found[0].removesuffix(end), views, checked),
+        frames=ScanNetFrames(files, names[0].removesuffix(end), views, checked),
         pairs=[(a, b) for a, b in pairs],
         bins=BINS,
         notes=(f"{len(pairs)} pairs of ScanNet test views at {WIDTH} x {HEIGHT}.",),
@@ -112,7 +112,7 @@ def scannet_pairs(path: Path) -> FramePairs:
 
 
 def _arrays(files: Files, end: str) -> dict[str, np.ndarray]:
-    found = files.ending(end)
-    if not found:
+    names = files.ending(end)
+    if not names:
         raise UserError(f"{files.path} has no {end}; it comes with the 1500 test pairs.")
-    return arrays_of_npz(files.read(found[0], NPZ_BYTES), f"{found[0]} in {files.path}")
+    return arrays_of_npz(files.read(names[0], NPZ_BYTES), f"{names[0]} in {files.path}")

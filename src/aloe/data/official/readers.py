@@ -31,13 +31,13 @@ def lines(lists: Mapping[str, str], images: str, entry: Callable[[str], Entry | 
         parts: Parts = {}
         for part, end in lists.items():
             name = tree.needed(end, title)
-            found: list[Entry] = []
+            entries: list[Entry] = []
             for number, line in tree.lines(name):
                 one = entry(line)
                 if one is None or not all(one):
                     raise UserError(f"{tree.where(name)}, line {number}: {line[:60]!r} names no image and class.")
-                found.append(one)
-            parts[part] = listed(tree, found, images, name)
+                entries.append(one)
+            parts[part] = listed(tree, entries, images, name)
         return parts
 
     return read
@@ -80,8 +80,8 @@ def class_above(line: str) -> Entry | None:
 
 def class_above_without_ending(line: str) -> Entry | None:
     """`apple_pie/1005649`, of Food-101."""
-    found = class_above(line)
-    return found and (f"{found[0]}.jpg", found[1])
+    entry = class_above(line)
+    return entry and (f"{entry[0]}.jpg", entry[1])
 
 
 def class_behind(line: str) -> Entry | None:
@@ -134,8 +134,8 @@ def pickles(batches: Mapping[str, Sequence[str]], meta: str, labels: str, names:
         classes = _words(_field(tree, tree.needed(meta, title), names), tree, meta)
         parts: Parts = {}
         for part, ends in batches.items():
-            found = [_batch(tree, tree.needed(end, title), labels, len(classes)) for end in ends]
-            pixels, kinds, files = zip(*found, strict=True)
+            triples = [_batch(tree, tree.needed(end, title), labels, len(classes)) for end in ends]
+            pixels, kinds, files = zip(*triples, strict=True)
             whole = [name for batch in files for name in batch]
             parts[part] = ArrayImages(np.concatenate(pixels), np.concatenate(kinds), whole, classes)
         return parts
@@ -145,7 +145,7 @@ def pickles(batches: Mapping[str, Sequence[str]], meta: str, labels: str, names:
 
 def imagenet(tree: Tree, title: str) -> Parts:
     """Training images in folders of synsets, flat validation images with one of the lists of their synsets."""
-    first = next(found for end in IMAGENET_FIRST if (found := tree.find(end)) is not None)
+    first = next(path for end in IMAGENET_FIRST if (path := tree.find(end)) is not None)
     base = first.removesuffix(IMAGENET_FIRST[0])
     count = len(_IMAGENET_NAME)
     files = [name for name in tree.store.names() if name.startswith(f"{base}val/{_IMAGENET_NAME}")]
@@ -201,13 +201,13 @@ _IMAGENET_LISTS = {
 def _numbers(values: Any, tree: Tree, name: str) -> np.ndarray:
     """A vector of whole numbers; raises UserError."""
     try:
-        found = np.atleast_1d(np.asarray(values))
+        numbers = np.atleast_1d(np.asarray(values))
     except ValueError:  # lists of different lengths
-        found = np.empty(0, dtype=object)
-    numeric = found.ndim == 1 and found.dtype.kind in "iuf" and bool(np.isfinite(found).all())
-    if not numeric or (found != np.round(found)).any() or (np.abs(found) > 1 << 31).any():
+        numbers = np.empty(0, dtype=object)
+    numeric = numbers.ndim == 1 and numbers.dtype.kind in "iuf" and bool(np.isfinite(numbers).all())
+    if not numeric or (numbers != np.round(numbers)).any() or (np.abs(numbers) > 1 << 31).any():
         raise UserError(f"{tree.where(name)} holds no list of whole numbers; it is not the official list.")
-    return found.astype(np.int64)
+    return numbers.astype(np.int64)
 
 
 def _words(values: Any, tree: Tree, name: str) -> list[str]:
@@ -218,19 +218,19 @@ def _words(values: Any, tree: Tree, name: str) -> list[str]:
 
 
 def _field(tree: Tree, name: str, key: str) -> Any:
-    found = tree.arrays(name)
-    if not isinstance(found, dict) or key not in found:
+    arrays = tree.arrays(name)
+    if not isinstance(arrays, dict) or key not in arrays:
         raise UserError(f"{tree.where(name)} has no {key}; it is not an official batch.")
-    return found[key]
+    return arrays[key]
 
 
 def _batch(tree: Tree, name: str, labels: str, classes: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    found = tree.arrays(name)
-    pixels = found.get("data") if isinstance(found, dict) else None
+    arrays = tree.arrays(name)
+    pixels = arrays.get("data") if isinstance(arrays, dict) else None
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (3072,):
         raise UserError(f"{tree.where(name)} has no rows of 3072 bytes; it is not an official batch.")
-    kinds = _numbers(found.get(labels, []), tree, name)
-    files = _words(found.get("filenames") or [str(i) for i in range(len(pixels))], tree, name)
+    kinds = _numbers(arrays.get(labels, []), tree, name)
+    files = _words(arrays.get("filenames") or [str(i) for i in range(len(pixels))], tree, name)
     if not len(kinds) == len(pixels) == len(files) > 0 or kinds.min() < 0 or kinds.max() >= classes:
         raise UserError(f"{tree.where(name)} has {len(pixels)} images and labels that do not fit them.")
     return pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), kinds, files

@@ -16,7 +16,7 @@ SAMPLED = 16  # images that are looked at for their size
 
 def uneven(per_class: Mapping[str, int], opened: Mapping[str, ImageSource]) -> list[str]:
     """The parts whose classes have not as many images each as the official ones."""
-    found = []
+    differences = []
     for part, count in per_class.items():
         if part not in opened:
             continue
@@ -25,8 +25,8 @@ def uneven(per_class: Mapping[str, int], opened: Mapping[str, ImageSource]) -> l
         labels: Any = opened[part].labels
         images = np.bincount(labels)
         if (images != count).any():
-            found.append(f"{images.min()} to {images.max()} {part} images of a class instead of {count}")
-    return found
+            differences.append(f"{images.min()} to {images.max()} {part} images of a class instead of {count}")
+    return differences
 
 
 def reduced(short_side: int | None, source: ImageSource) -> list[str]:

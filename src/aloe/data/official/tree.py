@@ -42,10 +42,10 @@ class Tree:
 
     def needed(self, end: str, title: str) -> str:
         """As `find`; a `UserError` that names the file where there is none."""
-        found = self.find(end)
-        if found is None:
+        name = self.find(end)
+        if name is None:
             raise UserError(f"{shown(str(self.path))} holds {title} without its list {end}; put it beside the images.")
-        return found
+        return name
 
     def bytes(self, name: str, most: int = LIST_BYTES) -> bytes:
         if self.store.size(name) > most:

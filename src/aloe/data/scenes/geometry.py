@@ -219,14 +219,14 @@ def _torus(p: Primitive, o: Array, d: Array) -> Array:
             live, t, end, step = live[kept], t[kept], end[kept], step[kept]
         else:
             end = np.where(going, end, -np.inf)
-    found = np.flatnonzero(np.isfinite(best))
-    origin, ray = np.broadcast_to(o, d.shape).take(found, axis=1), d.take(found, axis=1)
-    t = best[found]
+    hits = np.flatnonzero(np.isfinite(best))
+    origin, ray = np.broadcast_to(o, d.shape).take(hits, axis=1), d.take(hits, axis=1)
+    t = best[hits]
     for _ in range(5):
         gap, gradient = _torus_gap(p, origin + t * ray)
         t = t - gap / dot(gradient, ray)
     gap, _ = _torus_gap(p, origin + t * ray)
-    best[found] = np.where(np.abs(gap) < 1e-9, t, np.inf)
+    best[hits] = np.where(np.abs(gap) < 1e-9, t, np.inf)
     return _first(np.isfinite(best), best)
 
 

@@ -163,12 +163,12 @@ def _clutter(
     taken = [(0.0, 0.0, min(own, 0.75 * size))]
     walls = [(wall.rotation[:2, 2], wall.origin[:2] @ wall.rotation[:2, 2]) for wall in backdrop[1:]]
     eye_x, eye_y = camera[:2, 3]
-    wanted = rng.integers(4, 10)
+    count = rng.integers(4, 10)
     tries = rng.uniform((0.1, -np.pi, 0.6), (0.26, np.pi, 2.6), size=(24, 3)) * (size, 1, size)
     for scale, angle, reach in tries.tolist():
         x, y, radius = reach * math.sin(angle), reach * math.cos(angle), 1.5 * scale
         if (
-            len(placed) < wanted
+            len(placed) < count
             and not (y < 0 and abs(x) < 0.45 * size + radius)
             and math.hypot(x - eye_x, y - eye_y) > radius + 1.2 * size
             and all(math.hypot(x - at_x, y - at_y) > radius + r for at_x, at_y, r in taken)
