@@ -284,7 +284,7 @@ def _read_normals(path: Path, count: int) -> np.ndarray:
 
 
 def _sn40(path: Path) -> list[int]:
-    """Indices from a list of {"img": "NUMBER_..."}, ids from 1."""
+    """Indices from a list of {"img": "NUMBER_..."}, numbers from 1."""
     try:
         ids = [whole_number(entry["img"].split("_")[0]) for entry in read_json(path)]
         if None in ids:
