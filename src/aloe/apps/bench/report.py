@@ -59,11 +59,11 @@ def bench_all(
     source: Any = generated_photos() if not images else open_source(images[0] if len(images) == 1 else list(images))
     rows = []
     for name in names:
-        for chosen in checked:
+        for case in checked:
             if progress and _first_process():
-                _say(f"Measuring {name}, {chosen.precision} ...")
-            model = _teacher(name, teacher is not None, chosen.resolution)
-            row = measure(model, source, chosen, rounds=rounds, device=device).as_row()
+                _say(f"Measuring {name}, {case.precision} ...")
+            model = _teacher(name, teacher is not None, case.resolution)
+            row = measure(model, source, case, rounds=rounds, device=device).as_row()
             del model
             gc.collect()  # trainers are cycles; the next size needs the memory
             facts = {k: row[k] for k in ("name", "device", "precision", "compiled", "resolution", "batch_size")}
@@ -84,9 +84,9 @@ def lines(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[Any, ...]], 
         use = f"{row['utilisation']['full_step']:.0%}"
         work = f"{row['flops_per_image']['full_step'] / 1e9:.1f}"
         how = row["precision"] + (", teacher compiled" if row["compiled"] else "")
-        known = (row["name"], how, row["resolution"], row["batch_size"])
+        setup = (row["name"], how, row["resolution"], row["batch_size"])
         most = (row["largest_batch"],) if batches else ()
-        cells.append((*known, *rates, use, work, row["memory"] >> 20, *most))
+        cells.append((*setup, *rates, use, work, row["memory"] >> 20, *most))
     first = rows[0]
     peaks = ", ".join(
         f"{row['name']} {row['precision']} {row['matmul_flops_per_second'] / 1e9:.0f} GFLOP/s" for row in rows

@@ -51,8 +51,8 @@ class DemoResult:
     localisation: Localisation | None
 
     def summary(self) -> dict[str, Any]:
-        found = None if self.localisation is None else asdict(self.localisation)
-        return {"page": str(self.page), "rows": self.rows, "localisation": found, "seconds": self.seconds}
+        localisation = None if self.localisation is None else asdict(self.localisation)
+        return {"page": str(self.page), "rows": self.rows, "localisation": localisation, "seconds": self.seconds}
 
     def words(self) -> str:
         lines = [
@@ -108,10 +108,10 @@ def run_demo(output_dir: Path, *, steps: int = 240, device: str = "cpu", progres
 def _recipe(student: Path) -> str:
     """`small`; a demo that an earlier version began goes on with its own."""
     try:
-        known = json.loads((student / "run.json").read_text())
+        record = json.loads((student / "run.json").read_text())
     except (OSError, ValueError):
         return "small"
-    return "short" if known.get("objective") == "cosine" else "small"
+    return "short" if record.get("objective") == "cosine" else "small"
 
 
 def _compare(
@@ -122,14 +122,14 @@ def _compare(
     blocks = tuple(range(1, teacher.num_layers + 1))
     rows = []
     for name, model in models.items():
-        bank, found = (extract(model, s, device=device) for s in (source, queries))
-        predicted = knn_predict(bank, bank.labels, found.tensor(), NEIGHBOURS)
-        logits = classify(model, found.tensor())
+        bank, test_features = (extract(model, s, device=device) for s in (source, queries))
+        predicted = knn_predict(bank, bank.labels, test_features.tensor(), NEIGHBOURS)
+        logits = classify(model, test_features.tensor())
         assert logits is not None
         row: dict[str, Any] = {
             "model": name,
-            "knn": score(predicted, found.labels, "top-1"),
-            "classifier": score(logits.argmax(1), found.labels, "top-1"),
+            "knn": score(predicted, test_features.labels, "top-1"),
+            "classifier": score(logits.argmax(1), test_features.labels, "top-1"),
         }
         if model is teacher:
             row |= {**{f"after_block_{k}": 1.0 for k in blocks}, "pooled": 1.0}
@@ -155,7 +155,7 @@ def _explanations(student: Any, rows: list[dict[str, Any]], batch: int = 100) ->
     rows[-1]["inside"] = 100 * float(inside.mean())
     rows[-1]["area"] = 100 * float(masks.float().mean())
     rows[-1]["completeness_error"] = float(explanation.completeness_error().max())
-    chosen = sorted({label: i for i, label in reversed(list(enumerate(labels)))}.values())[:PICTURED]
+    indices = sorted({label: i for i, label in reversed(list(enumerate(labels)))}.values())[:PICTURED]
     colours = explanation.to_rgba().cpu().numpy()
     return [
         {
@@ -170,7 +170,7 @@ def _explanations(student: Any, rows: list[dict[str, Any]], batch: int = 100) ->
             "residual": float(explanation.residual[i]),
             "inside": 100 * float(inside[i]),
         }
-        for i in chosen
+        for i in indices
     ]
 
 

@@ -59,15 +59,15 @@ def localise(
 
     def play(model: nn.Module, method: str) -> GridPG:
         maps: Callable[[Tensor, Tensor], Tensor] = lambda x, y: attribute(model, x, y, method).pixels()  # noqa: E731
-        return grid_pointing(maps, lambda chosen: images[list(chosen)], grids, seed=seed)
+        return grid_pointing(maps, lambda indices: images[list(indices)], grids, seed=seed)
 
     own = play(student, "inherent")
-    found = {method: play(teacher, method) for method in POST_HOC}
-    best = max(found, key=lambda method: found[method].score)
+    games = {method: play(teacher, method) for method in POST_HOC}
+    best = max(games, key=lambda method: games[method].score)
     return Localisation(
         *_percent(own),
         find_method(best).title,
-        *_percent(found[best]),
+        *_percent(games[best]),
         [find_method(method).title for method in POST_HOC],
         len(grids),
         100 * own.chance,

@@ -81,8 +81,8 @@ class PairView:
         start, pixels = perf_counter(), self.entry.side
         mask = shares([(left * pixels, top * pixels, (right - left) * pixels, (bottom - top) * pixels)], pixels, pixels)
         with self.explorer.lock:
-            found = (self.found if side == "b" else self.found.swapped()).masked(mask).in_a
-        return Answer("a" if side == "b" else "b", found, perf_counter() - start)
+            explanation = (self.found if side == "b" else self.found.swapped()).masked(mask).in_a
+        return Answer("a" if side == "b" else "b", explanation, perf_counter() - start)
 
 
 @dataclass(eq=False)
@@ -103,14 +103,14 @@ class Features:
         return [(i, float(cosines[i])) for i in order if pictures[i] is not query][:count]
 
     def _of(self, entry: Entry, pictures: Sequence[Picture]) -> Tensor:
-        known = self._known.setdefault(entry.title, WeakKeyDictionary())
+        features = self._known.setdefault(entry.title, WeakKeyDictionary())
         like = next(entry.model.parameters())
         for picture in pictures:
-            if picture not in known:
+            if picture not in features:
                 with self.explorer.lock:  # one image at a time, so that no other question waits for all of them
                     image = picture.tensor(entry.side).to(like.device, like.dtype)
-                    known[picture] = F.normalize(pooled(entry.model, image)[0].float().cpu(), dim=0)
-        return torch.stack([known[picture] for picture in pictures])
+                    features[picture] = F.normalize(pooled(entry.model, image)[0].float().cpu(), dim=0)
+        return torch.stack([features[picture] for picture in pictures])
 
 
 def student_of(explorer: Explorer, titles: Sequence[str]) -> Entry:

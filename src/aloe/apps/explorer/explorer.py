@@ -155,8 +155,8 @@ def load_models(
     Raises:
         UserError: nothing there, or a text tower that fits none of the models.
     """
-    found = {name: load_any(name) for name in names}
-    models = _titled(found) if names else default_models()
+    by_name = {name: load_any(name) for name in names}
+    models = _titled(by_name) if names else default_models()
     if text_tower is not None:
         given = load_text_tower(text_tower)
         towers = {t: given for t, m in models.items() if m.config.hidden_size == given.width}  # type: ignore[union-attr]
@@ -169,10 +169,10 @@ def load_models(
 
 def default_models() -> dict[str, Backbone]:
     """The zoo's student of photographs; where `aloe demo` has left its own in `demo-out`, that and its teacher."""
-    made = Path("demo-out") / "student"
-    if not (made / "model.safetensors").is_file():
+    student = Path("demo-out") / "student"
+    if not (student / "model.safetensors").is_file():
         return _titled({PHOTOS: load(PHOTOS)})
-    return _titled({"scenes teacher": load_teacher("zoo:scenes-vit"), "scenes": load(made)})
+    return _titled({"scenes teacher": load_teacher("zoo:scenes-vit"), "scenes": load(student)})
 
 
 def default_images(models: Mapping[str, Backbone]) -> str:

@@ -131,19 +131,19 @@ class Page:
             # one at most. Gradio's queue would stream them, but it loses questions asked while an answer ends.
             plain: dict[str, Any] = {"queue": False, "trigger_mode": "multiple"}
             plain |= {"show_progress": "hidden", "api_visibility": "private"}
-            chosen, shown = [models, methods], [view, status]
+            choices, shown = [models, methods], [view, status]
             looked = [*shown, picker, pair]
-            blocks.load(self.start, chosen, looked, **plain)
-            picker.pick(self.pick, chosen, looked, **plain)
-            picker.upload(self.upload, chosen, looked, **plain)
+            blocks.load(self.start, choices, looked, **plain)
+            picker.pick(self.pick, choices, looked, **plain)
+            picker.upload(self.upload, choices, looked, **plain)
             self.pairs.wire(pair, models, status, plain)
             view.more(self.more, None, shown, **plain)
-            view.choose(self.choose, chosen, shown, **plain)
+            view.choose(self.choose, choices, shown, **plain)
             view.region(self.region, models, shown, **plain)
-            label.input(self.name, [*chosen, label], shown, **plain)
-            text.submit(self.say, [*chosen, text], shown, **plain)
-            models.change(self.again, chosen, shown, **plain)
-            methods.change(self.again, chosen, shown, **plain)
+            label.input(self.name, [*choices, label], shown, **plain)
+            text.submit(self.say, [*choices, text], shown, **plain)
+            models.change(self.again, choices, shown, **plain)
+            methods.change(self.again, choices, shown, **plain)
         return blocks
 
     def start(self, titles: Any, keys: Any, request: gr.Request) -> Update:

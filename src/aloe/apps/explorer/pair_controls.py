@@ -101,13 +101,13 @@ def image_payload(picture: Picture, pair: PairView) -> dict[str, Any]:
 
 def answer_payload(answer: Answer) -> dict[str, Any]:
     """A map in colour and signed; `sum` of its pixels and the `residual` add up to the `value`."""
-    found = answer.found
-    maps = {"colour": found.to_rgba(), "signed": signed_map(found.contributions)}
+    explanation = answer.found
+    maps = {"colour": explanation.to_rgba(), "signed": signed_map(explanation.contributions)}
     return {
         "side": answer.side,
         "maps": {kind: png(array[0].cpu().numpy()) for kind, array in maps.items()},
-        "value": float(found.logit[0]),
-        "sum": float(found.contributions[0].double().sum()),
-        "residual": float(found.residual[0]),
+        "value": float(explanation.logit[0]),
+        "sum": float(explanation.contributions[0].double().sum()),
+        "residual": float(explanation.residual[0]),
         "seconds": round(answer.seconds, 3),
     }

@@ -92,8 +92,8 @@ class Guard:
             return 403, "Only the explorer's own page may ask."
         if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and (method, path) != ("GET", "/"):
             return 403, "Only the explorer's own page may ask."
-        known = {"GET": _READ, "HEAD": _READ, "POST": _WRITE}.get(method)
-        if known is None or not known.fullmatch(path):
+        paths = {"GET": _READ, "HEAD": _READ, "POST": _WRITE}.get(method)
+        if paths is None or not paths.fullmatch(path):
             return 404, "There is nothing here."
         if method == "POST" and not headers.get("content-type", "").startswith("application/json"):
             return 415, "Requests are JSON."

@@ -106,8 +106,8 @@ class View:
 
     def jobs(self, titles: Sequence[str], methods: Sequence[str]) -> list[tuple[Entry, str]]:
         """Models and the methods that each supports, in the order of `METHODS`: the models' own explanations first."""
-        chosen = self.explorer.chosen(titles)
-        return [(e, m.key) for m in find_methods(methods) for e in chosen if m.key in e.methods]
+        entries = self.explorer.chosen(titles)
+        return [(e, m.key) for m in find_methods(methods) for e in entries if m.key in e.methods]
 
     def panels(self, titles: Sequence[str], methods: Sequence[str]) -> Iterator[Panel]:
         """The explanations of all `jobs`."""
@@ -141,8 +141,8 @@ class View:
         with self.explorer.lock, opened(entry.model) as subject, torch.no_grad():
             outputs = subject.forward(self._inputs(entry, subject))
             values = {text: subject.value(outputs, target)[0] for text, target in targets.items()}
-        found = [Prediction(text, None, float(value), float(value.sigmoid())) for text, value in values.items()]
-        return sorted(found, key=lambda p: -p.logit)[:count]
+        predictions = [Prediction(text, None, float(value), float(value.sigmoid())) for text, value in values.items()]
+        return sorted(predictions, key=lambda p: -p.logit)[:count]
 
     def region(
         self, titles: Sequence[str], box: tuple[float, float, float, float], *, keep: bool = False, fill: str = "zero"
@@ -162,8 +162,8 @@ class View:
             raise UserError("Drag a rectangle inside the image: its sides are shares from 0 to 1.")
         if fill not in FILLS:
             raise UserError(f"There is no fill {fill!r}; fills: {', '.join(FILLS)}.")
-        chosen = self.explorer.chosen(titles)
-        return [c for e in chosen if (c := self._change(e, chosen, box, keep, fill)) is not None]
+        entries = self.explorer.chosen(titles)
+        return [c for e in entries if (c := self._change(e, entries, box, keep, fill)) is not None]
 
     def _own(self, entry: Entry, target: Target, words: str) -> Panel:
         start = perf_counter()
@@ -198,7 +198,7 @@ class View:
             seconds=perf_counter() - start,
         )
 
-    def _target(self, entry: Entry, chosen: Sequence[Entry], alone: bool = False) -> tuple[Target, str]:
+    def _target(self, entry: Entry, entries: Sequence[Entry], alone: bool = False) -> tuple[Target, str]:
         """What the aim is for one model, and in words; `alone`: the model will find its predicted class itself.
 
         Raises:
@@ -210,7 +210,7 @@ class View:
             return None, "its own features"
         label, index = self.aim.label, self.aim.index
         if label is None:
-            judge = next(e for e in chosen if e.classes)
+            judge = next(e for e in entries if e.classes)
             if alone and judge is entry and entry.title not in self._logits:
                 return None, ""  # one pass, instead of one to predict and one to explain
             index = int(self._class_logits(judge).argmax())
@@ -241,10 +241,10 @@ class View:
         return subject.prepare(self.picture.tensor(entry.side).to(subject.device, subject.dtype))
 
     def _change(
-        self, entry: Entry, chosen: Sequence[Entry], box: tuple[float, float, float, float], keep: bool, fill: str
+        self, entry: Entry, entries: Sequence[Entry], box: tuple[float, float, float, float], keep: bool, fill: str
     ) -> Change | None:
         try:
-            target, words = self._target(entry, chosen)
+            target, words = self._target(entry, entries)
         except UserError:
             return None
         images = self.picture.tensor(entry.side)

@@ -100,8 +100,8 @@ def run_torch(path: Path) -> Runner:
 
     def run(feeds: Mapping[str, np.ndarray]) -> Arrays:
         with torch.no_grad():
-            found = module(*(torch.from_numpy(np.ascontiguousarray(value)) for value in feeds.values()))
-        return {name: value.numpy() for name, value in found.items()}
+            outputs = module(*(torch.from_numpy(np.ascontiguousarray(value)) for value in feeds.values()))
+        return {name: value.numpy() for name, value in outputs.items()}
 
     return run
 

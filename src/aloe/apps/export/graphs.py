@@ -88,8 +88,8 @@ class _Explaining(nn.Module):
     def forward(self, image: Tensor, given: Tensor | None = None) -> dict[str, Tensor]:
         target: Target = ClassIndices(given) if self.target == "class" and given is not None else given
         explanation = explain_batch(self.model, image, target)
-        found = {f.name: getattr(explanation, f.name) for f in fields(Explanation)}
-        return {name: found[name] for name in EXPLANATION if found[name] is not None}
+        outputs = {f.name: getattr(explanation, f.name) for f in fields(Explanation)}
+        return {name: outputs[name] for name in EXPLANATION if outputs[name] is not None}
 
 
 class _Traced(nn.Module):

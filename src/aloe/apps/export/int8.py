@@ -72,11 +72,11 @@ def quantise(source: Path, destination: Path) -> None:
 def measure(original: Path, quantised: Path, images: np.ndarray, image_source: str) -> Quantised:
     """Run both files on the same images (B, 3, H, W)."""
     runs = {"float": run_onnx(original, threads=1), "int8": run_onnx(quantised, threads=1)}
-    found = {name: _outputs(run, images) for name, run in runs.items()}
-    cosines = _cosines(found["float"]["pooler_output"], found["int8"]["pooler_output"])
+    outputs = {name: _outputs(run, images) for name, run in runs.items()}
+    cosines = _cosines(outputs["float"]["pooler_output"], outputs["int8"]["pooler_output"])
     agreement = None
-    if "logits" in found["float"]:
-        agreement = float(np.mean(found["float"]["logits"].argmax(-1) == found["int8"]["logits"].argmax(-1)))
+    if "logits" in outputs["float"]:
+        agreement = float(np.mean(outputs["float"]["logits"].argmax(-1) == outputs["int8"]["logits"].argmax(-1)))
     one = {"image": images[:1]}
     ratios = [_seconds(runs["int8"], one) / _seconds(runs["float"], one) for _ in range(ROUNDS)]
     return Quantised(

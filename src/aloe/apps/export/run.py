@@ -182,22 +182,22 @@ def check_request(
     suffix = Path(output).suffix
     if format is None and suffix not in by_suffix:
         raise UserError(f"{output} ends in neither {' nor '.join(by_suffix)}; name the file so, or give the format.")
-    chosen = format or by_suffix[suffix]
-    for name, value, known in (
+    kind = format or by_suffix[suffix]
+    for name, value, allowed in (
         ("what", what, KINDS),
-        ("format", chosen, formats.SUFFIXES),
+        ("format", kind, formats.SUFFIXES),
         ("target", target, TARGETS),
     ):
-        if value not in known:
-            raise UserError(f"{name} must be {' or '.join(known)}, got {value!r}.")
+        if value not in allowed:
+            raise UserError(f"{name} must be {' or '.join(allowed)}, got {value!r}.")
     if what == "forward" and target != "own":
         raise UserError("A target belongs to an explanation; a forward graph has none.")
-    if opset is not None and (opset not in OPSETS or chosen != "onnx"):
+    if opset is not None and (opset not in OPSETS or kind != "onnx"):
         raise UserError(f"opset is for ONNX, {OPSETS[0]} to {OPSETS[-1]}, got {opset}.")
-    if int8 and (chosen, what) != ("onnx", "forward"):
+    if int8 and (kind, what) != ("onnx", "forward"):
         raise UserError("int8 is for the forward graph in ONNX; export explanations in float32.")
-    formats.check_packages(chosen)
-    return chosen
+    formats.check_packages(kind)
+    return kind
 
 
 def check_destination(path: Path, overwrite: bool = False) -> None:

@@ -40,16 +40,16 @@ def verify(model: nn.Module, run: Runner, what: str, size: int, target: str, tol
     generator = torch.Generator().manual_seed(SEED)
     for count in BATCHES:
         feeds = random_inputs(model, size, target, count, generator)
-        found = run({name: value.numpy() for name, value in feeds.items()})
+        arrays = run({name: value.numpy() for name, value in feeds.items()})
         if what == "explanation":
-            expected = _explained(model, feeds, found)
-            completeness.append(completeness_error(found))
+            expected = _explained(model, feeds, arrays)
+            completeness.append(completeness_error(arrays))
         else:
             with torch.no_grad():
                 outputs = model(feeds["image"], return_dict=True)
-            expected = {name: outputs[name] for name in found}
+            expected = {name: outputs[name] for name in arrays}
         for name, value in expected.items():
-            differences[name] = max(differences.get(name, 0.0), difference(name, found[name], value))
+            differences[name] = max(differences.get(name, 0.0), difference(name, arrays[name], value))
     verified = Verified(differences, max(completeness, default=None))  # type: ignore[type-var]
     bad = [f"{name} by {value:.1e}" for name, value in differences.items() if not value <= tolerance]
     if bad:
@@ -82,12 +82,12 @@ def completeness_error(outputs: Arrays) -> float:
     return float((np.abs(value - parts.sum((1, 2)) - rest) / np.maximum(size, np.finfo(np.float64).tiny)).max())
 
 
-def _explained(model: nn.Module, feeds: dict[str, Tensor], found: Arrays) -> dict[str, Any]:
+def _explained(model: nn.Module, feeds: dict[str, Tensor], arrays: Arrays) -> dict[str, Any]:
     target = feeds.get("target", feeds.get("direction"))
-    if target is None and "prediction" in found:
-        target = torch.from_numpy(found["prediction"])  # two classes may be as good as tied
+    if target is None and "prediction" in arrays:
+        target = torch.from_numpy(arrays["prediction"])  # two classes may be as good as tied
     explanation = explain(model, feeds["image"], target)
-    return {name: getattr(explanation, name) for name in found if name != "prediction"}
+    return {name: getattr(explanation, name) for name in arrays if name != "prediction"}
 
 
 def difference(name: str, found: np.ndarray, expected: Tensor) -> float:

@@ -99,9 +99,9 @@ def backward(outputs: Tensor, inputs: Tensor, gradients: Tensor, together: int =
     parts = []
     for part in gradients.split(max(1, together)):
         several = len(part) > 1
-        given = part if several else part[0]
-        (found,) = torch.autograd.grad(outputs, inputs, given, retain_graph=True, is_grads_batched=several)
-        parts.append(found if several else found[None])
+        at_outputs = part if several else part[0]
+        (at_inputs,) = torch.autograd.grad(outputs, inputs, at_outputs, retain_graph=True, is_grads_batched=several)
+        parts.append(at_inputs if several else at_inputs[None])
     return torch.cat(parts)
 
 

@@ -63,8 +63,8 @@ def load_llava_more(name: str, *, tower: str | Path | None = None, dtype: Any = 
     if not any(key.startswith("model.vision_tower.") for key in tensors):
         tensors |= {f"model.vision_tower.{key}": value for key, value in _tower_weights(home, model).items()}
     tensors.setdefault("lm_head.weight", tensors["model.language_model.embed_tokens.weight"])
-    wanted = model.state_dict()
-    _fit(name, tensors, {key: tuple(value.shape) for key, value in wanted.items()})
+    state = model.state_dict()
+    _fit(name, tensors, {key: tuple(value.shape) for key, value in state.items()})
     kind = dtype if isinstance(dtype, torch.dtype) else tensors["lm_head.weight"].dtype
     llava: Any = LlavaForConditionalGeneration
     model = llava.from_pretrained(
@@ -81,10 +81,10 @@ def check_layout(name: str, values: dict[str, Any]) -> None:
         UserError: naming the setting.
     """
     for key, allowed in REQUIRED.items():
-        found = values.get(key, allowed[0])
-        if found not in allowed:
+        setting = values.get(key, allowed[0])
+        if setting not in allowed:
             raise UserError(
-                f"{name}: {key} is {found!r}, which cannot be mapped; it may be {' or '.join(map(str, allowed))}."
+                f"{name}: {key} is {setting!r}, which cannot be mapped; it may be {' or '.join(map(str, allowed))}."
             )
         values.setdefault(key, allowed[0])
     if values.get("s2") or values.get("mm_vision_s2"):
@@ -133,7 +133,7 @@ def translate_tensors(tensors: dict[str, Tensor], config: Any, name: str = "the 
     Raises:
         UserError: a tensor that has no counterpart.
     """
-    found: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     for key, value in tensors.items():
         new = _renamed(key)
         if new is None:
@@ -143,8 +143,8 @@ def translate_tensors(tensors: dict[str, Tensor], config: Any, name: str = "the 
                 math.sqrt(config.text_config.hidden_size), dtype=value.dtype
             )  # rounded as in the model
             value = (value.float() * scale.float()).to(value.dtype)
-        found[new] = value
-    return found
+        weights[new] = value
+    return weights
 
 
 def _renamed(key: str) -> str | None:
@@ -159,14 +159,14 @@ def _renamed(key: str) -> str | None:
     return key if key == "lm_head.weight" else None
 
 
-def _fit(name: str, tensors: dict[str, Tensor], wanted: dict[str, tuple[int, ...]]) -> None:
+def _fit(name: str, tensors: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]) -> None:
     for what, keys in (
-        ("is missing", wanted.keys() - tensors.keys()),
-        ("has no place", tensors.keys() - wanted.keys()),
+        ("is missing", shapes.keys() - tensors.keys()),
+        ("has no place", tensors.keys() - shapes.keys()),
     ):
         if keys:
             raise UserError(f"{name}: {len(keys)} tensors do not map; {sorted(keys)[0]!r} {what}.")
-    for key, shape in wanted.items():
+    for key, shape in shapes.items():
         if tuple(tensors[key].shape) != shape:
             raise UserError(f"{name}: {key!r} is {tuple(tensors[key].shape)} but the configuration says {shape}.")
 

@@ -37,7 +37,7 @@ def load_vision_language(
     with explain_hub_errors(name):
         values = stated(name)
         if values.get("model_type") == LAYOUT:
-            found = load_llava_more(name, tower=tower, dtype=dtype)
+            vision_language = load_llava_more(name, tower=tower, dtype=dtype)
         else:
             check_config(name, values)
             tokenizer, view = load_tokenizer(name), view_of(name)
@@ -55,8 +55,8 @@ def load_vision_language(
             missing = sorted(report["missing_keys"])
             if missing:
                 raise UserError(f"{name}: weights are missing from the checkpoint, first {missing[0]!r}.")
-            found = VisionLanguage(model.eval(), tokenizer, view, template=_template(name))
-    return found if vision is None else found.with_student(load(vision), aligned_blocks(vision))
+            vision_language = VisionLanguage(model.eval(), tokenizer, view, template=_template(name))
+    return vision_language if vision is None else vision_language.with_student(load(vision), aligned_blocks(vision))
 
 
 def check_config(name: str, values: dict[str, Any]) -> None:

@@ -139,21 +139,21 @@ class VisionLanguage:
         bos = getattr(self.tokenizer, "bos_token", None)
         added = not (bos and text.startswith(bos))
         if self.tokenizer.convert_tokens_to_ids(IMAGE) == self.image_token:
-            found = list(self.tokenizer(text, add_special_tokens=added)["input_ids"])
+            ids = list(self.tokenizer(text, add_special_tokens=added)["input_ids"])
         else:  # a mark that the tokenizer does not know: what stands on either side is tokenized by itself
-            found = list(self.tokenizer(pieces[0], add_special_tokens=added)["input_ids"])
+            ids = list(self.tokenizer(pieces[0], add_special_tokens=added)["input_ids"])
             for piece in pieces[1:]:
-                found += [self.image_token, *self.tokenizer(piece, add_special_tokens=False)["input_ids"]]
-        count = found.count(self.image_token)
+                ids += [self.image_token, *self.tokenizer(piece, add_special_tokens=False)["input_ids"]]
+        count = ids.count(self.image_token)
         if count == 1:
-            at = found.index(self.image_token)
-            found[at : at + 1] = [self.image_token] * self.image_tokens
+            at = ids.index(self.image_token)
+            ids[at : at + 1] = [self.image_token] * self.image_tokens
         elif count != self.image_tokens:
             raise UserError(
                 f"The tokenizer makes {count} image tokens (id {self.image_token}) of the prompt's {places} {IMAGE}; its"
                 " tokenizer and configuration are not of the same checkpoint."
             )
-        return found
+        return ids
 
     def embed(self, ids: Sequence[int], tokens: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Embeddings (1, N, D) of token ids with projected visual tokens (1, tokens, D) in their place.
@@ -182,18 +182,18 @@ class VisionLanguage:
         reference = next(self.projector.parameters())
         hidden = self.embed(ids, self.projector(tokens.to(reference.device, reference.dtype)))
         self.check_length(len(ids) + 1)
-        found: list[int] = []
+        reply: list[int] = []
         cache: Any = None
         room = self.model.config.text_config.max_position_embeddings - len(ids)
-        while len(found) < min(limit, room):
+        while len(reply) < min(limit, room):
             out = self.decoder(inputs_embeds=hidden, past_key_values=cache, use_cache=True)
             cache = out.past_key_values
             token = int(self.logits(out.last_hidden_state[:, -1]).argmax())
             if token in self.stops:
                 break
-            found.append(token)
+            reply.append(token)
             hidden = self.decoder.get_input_embeddings()(torch.tensor([[token]], device=hidden.device))
-        return found
+        return reply
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits of normed hidden states, soft cap included."""

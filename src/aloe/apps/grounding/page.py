@@ -96,16 +96,16 @@ def page(found: Grounding) -> str:
     )
 
 
-def _panel(found: Grounding, word: WordGrounding) -> dict[str, Any]:
-    words = [i for i in range(found.start + word.span.tokens[-1]) if i not in set(found.visual)]
+def _panel(grounding: Grounding, word: WordGrounding) -> dict[str, Any]:
+    words = [i for i in range(grounding.start + word.span.tokens[-1]) if i not in set(grounding.visual)]
     shown = sorted(sorted(words, key=lambda i: -abs(float(word.tokens[i])))[:_SHOWN])
     size = max((abs(float(word.tokens[i])) for i in shown), default=0.0) or 1.0
     return {
         "title": _title(word),
-        "map": _data_uri(overlay(found.picture, word.map)),
+        "map": _data_uri(overlay(grounding.picture, word.map)),
         "word": word,
         "text": [
-            {"piece": found.pieces[i], "value": float(word.tokens[i]), "share": float(word.tokens[i]) / size}
+            {"piece": grounding.pieces[i], "value": float(word.tokens[i]), "share": float(word.tokens[i]) / size}
             for i in shown
         ],
     }

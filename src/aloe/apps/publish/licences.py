@@ -36,8 +36,8 @@ class Licence:
 def licence_of(*hub_ids: str) -> Licence | None:
     """The licence of the first of these models for which it is known."""
     patterns = _table()["teachers"]
-    found = (known for name in hub_ids for pattern, known in patterns.items() if fnmatchcase(name, pattern))
-    first = next(found, None)
+    licences = (licence for name in hub_ids for pattern, licence in patterns.items() if fnmatchcase(name, pattern))
+    first = next(licences, None)
     return None if first is None else named(first)
 
 
@@ -54,13 +54,13 @@ def choose_licence(given: str | None, inherited: Licence | None, origin: str) ->
                 " --licence, or the teacher's hub id with --base-model."
             )
         return inherited
-    chosen = named(given)
-    if inherited is not None and inherited.same and chosen.id != inherited.id:
+    licence = named(given)
+    if inherited is not None and inherited.same and licence.id != inherited.id:
         raise UserError(
             f"{origin} is under {inherited.id}, which asks that what is made from it carries the same licence; leave out"
             f" --licence {given}."
         )
-    return chosen
+    return licence
 
 
 def named(name: str) -> Licence:
@@ -73,10 +73,10 @@ def named(name: str) -> Licence:
     key = name.strip().lower().replace(" ", "-")
     if key in table["licences"]:
         return Licence(key, **table["licences"][key])
-    known = [*table["licences"], *table["others"]]
-    if key in known:
+    names = [*table["licences"], *table["others"]]
+    if key in names:
         return Licence(key)
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
+    near = difflib.get_close_matches(key, names, n=1, cutoff=0.75)
     if near or key == "other" or not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", key):
         meant = (
             f"did you mean {near[0]}?"

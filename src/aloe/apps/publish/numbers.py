@@ -61,13 +61,13 @@ def collect_numbers(rows: Sequence[Result], model: str, teacher: str, repo_id: s
             f"None of the {len(rows)} result rows is of this student (weights and configuration {model}): they are of other"
             " models, or of this one under another version of ALOE; evaluate it again, or leave out --results."
         )
-    chosen = sorted(ours.values(), key=lambda row: row.task in EXPLANATIONS)
+    ordered = sorted(ours.values(), key=lambda row: row.task in EXPLANATIONS)
     beside = {
         _identity(row) + variant_of(row): row
         for row in rows
         if row.stage == "teacher" and teacher and row.teacher == teacher
     }
-    pairs = [(row, beside.get(_identity(row) + variant_of(row))) for row in chosen]
+    pairs = [(row, beside.get(_identity(row) + variant_of(row))) for row in ordered]
     recognition = [pair for pair in pairs if pair[0].task not in EXPLANATIONS]
     explained = sorted(
         (pair for pair in pairs if pair[0].task in EXPLANATIONS),
@@ -75,7 +75,7 @@ def collect_numbers(rows: Sequence[Result], model: str, teacher: str, repo_id: s
     )
     tables = [_table("recognition", recognition)] if recognition else []
     tables += [_table("explanations", explained)] if explained else []
-    shown = [row for row in chosen if row.details.get("method", INHERENT) == INHERENT]
+    shown = [row for row in ordered if row.details.get("method", INHERENT) == INHERENT]
     return Numbers(tables, _commands([row for row, _ in pairs], repo_id), [_evaluation(row) for row in shown])
 
 
@@ -131,18 +131,18 @@ def _cell(row: Result, mark: str = "") -> Cell:
 def _settings(row: Result) -> str:
     """Those that determine the number, without hashes and names of files' folders."""
     usual = {"precision": "float32"}
-    chosen = {k: v for k, v in settings_of(row).items() if k not in _FOUND and v is not None and usual.get(k) != v}
+    settings = {k: v for k, v in settings_of(row).items() if k not in _FOUND and v is not None and usual.get(k) != v}
     options = {k: v for k, v in (row.settings.get("options") or {}).items()}
-    named = {k: public_name(v) if k in _OF_NAMES and isinstance(v, str) else v for k, v in (chosen | options).items()}
+    named = {k: public_name(v) if k in _OF_NAMES and isinstance(v, str) else v for k, v in (settings | options).items()}
     return in_words(named)
 
 
 def _commands(rows: Sequence[Result], repo_id: str) -> list[str]:
     """One for every data set and settings; tasks and methods that share them in one."""
-    found: dict[tuple[str, str, str], tuple[list[str], list[str]]] = {}
+    groups: dict[tuple[str, str, str], tuple[list[str], list[str]]] = {}
     for row in rows:
         kind = row.task if row.task in EXPLANATIONS else ""  # those of recognition with the same words share a command
-        tasks, methods = found.setdefault((kind, _where(row), _flags(row)), ([], []))
+        tasks, methods = groups.setdefault((kind, _where(row), _flags(row)), ([], []))
         tasks += [row.task] if row.task not in tasks else []
         method = row.details.get("method")
         methods += [str(method)] if method and method not in methods else []
@@ -150,7 +150,7 @@ def _commands(rows: Sequence[Result], repo_id: str) -> list[str]:
         f"aloe evaluate {','.join(tasks)} {repo_id} {data}"
         + f" --methods {','.join(sorted(methods, key=rank))}" * bool(methods)
         + flags
-        for (_, data, flags), (tasks, methods) in found.items()
+        for (_, data, flags), (tasks, methods) in groups.items()
     ]
 
 
@@ -166,17 +166,17 @@ def _flags(row: Result) -> str:
     """` --set name=value` for everything that is not the default of `aloe evaluate`."""
     defaults = EvaluateSettings.of().model_dump(mode="json")
     settings = settings_of(row) if row.task in EXPLANATIONS else row.settings  # with what rows of before do not say
-    given = {_CALLED.get(k, k): v for k, v in settings.items() if k not in _FOUND}
+    flags = {_CALLED.get(k, k): v for k, v in settings.items() if k not in _FOUND}
     if "first" in settings:
-        given["first_grids"] = {str(row.details.get("method")): settings["first"]}
+        flags["first_grids"] = {str(row.details.get("method")): settings["first"]}
     if row.task in ("deletion", "inside", "clarity") and isinstance(row.details.get("images"), int):
-        given["images"] = row.details["images"]
+        flags["images"] = row.details["images"]
     if row.settings.get("options"):
-        given["options"] = {str(row.details.get("method")): row.settings["options"]}
-    if given.get("head") == ("bcos" if row.interpretable else "linear"):
-        given["head"] = "auto"
-    given = {k: public_name(v) if k in _OF_NAMES and isinstance(v, str) else v for k, v in given.items()}
-    changed = {k: v for k, v in given.items() if k in defaults and v is not None and v != defaults[k]}
+        flags["options"] = {str(row.details.get("method")): row.settings["options"]}
+    if flags.get("head") == ("bcos" if row.interpretable else "linear"):
+        flags["head"] = "auto"
+    flags = {k: public_name(v) if k in _OF_NAMES and isinstance(v, str) else v for k, v in flags.items()}
+    changed = {k: v for k, v in flags.items() if k in defaults and v is not None and v != defaults[k]}
     return "".join(f" --set {shlex.quote(printable(f'{k}={_yaml(v)}'))}" for k, v in changed.items())
 
 

@@ -84,8 +84,8 @@ def _record(path: Path) -> dict[str, Any]:
 
 def _last_evaluation(folder: Path) -> dict[str, float]:
     """Held-out numbers by name, of the last evaluation in the log."""
-    found: dict[str, float] = {}
+    numbers: dict[str, float] = {}
     for row in read_log(folder):
         evaluated = {k.removeprefix(EVAL_PREFIX): v for k, v in row.items() if k.startswith(EVAL_PREFIX)}
-        found = evaluated or found
-    return found
+        numbers = evaluated or numbers
+    return numbers

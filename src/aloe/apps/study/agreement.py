@@ -28,13 +28,13 @@ def agreement(answers: Iterable[Answer]) -> Agreement:
     Which of two methods is called the first is arbitrary, so every comparison enters alpha both ways round: chance is a coin
     between the two methods, plus the ties.
     """
-    chosen: dict[tuple[str, str, str], dict[str, str]] = defaultdict(dict)
+    choices: dict[tuple[str, str, str], dict[str, str]] = defaultdict(dict)
     for answer in answers:
         if answer.kind == MAIN:
             first, second = sorted((answer.left, answer.right))
             said = TIE if answer.winner is None else "first" if answer.winner == first else "second"
-            chosen[answer.image, first, second].setdefault(answer.participant, said)
-    units = [Counter(said.values()) for said in chosen.values() if len(said) > 1]
+            choices[answer.image, first, second].setdefault(answer.participant, said)
+    units = [Counter(said.values()) for said in choices.values() if len(said) > 1]
     mirrored = [Counter({TIE: u[TIE], "first": u["second"], "second": u["first"]}) for u in units]
     pairs = sum(u.total() * (u.total() - 1) for u in units)
     same = sum(n * (n - 1) for u in units for n in u.values())

@@ -101,5 +101,5 @@ def write_analysis(found: Analysis, folder: Path, with_paper: bool = True) -> li
 
 def _known(array: np.ndarray) -> list[Any]:
     """Nested lists as JSON takes them: None for what is not known."""
-    found: list[Any] = np.asarray(np.where(np.isnan(array), None, array), dtype=object).tolist()  # type: ignore[call-overload, type-var]
-    return found
+    lists: list[Any] = np.asarray(np.where(np.isnan(array), None, array), dtype=object).tolist()  # type: ignore[call-overload, type-var]
+    return lists

@@ -167,5 +167,5 @@ def _value(value: Any, kind: Any) -> Any:
     if value in (None, ""):
         return None if kind == (int | None) else _WRONG
     text = str(value)
-    found = number(text.replace(",", ".")) if kind is float else whole_number(text)
-    return _WRONG if found is None else found
+    parsed = number(text.replace(",", ".")) if kind is float else whole_number(text)
+    return _WRONG if parsed is None else parsed

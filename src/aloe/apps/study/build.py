@@ -111,7 +111,7 @@ def _models(
     student: Backbone | None, teacher: Backbone | None, settings: StudySettings, options: Mapping[str, dict[str, Any]]
 ) -> dict[str, Backbone]:
     """The model that each method explains, noise for the attention checks among them."""
-    found: dict[str, Backbone] = {}
+    models: dict[str, Backbone] = {}
     for key in dict.fromkeys((*settings.methods, RANDOM)):
         method = find_method(key)
         check_options(method, options.get(key, {}))
@@ -127,13 +127,13 @@ def _models(
             )
         if reason := unsupported(model, key):
             raise UserError(f"{method.title}: {reason}.")
-        found[key] = model
-    if unknown := [key for key in options if key not in found]:
+        models[key] = model
+    if unknown := [key for key in options if key not in models]:
         raise UserError(f"Options are given for {unknown[0]}, which is not among the study's methods.")
-    first, *others = (list(_names(model).values()) for model in {id(m): m for m in found.values()}.values())
+    first, *others = (list(_names(model).values()) for model in {id(m): m for m in models.values()}.values())
     if any(set(names) != set(first) for names in others):
         raise UserError("Student and teacher have different classes; give models with the same ones.")
-    return found
+    return models
 
 
 def _predicted(model: Any, pixels: Tensor, device: str) -> tuple[str, int]:
@@ -150,9 +150,9 @@ def _map(
     """(H, W): what a method shows for the class that was predicted, at the pixels of the picture."""
     own = resize(pixels[None], model.side()).to(device)
     index = [i for i, name in _names(model).items() if name == predicted[0]][predicted[1]]
-    found = attribute(model, own, index, key, **options.get(key, {})).pixels()
+    maps = attribute(model, own, index, key, **options.get(key, {})).pixels()
     size = (pixels.shape[-2], pixels.shape[-1])
-    return F.interpolate(found[:, None], size=size, mode="bilinear", align_corners=False)[0, 0].cpu()
+    return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[0, 0].cpu()
 
 
 def _names(model: Any) -> dict[int, str]:

@@ -60,7 +60,7 @@ def judge(answers: Iterable[Answer], rules: Rules) -> list[Judged]:
     for answer in answers:
         of[answer.participant].append(answer)
     ties = any(answer.choice == TIE for all_of_one in of.values() for answer in all_of_one)
-    return [_judged(participant, given, rules, ties) for participant, given in of.items()]
+    return [_judged(participant, own, rules, ties) for participant, own in of.items()]
 
 
 def keep(answers: Iterable[Answer], judged: Iterable[Judged]) -> list[Answer]:

@@ -133,7 +133,7 @@ def bradley_terry(wins: np.ndarray, start: np.ndarray | None = None) -> np.ndarr
 def _check_connected(compared: np.ndarray, methods: Sequence[str], problem: str) -> None:
     reached = _reach(compared)[0]
     if not reached.all():
-        lost = [method for method, known in zip(methods, reached, strict=True) if not known]
+        lost = [method for method, reachable in zip(methods, reached, strict=True) if not reachable]
         raise UserError(f"{', '.join(lost)} and {methods[0]} {problem}; more answers are needed.")
 
 

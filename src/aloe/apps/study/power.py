@@ -67,7 +67,7 @@ def power(
     counts = np.array(
         [np.bincount([p for p, _ in pairs_of(settings, n)], minlength=len(pairs)) for n in range(participants)]
     )
-    rng, found, errors = np.random.default_rng(seed), 0, []
+    rng, detections, errors = np.random.default_rng(seed), 0, []
     for _ in range(simulations):
         own = scores + spread * rng.standard_normal((participants, methods))
         won = rng.binomial(counts, win_rate(own[:, pairs[:, 0]] - own[:, pairs[:, 1]]))
@@ -76,9 +76,9 @@ def power(
         fitted = bradley_terry(wins.sum(0))
         covariance = clustered_covariance(wins, fitted)
         error = float(np.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]))
-        found += (fitted[0] - fitted[1]) * np.sign(difference) > _NORMAL_95 * error
+        detections += (fitted[0] - fitted[1]) * np.sign(difference) > _NORMAL_95 * error
         errors.append(error)
-    return Power(participants, trials, float(found / simulations), float(np.mean(errors)))
+    return Power(participants, trials, float(detections / simulations), float(np.mean(errors)))
 
 
 def participants_needed(difference: float, trials: int, *, goal: float = 0.8, **options: float | int) -> Power | None:
@@ -95,16 +95,16 @@ def participants_needed(difference: float, trials: int, *, goal: float = 0.8, **
     """
     if not 0 < goal < 1 or not difference or not np.isfinite(difference):
         raise UserError("Give a difference other than 0 and a power between 0 and 1.")
-    wanted = abs(difference) / (_NORMAL_95 + NormalDist().inv_cdf(goal))
-    found = power(difference, _PILOT, trials, **options)  # type: ignore[arg-type]
+    target_error = abs(difference) / (_NORMAL_95 + NormalDist().inv_cdf(goal))
+    estimate = power(difference, _PILOT, trials, **options)  # type: ignore[arg-type]
     for _ in range(2):
-        count = max(_FEWEST, ceil(found.participants * (found.error / wanted) ** 2))
+        count = max(_FEWEST, ceil(estimate.participants * (estimate.error / target_error) ** 2))
         if count > LARGEST:
             return None
-        found = power(difference, count, trials, **options)  # type: ignore[arg-type]
-    while found.power < goal:
-        found = power(difference, ceil(1.05 * found.participants), trials, **options)  # type: ignore[arg-type]
-    return found
+        estimate = power(difference, count, trials, **options)  # type: ignore[arg-type]
+    while estimate.power < goal:
+        estimate = power(difference, ceil(1.05 * estimate.participants), trials, **options)  # type: ignore[arg-type]
+    return estimate
 
 
 def clustered_covariance(wins: np.ndarray, scores: np.ndarray) -> np.ndarray:

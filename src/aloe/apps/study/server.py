@@ -86,8 +86,8 @@ def create_app(store: Store, secret: str, *, invited_only: bool = False) -> Fast
         _check_consent(form)
         if invited_only:
             raise HTTPException(404)
-        known = request.cookies.get(SESSION, "")
-        token = known if known and store.session(known) else await asyncio.wrap_future(store.start())
+        cookie = request.cookies.get(SESSION, "")
+        token = cookie if cookie and store.session(cookie) else await asyncio.wrap_future(store.start())
         return _begin(request, token)
 
     _add_session(app, store, page)
@@ -101,12 +101,12 @@ def _add_session(app: FastAPI, store: Store, page: _Pages) -> None:
 
     @app.get("/s/{token}")
     async def resume(token: str) -> Response:
-        found = _session(store, token)
-        if not found.started:
+        session = _session(store, token)
+        if not session.started:
             return page("consent.html", action=f"/s/{token}/start", form=sign(store.key, "consent", token))
-        if found.answered:
+        if session.answered:
             return _see(f"/s/{token}/trial")
-        return page("instructions.html", session=found, link=f"/s/{token}")
+        return page("instructions.html", session=session, link=f"/s/{token}")
 
     @app.post("/s/{token}/start")
     async def consent(request: Request, token: str) -> Response:
@@ -119,27 +119,27 @@ def _add_session(app: FastAPI, store: Store, page: _Pages) -> None:
 
     @app.get("/s/{token}/trial")
     async def trial(token: str) -> Response:
-        found = _session(store, token)
-        if not found.started:
+        session = _session(store, token)
+        if not session.started:
             return _see(f"/s/{token}")
-        if found.finished:
-            return page("finished.html", session=found)
-        shown, now = store.shown(found.participant, found.answered), int(1000 * time.time())
+        if session.finished:
+            return page("finished.html", session=session)
+        shown, now = store.shown(session.participant, session.answered), int(1000 * time.time())
         form = sign(store.key, "answer", token, shown.position, now)
         practising = shown.kind == PRACTICE
-        at, of = shown.position + 1, store.settings.practice if practising else found.total - store.settings.practice
+        at, of = shown.position + 1, store.settings.practice if practising else session.total - store.settings.practice
         step = {"practice": practising, "at": at if practising else at - store.settings.practice, "of": of}
         return page("trial.html", trial=shown, step=step, form=form, shown=now, link=f"/s/{token}")
 
     @app.post("/s/{token}/answer")
     async def answer(request: Request, token: str) -> Response:
         form = await read_form(request)
-        found = _session(store, token)
+        session = _session(store, token)
         position, shown = number(form.get("position", "")), number(form.get("shown", ""))
         if not same(form.get("form", ""), sign(store.key, "answer", token, position, shown)):
             raise Refused("This form belongs to another session.")
         seconds = max(0.0, time.time() - shown / 1000)
-        await asyncio.wrap_future(store.answer(found.participant, position, form.get("choice", ""), seconds))
+        await asyncio.wrap_future(store.answer(session.participant, position, form.get("choice", ""), seconds))
         return _see(f"/s/{token}/trial")
 
 

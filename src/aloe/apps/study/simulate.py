@@ -80,12 +80,12 @@ def simulate(
     check_product({"participants": participants, "trials": settings.shown})
     if missing := [m for m in settings.methods if m not in {RANDOM, *preferences.scores}]:
         raise UserError(f"The simulation needs a score for {', '.join(missing)}.")
-    found = []
+    answers = []
     for number in range(participants):
         person = preferences.person(np.random.default_rng([seed, number]))
         planned = trials.session(settings, images, number)
         for position, trial in enumerate(planned):
-            found.append(
+            answers.append(
                 Answer(
                     participant=str(number + 1),
                     position=position,
@@ -101,4 +101,4 @@ def simulate(
                     answered=0.0,
                 )
             )
-    return found
+    return answers

@@ -53,15 +53,15 @@ class _Study:
 
     def unique(self) -> tuple[list[Answer], int]:
         """The answers by participant and position, as the most exact file tells them, and how many came again."""
-        rows, found = Keyed(), dict[tuple[str, int], _Placed]()
+        rows, firsts = Keyed(), dict[tuple[str, int], _Placed]()
         for row in sorted(self.placed, key=lambda row: row.decimals, reverse=True):
             answer = row.answer
             facts = {name: value for name, value in asdict(answer).items() if name != "answered"}
-            first = found.setdefault(_key(answer), row)
+            first = firsts.setdefault(_key(answer), row)
             if first.as_quick_as(row):
                 facts["seconds"] = first.answer.seconds
             rows.add(_key(answer), facts, row.place, f"position {answer.position} of participant {answer.participant}")
-        return sorted((row.answer for row in found.values()), key=_order), rows.repeated
+        return sorted((row.answer for row in firsts.values()), key=_order), rows.repeated
 
 
 def put_together(
@@ -77,8 +77,8 @@ def put_together(
     """
     studies: list[_Study] = []
     for name, placed in files:
-        given = [answer for _, answer in placed]
-        decimals = (_decimals(a.seconds for a in given), _decimals(a.answered for a in given))
+        own = [answer for _, answer in placed]
+        decimals = (_decimals(a.seconds for a in own), _decimals(a.answered for a in own))
         new = _Study([name], [_Placed(place, answer, decimals) for place, answer in placed])
         mine = [study for study in studies if study.is_of(new)]
         parts = [*mine, new]
@@ -87,9 +87,9 @@ def put_together(
         studies += [] if mine else [whole]
     answers, notes = [], []
     for number, study in enumerate(studies, 1):
-        found, repeated = study.unique()
+        distinct, repeated = study.unique()
         mark = f"{number}{_SEPARATOR}" if len(studies) > 1 else ""
-        answers += [replace(answer, participant=f"{mark}{answer.participant}") for answer in found]
+        answers += [replace(answer, participant=f"{mark}{answer.participant}") for answer in distinct]
         files_of = " and ".join(study.files)
         if len(study.files) > 1:
             notes.append(f"{files_of} are of one study.")

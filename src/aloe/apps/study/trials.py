@@ -55,11 +55,11 @@ def pairs_of(settings: StudySettings, number: int) -> list[tuple[int, int]]:
     count = len(settings.pairs)
     order = np.random.default_rng([settings.seed]).permutation(count)
     rounds, rest = divmod(settings.trials, count)
-    found = [(pair, (turn + number) % 2) for turn in range(rounds) for pair in range(count)]
+    pairs = [(pair, (turn + number) % 2) for turn in range(rounds) for pair in range(count)]
     for place in range(number * rest, (number + 1) * rest):
         lap, at = divmod(place, count)
-        found.append((int(order[at]), (lap + rounds) % 2))
-    return found
+        pairs.append((int(order[at]), (lap + rounds) % 2))
+    return pairs
 
 
 def _main(settings: StudySettings, images: int, number: int, rng: np.random.Generator) -> list[Trial]:
@@ -94,16 +94,16 @@ def _avoid_the_same(images: list[int], sides: list[tuple[str, str]]) -> None:
 
 def _checks(settings: StudySettings, images: int, rng: np.random.Generator) -> list[Trial]:
     real = [method for method in settings.methods if method != RANDOM]
-    found = []
+    checks = []
     for _ in range(settings.identical):
         method = str(rng.choice(real))
-        found.append(Trial(IDENTICAL, int(rng.integers(images)), method, method))
+        checks.append(Trial(IDENTICAL, int(rng.integers(images)), method, method))
     first = int(rng.integers(2))
     for i in range(settings.random):
         method = str(rng.choice(real))
         sides = (method, RANDOM) if (first + i) % 2 else (RANDOM, method)
-        found.append(Trial(NOISE, int(rng.integers(images)), *sides))
-    return found
+        checks.append(Trial(NOISE, int(rng.integers(images)), *sides))
+    return checks
 
 
 def _pair(kind: str, settings: StudySettings, images: int, rng: np.random.Generator) -> Trial:

@@ -83,11 +83,11 @@ def claim(home: Path, configurations: Iterable[Mapping[str, Any]], axes: Iterabl
     """
     check_ours(home)
     path = home / SHARED_NAME
-    known: dict[str, Any] = {}
+    record: dict[str, Any] = {}
     if path.is_file():
         try:
-            known = dict(read_json(path))
-            varied = {*known["varied"], *axes}
+            record = dict(read_json(path))
+            varied = {*record["varied"], *axes}
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is damaged; give another --output-dir.") from error
     else:
@@ -95,7 +95,7 @@ def claim(home: Path, configurations: Iterable[Mapping[str, Any]], axes: Iterabl
     first = next(iter(configurations))
     fixed = {**{k: v for k, v in first.items() if k not in varied}, "evaluation": evaluation}
     fixed = json.loads(json.dumps(fixed))
-    was = {k: v for k, v in known.get("fixed", fixed).items() if k not in varied}
+    was = {k: v for k, v in record.get("fixed", fixed).items() if k not in varied}
     both = [k for k in fixed if k in was]  # another version may know other settings
     differs = [f"{k} was {was[k]!r}, now {fixed[k]!r}" for k in both if was[k] != fixed[k]]
     if differs and (home / RUNS).is_dir():

@@ -47,7 +47,7 @@ class SweepPlan(Checked):
         empty = [axis for axis, values in self.vary.items() if not values]
         if empty:
             raise ValueError(f"{empty[0]} has no values to vary over")
-        values = {f"values of {axis}": len(given) for axis, given in self.vary.items()}
+        values = {f"values of {axis}": len(choices) for axis, choices in self.vary.items()}
         check_product({**values, "seeds": len(self.seeds)}, MAX_CELLS)
         if "seed" in self.vary or "seed" in self.settings:
             raise ValueError("seeds have an option of their own, seeds")
@@ -62,11 +62,11 @@ class SweepPlan(Checked):
         Raises:
             UserError: a setting that an alignment does not have or that cannot be, in the words of `AlignSettings`.
         """
-        found: dict[str, Point] = {}
+        points: dict[str, Point] = {}
         for seed, values in itertools.product(dict.fromkeys(self.seeds), itertools.product(*self.vary.values())):
             point = self._point(dict(zip(self.vary, values, strict=True)), seed)
-            found.setdefault(point.settings.model_dump_json() + f"{point.fraction}", point)
-        return list(found.values())
+            points.setdefault(point.settings.model_dump_json() + f"{point.fraction}", point)
+        return list(points.values())
 
     def _point(self, values: dict[str, Any], seed: int) -> Point:
         given = {"holdout": 0, **self.settings, **values, "seed": seed}
@@ -87,8 +87,8 @@ class Point:
     @property
     def words(self) -> str:
         """The point's place in the grid."""
-        known = {**self.settings.model_dump(mode="json"), FRACTION: self.fraction}
-        return " ".join(f"{axis}={value_in_words(known[axis])}" for axis in (*self.axes, "seed"))
+        settings = {**self.settings.model_dump(mode="json"), FRACTION: self.fraction}
+        return " ".join(f"{axis}={value_in_words(settings[axis])}" for axis in (*self.axes, "seed"))
 
 
 def read_plan(path: Path) -> dict[str, Any]:

@@ -59,8 +59,8 @@ class Run:
     @property
     def name(self) -> str:
         """Readable, and another one for any other configuration."""
-        chosen = self.point.settings
-        return f"{chosen.objective}-{self.point.fraction:g}-seed{chosen.seed}-{self.key[:8]}"
+        settings = self.point.settings
+        return f"{settings.objective}-{self.point.fraction:g}-seed{settings.seed}-{self.key[:8]}"
 
 
 class Sweep:
@@ -146,7 +146,7 @@ class Sweep:
                 a run that cannot go on for another reason than that it diverged. What was done until then is kept.
         """
         plan = self.plan
-        chosen = self.runs if cell is None else [self.cell(cell)]
+        runs = self.runs if cell is None else [self.cell(cell)]
         common: dict[str, Any] = {"device": device, "cache": cache, "progress": progress}
         options = self._evaluation()
         sets = self._data()
@@ -158,21 +158,21 @@ class Sweep:
             for model in (self.teacher_name, *plan.beside) if mine else ():
                 if tasks := [t for t in plan.tasks if t != "cosine" or not isinstance(load_any(model), Teacher)]:
                     evaluate_all([model], tasks, sets, self.home, **read_by(options, tasks), **common)
-        busy = self._work(chosen, sets, {**options, **common})
+        busy = self._work(runs, sets, {**options, **common})
         if cell is not None and busy:
-            raise UserError(f"{self.folder.holder(chosen[0].name)} works on cell {cell}; wait for it, or give another.")
+            raise UserError(f"{self.folder.holder(runs[0].name)} works on cell {cell}; wait for it, or give another.")
         rows = self.folder.rows()
-        return [SweepRow.model_validate(rows[run.key]) for run in chosen if self.is_done(run, rows)]
+        return [SweepRow.model_validate(rows[run.key]) for run in runs if self.is_done(run, rows)]
 
-    def _work(self, chosen: Sequence[Run], sets: list[Data], options: dict[str, Any]) -> list[Run]:
+    def _work(self, runs: Sequence[Run], sets: list[Data], options: dict[str, Any]) -> list[Run]:
         """Do what nobody else does, until there is nothing of it left; the runs that others work on."""
         clock, left, number = (
             _Clock(options["progress"]),
-            list(chosen),
+            list(runs),
             {run.key: i for i, run in enumerate(self.runs, 1)},
         )
         while left:
-            busy, made = [], clock.made
+            busy, before = [], clock.made
             for run in left:
                 with self.folder.taken(run.name) as mine:
                     if not mine:
@@ -181,11 +181,11 @@ class Sweep:
                     rows = self.folder.rows()
                     if self.is_done(run, rows):
                         continue
-                    todo = sum(not self.is_done(one, rows) for one in chosen)
+                    todo = sum(not self.is_done(one, rows) for one in runs)
                     clock.begin(f"Run {number[run.key]} of {len(self.runs)}", run.point.words, todo)
                     self._make(run, rows.get(run.key), sets, options)
                     clock.made += 1
-            left = busy if clock.made > made else []  # someone may have died meanwhile
+            left = busy if clock.made > before else []  # someone may have died meanwhile
         rows = self.folder.rows()
         return [run for run in busy if not self.is_done(run, rows)]
 
@@ -194,30 +194,30 @@ class Sweep:
         row = rows.get(run.key)
         return row is not None and self._whole(row)
 
-    def _make(self, run: Run, known: Row | None, sets: list[Data], options: dict[str, Any]) -> None:
-        row = self._row(run, known, sets, options)
+    def _make(self, run: Run, earlier: Row | None, sets: list[Data], options: dict[str, Any]) -> None:
+        row = self._row(run, earlier, sets, options)
         self.folder.add(row.model_dump(mode="json"))
         if row.status == "finished":  # a diverged run's last checkpoint is kept
             for path in checkpoints(self._place(run)):
                 shutil.rmtree(path)
 
-    def _row(self, run: Run, known: Row | None, sets: list[Data], options: dict[str, Any]) -> SweepRow:
-        """The run's row, with what `known`, an earlier row of it, holds of other tasks and data."""
+    def _row(self, run: Run, earlier: Row | None, sets: list[Data], options: dict[str, Any]) -> SweepRow:
+        """The run's row, with what `earlier`, a row of it, holds of other tasks and data."""
         start, point, home = time.perf_counter(), run.point, self._place(run)
-        before = SweepRow.model_validate(known) if known else None
-        found: dict[str, Any] = {"asked": [*dict.fromkeys([*(before.asked if before else []), *self._asked()])]}
+        before = SweepRow.model_validate(earlier) if earlier else None
+        changes: dict[str, Any] = {"asked": [*dict.fromkeys([*(before.asked if before else []), *self._asked()])]}
         try:
             part = nested(self.source, point.fraction, point.settings.seed)
-            given = {**point.given, "recipe": point.recipe}
-            align(self.teacher, part, home, device=options["device"], progress=options["progress"], **given)
+            settings = {**point.given, "recipe": point.recipe}
+            align(self.teacher, part, home, device=options["device"], progress=options["progress"], **settings)
         except Diverged as error:
-            found = {"status": "diverged", "reason": str(error)}
+            changes = {"status": "diverged", "reason": str(error)}
         else:
             measured = map(
                 Result.model_validate, evaluate_all([str(home)], list(self.plan.tasks), sets, home, **options)
             )
             results = {Measure.of(row): row for row in (*(before.results if before else []), *measured)}
-            found["results"] = list(results.values())
+            changes["results"] = list(results.values())
         row = before or SweepRow(
             key=run.key,
             run=run.name,
@@ -225,7 +225,7 @@ class Sweep:
             status="finished",
             configuration=run.configuration,
         )
-        return row.model_copy(update={**found, "seconds": round(row.seconds + time.perf_counter() - start, 1)})
+        return row.model_copy(update={**changes, "seconds": round(row.seconds + time.perf_counter() - start, 1)})
 
     def _place(self, run: Run) -> Path:
         return self.home / RUNS / run.name
@@ -252,20 +252,20 @@ class Sweep:
         return {**({"reference": self.teacher_name} if "cosine" in self.plan.tasks else {}), **self.plan.evaluate}
 
     def _check(self, point: Point) -> None:
-        chosen = point.settings
-        config = student_config(self.teacher, chosen.stem, chosen.b)
-        for side in (chosen.resolution or config.resolution, *(chosen.resolutions or [])):
+        settings = point.settings
+        config = student_config(self.teacher, settings.stem, settings.b)
+        for side in (settings.resolution or config.resolution, *(settings.resolutions or [])):
             check_pair(config, self.teacher, side)
-        resolve_blocks(chosen.after_block, self.teacher.num_layers)
+        resolve_blocks(settings.after_block, self.teacher.num_layers)
         if isinstance(self.source, ShardSource) and point.fraction < 1:
             raise UserError("A stream of shards has no fractions; give a folder, an archive or hf:... to vary them.")
         if not isinstance(self.source, ShardSource):
-            nested(self.source, point.fraction, chosen.seed)
+            nested(self.source, point.fraction, settings.seed)
 
     def _configuration(self, point: Point, facts: dict[str, Any]) -> dict[str, Any]:
-        known = record(point.settings, self.source, 1, **facts, **{FRACTION: point.fraction})
-        known |= {name: getattr(point.settings, name) for name in LATER.keys() & self.plan.vary.keys()}
-        return {k: v for k, v in known.items() if k not in ("versions", "image_count")}
+        configuration = record(point.settings, self.source, 1, **facts, **{FRACTION: point.fraction})
+        configuration |= {name: getattr(point.settings, name) for name in LATER.keys() & self.plan.vary.keys()}
+        return {k: v for k, v in configuration.items() if k not in ("versions", "image_count")}
 
     def _fingerprint(self) -> str:
         return fingerprint(self.teacher.model, self.teacher.mean, self.teacher.std)

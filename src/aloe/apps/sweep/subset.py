@@ -36,11 +36,11 @@ def thinned(splits: Splits, train: int | None, test: int | None) -> Splits:
     """Labelled data with at most so many training and test images, always the same ones; None leaves a part whole."""
     parts: dict[str, Any] = {}
     notes = []
-    for part, wanted in (("train", train), ("test", test)):
+    for part, count in (("train", train), ("test", test)):
         source = getattr(splits, part)
-        if wanted is not None and source is not None and wanted < len(source):
-            parts[part] = _head(source, wanted, seed=0)
-            notes.append(f"{wanted} of the {len(source)} {part} images, drawn with seed 0")
+        if count is not None and source is not None and count < len(source):
+            parts[part] = _head(source, count, seed=0)
+            notes.append(f"{count} of the {len(source)} {part} images, drawn with seed 0")
     return replace(splits, **parts, notes=(*splits.notes, *notes), official=splits.official and not parts)
 
 

@@ -118,25 +118,25 @@ def build_page(
     home.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{home.name}.", dir=home.parent))
     try:
-        made = aside / "page"
-        made.mkdir()
-        said_runtime = copy_runtime(source, made / RUNTIME, webgpu=webgpu, cdn=cdn)
-        differences, completeness = _write_graph(reference, made / "float32.onnx", size, texts, tolerance, webgpu)
+        folder = aside / "page"
+        folder.mkdir()
+        said_runtime = copy_runtime(source, folder / RUNTIME, webgpu=webgpu, cdn=cdn)
+        differences, completeness = _write_graph(reference, folder / "float32.onnx", size, texts, tolerance, webgpu)
         measured = None
         if int8:
             assert images is not None
             announce("Rounding the weights to int8, and comparing explanations ...")
-            round_weights(made / "float32.onnx", made / "int8.onnx")
+            round_weights(folder / "float32.onnx", folder / "int8.onnx")
             width = reference.config.hidden_size
-            measured = measure_weights(made / "float32.onnx", made / "int8.onnx", kind, width, images, image_source)
+            measured = measure_weights(folder / "float32.onnx", folder / "int8.onnx", kind, width, images, image_source)
             left_out = "float32.onnx" if measured.faithful and only_int8 else "" if measured.faithful else "int8.onnx"
             if left_out:
-                (made / left_out).unlink()
+                (folder / left_out).unlink()
         name = title or Path(str(getattr(model, "name_or_path", "") or "student")).name
-        manifest = _manifest(reference, name, size, texts, made, differences, measured, said_runtime)
-        _write_page(made, manifest, {CARD: card or _card(reference, name, size), **(more or {})}, cdn)
-        files = {p.relative_to(made).as_posix(): p.stat().st_size for p in sorted(made.rglob("*")) if p.is_file()}
-        replace_folder(home, made)
+        manifest = _manifest(reference, name, size, texts, folder, differences, measured, said_runtime)
+        _write_page(folder, manifest, {CARD: card or _card(reference, name, size), **(more or {})}, cdn)
+        files = {p.relative_to(folder).as_posix(): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
+        replace_folder(home, folder)
     except OSError as error:
         raise UserError(f"{home} could not be written: {error.strerror or error}.") from error
     finally:
@@ -206,7 +206,7 @@ def _manifest(
     title: str,
     size: int,
     texts: Texts | None,
-    made: Path,
+    folder: Path,
     differences: Mapping[str, float],
     measured: Measured | None,
     runtime: dict[str, Any],
@@ -216,7 +216,7 @@ def _manifest(
     names = list(texts.names) if texts else [str(config.id2label[i]) for i in range(config.num_labels)]
     graphs = []
     for name in ("float32", "int8"):
-        if (path := made / f"{name}.onnx").is_file():
+        if (path := folder / f"{name}.onnx").is_file():
             exact = name == "float32"
             check = expected(model, size, texts) if exact else expected_of(formats.run_onnx(path), model, size, texts)
             graphs.append({"name": name, "file": path.name, "bytes": path.stat().st_size, "check": check})

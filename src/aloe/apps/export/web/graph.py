@@ -57,11 +57,11 @@ class TextStudent(nn.Module):
 
     def forward(self, x: Tensor, **options: Any) -> Any:
         """As a classifier: `logits`, `pooler_output`, `hidden_states`."""
-        found = self.base_model(x, **options)
-        pooled = found.pooler_output
+        outputs = self.base_model(x, **options)
+        pooled = outputs.pooler_output
         norm = (pooled.detach() if is_explaining() else pooled).norm(dim=-1, keepdim=True).clamp_min(NORM_FLOOR)
         logits = F.linear(pooled, self.directions) / norm + self.config.logit_bias  # type: ignore[arg-type]
-        return SimpleNamespace(pooler_output=pooled, hidden_states=found.hidden_states, logits=logits)
+        return SimpleNamespace(pooler_output=pooled, hidden_states=outputs.hidden_states, logits=logits)
 
 
 class _Page(nn.Module):
@@ -74,13 +74,13 @@ class _Page(nn.Module):
     def forward(self, image: Tensor, keep: Tensor, given: Tensor) -> dict[str, Tensor]:
         encoded = self.model.base_model.encode(image) * keep  # type: ignore[operator, union-attr]
         target = GivenDirections(given) if self.kind == "features" else ClassIndices(given)
-        found = explain_batch(self.model, encoded, target)
-        outputs = {name: getattr(found, name) for name in MAPS}
+        explanation = explain_batch(self.model, encoded, target)
+        outputs = {name: getattr(explanation, name) for name in MAPS}
         if self.kind == "features":
-            assert found.pooled is not None
-            return {**outputs, "pooler_output": found.pooled}
-        assert found.logits is not None
-        return {**outputs, "logits": found.logits}
+            assert explanation.pooled is not None
+            return {**outputs, "pooler_output": explanation.pooled}
+        assert explanation.logits is not None
+        return {**outputs, "logits": explanation.logits}
 
 
 def kind_of(model: nn.Module, texts: Texts | None) -> str:
@@ -116,9 +116,9 @@ def page_program(model: nn.Module, size: int, texts: Texts | None, webgpu: bool 
     kind = kind_of(model, texts)
     student: Any = frozen_copy(model, "eager")
     page = _Page(student if texts is None else TextStudent(student, texts), kind)
-    given = example_inputs(model, size, "direction" if kind == "features" else "class")
-    image = given.pop("image")
-    inputs = {"image": image, "keep": torch.ones_like(image[:, :1]), **given}
+    examples = example_inputs(model, size, "direction" if kind == "features" else "class")
+    image = examples.pop("image")
+    inputs = {"image": image, "keep": torch.ones_like(image[:, :1]), **examples}
     return program_of(traced(page, inputs, plain_norms=webgpu), inputs)
 
 
@@ -135,7 +135,7 @@ def verify_page(
     """
     kind, generator = kind_of(model, texts), torch.Generator().manual_seed(SEED)
     targets = {"classes": "class", "features": "direction", "texts": "own"}
-    found: dict[str, float] = {}
+    differences: dict[str, float] = {}
     completeness = 0.0
     for count in (1, CHECKED_IMAGES):
         feeds = random_inputs(model, size, targets[kind], count, generator)
@@ -149,14 +149,14 @@ def verify_page(
             if keep is whole:
                 expected |= _explained(model, feeds, texts)
             for name, value in expected.items():
-                found[name] = max(found.get(name, 0.0), difference(name, outputs[name], value))
+                differences[name] = max(differences.get(name, 0.0), difference(name, outputs[name], value))
             completeness = max(completeness, completeness_error(outputs))
-    bad = [f"{name} by {value:.1e}" for name, value in found.items() if not value <= tolerance]
+    bad = [f"{name} by {value:.1e}" for name, value in differences.items() if not value <= tolerance]
     if bad:
         raise UserError(
             f"Nothing was written: the graph differs from the model in {', '.join(bad)} of its largest value."
         )
-    return found, completeness
+    return differences, completeness
 
 
 def _explained(model: nn.Module, feeds: dict[str, Tensor], texts: Texts | None) -> dict[str, Tensor]:
@@ -186,6 +186,6 @@ def _forward(model: Any, feeds: dict[str, Tensor], keep: Tensor, texts: Texts | 
 
 def run_one(run: Runner, kind: str, image: Tensor, width: int, target: int = -1) -> Arrays:
     """One whole image (3, S, S) with a chosen target; outputs (1, ...)."""
-    given = torch.zeros(1, width) if kind == "features" else torch.tensor([target])
-    feeds = dict(zip(inputs_of(kind), (image[None], torch.ones_like(image[None, :1]), given), strict=True))
+    targets = torch.zeros(1, width) if kind == "features" else torch.tensor([target])
+    feeds = dict(zip(inputs_of(kind), (image[None], torch.ones_like(image[None, :1]), targets), strict=True))
     return run({name: value.numpy() for name, value in feeds.items()})

@@ -22,8 +22,8 @@ def check_image(size: int) -> Tensor:
 def expected(model: Any, size: int, texts: Texts | None) -> dict[str, Any]:
     """PyTorch's value of target 0 on that picture, and its contributions summed over each patch, row by row."""
     target = texts.target(0) if texts else 0 if hasattr(model, "classifier") else None
-    found = explain(model, check_image(size)[None], target)
-    return _said(found.logit, found.contributions, size // model.config.patch_size)
+    explanation = explain(model, check_image(size)[None], target)
+    return _said(explanation.logit, explanation.contributions, size // model.config.patch_size)
 
 
 def expected_of(run: Runner, model: Any, size: int, texts: Texts | None) -> dict[str, Any]:

@@ -95,11 +95,11 @@ def copy_runtime(source: Path, folder: Path, *, webgpu: bool = False, cdn: bool 
             was released, or with `cdn` are of another.
         OSError: `folder` cannot be written.
     """
-    known = _needed(webgpu)
-    files = {name: _read(source / name) for name in known}
-    module = next(iter(known))
+    digests = _needed(webgpu)
+    files = {name: _read(source / name) for name in digests}
+    module = next(iter(digests))
     version = version_of(source / module, files[module])
-    other = [name for name, digest in known.items() if hashlib.sha256(files[name]).hexdigest() != digest]
+    other = [name for name, digest in digests.items() if hashlib.sha256(files[name]).hexdigest() != digest]
     if other and version == VERSION:
         raise UserError(f"{source / other[0]} is not the file that was released as {PACKAGE} {VERSION}; do not use it.")
     if other and cdn:
@@ -130,10 +130,10 @@ def version_of(module: Path, data: bytes) -> str:
     Raises:
         UserError: there is none.
     """
-    found = re.search(rb"ONNX Runtime Web v(\d+\.\d+\.\d+)", data[:512])
-    if found is None:
+    match = re.search(rb"ONNX Runtime Web v(\d+\.\d+\.\d+)", data[:512])
+    if match is None:
         raise UserError(f"{module} does not say which version of {PACKAGE} it is; give the package's own files.")
-    return found[1].decode()
+    return match[1].decode()
 
 
 def words_of(said: dict[str, Any]) -> list[str]:
@@ -160,9 +160,9 @@ def _read(path: Path) -> bytes:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-def _changed(place: Path, known: dict[str, str]) -> str:
+def _changed(place: Path, digests: dict[str, str]) -> str:
     """The first file that is not in the folder, or is not what was released; empty where all are."""
-    for name, digest in known.items():
+    for name, digest in digests.items():
         try:
             if file_digest(place / name) != digest:
                 return name
@@ -184,12 +184,12 @@ def _fetch(place: Path, how: str) -> None:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=place.parent) as aside:
-            made = Path(aside) / "files"
-            made.mkdir()
-            _unpack(_pack(npm, Path(aside), how), made, how)
-            if wrong := _changed(made, _needed(webgpu=True)):
+            folder = Path(aside) / "files"
+            folder.mkdir()
+            _unpack(_pack(npm, Path(aside), how), folder, how)
+            if wrong := _changed(folder, _needed(webgpu=True)):
                 raise UserError(f"{wrong} of {PACKAGE} {VERSION} is not the file that was released; do not use it.")
-            replace_folder(place, made)
+            replace_folder(place, folder)
     except OSError as error:
         raise UserError(f"The cache {place} cannot be written: {error.strerror or error}; set ALOE_CACHE.") from error
 

@@ -123,7 +123,7 @@ def _compare(run: Runner, run_small: Runner, kind: str, width: int, image: Tenso
     whole = run_one(run, kind, image, width)
     answer = int(whole[name].argmax())
     small = run_one(run_small, kind, image, width, answer)
-    a, b = (torch.from_numpy(found["contributions"]).double().flatten() for found in (whole, small))
+    a, b = (torch.from_numpy(outputs["contributions"]).double().flatten() for outputs in (whole, small))
     cosine = float(F.cosine_similarity(a, b, dim=0))
     gap = float(np.abs(whole[name] - small[name]).max())
     return float(int(small[name].argmax()) == answer), cosine, gap, float(np.abs(whole[name]).max())
