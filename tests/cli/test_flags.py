@@ -6,6 +6,7 @@ import pytest
 import typer
 
 from aloe.apps.export.settings import ExportSettings
+from aloe.apps.grounding.settings import GroundSettings
 from aloe.attribution.settings import AttributeSettings, ExplainSettings, NeighboursSettings
 from aloe.cli.main import app
 
@@ -15,12 +16,14 @@ WHOLE = {
     "attribute": AttributeSettings,
     "neighbours": NeighboursSettings,
     "export": ExportSettings,
+    "ground": GroundSettings,
 }
 """Verbs that have a flag for every field of their settings."""
 WORDS = {
     "explain": ("student", "images", "-o", "out"),
     "attribute": ("images", "-m", "teacher", "-o", "out"),
     "export": ("student", "-o", "graph.onnx"),
+    "ground": ("image", "-m", "model", "--prompt", "what", "-o", "out"),
     "neighbours": ("student", "folder", "images", "-o", "out"),
 }
 

@@ -9,6 +9,7 @@ import pytest
 from typer.main import get_command
 
 from aloe.apps.export.settings import ExportSettings
+from aloe.apps.grounding.settings import GroundSettings
 from aloe.apps.study.settings import StudySettings
 from aloe.apps.sweep.plan import SweepPlan
 from aloe.attribution.settings import AttributeSettings, ExplainSettings, NeighboursSettings
@@ -36,6 +37,7 @@ SETTINGS = (
         AttributeSettings,
         NeighboursSettings,
         ExportSettings,
+        GroundSettings,
     ),
 )
 WRONG = {

@@ -7,6 +7,7 @@ import os
 import pytest
 
 from aloe.apps.export.settings import ExportSettings
+from aloe.apps.grounding.settings import GroundSettings
 from aloe.apps.study.fit import fit
 from aloe.apps.study.power import power
 from aloe.apps.study.settings import StudySettings
@@ -27,7 +28,7 @@ from aloe.train.finetune.settings import FinetuneSettings
 
 SETTINGS = (
     *(AlignSettings, FinetuneSettings, EvaluateSettings, DenseSettings, CorrespondenceSettings, PairSettings),
-    *(StudySettings, ExplainSettings, AttributeSettings, NeighboursSettings, ExportSettings),
+    *(StudySettings, ExplainSettings, AttributeSettings, NeighboursSettings, ExportSettings, GroundSettings),
 )
 GIVEN = {StudySettings: {"methods": ("a", "b")}}
 NUMBERS = (int, float, int | None, float | None)

@@ -3,39 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from aloe.cli.common import Device, Json, OutputDir, quiet_libraries, say, table
-from aloe.core.bounds import MAX_COUNT
+from aloe.cli.flags import plan_flags
 from aloe.core.devices import choose_device
 
 
+@plan_flags("aloe.apps.grounding.settings:GroundSettings")
 def ground(
     image: Annotated[Path, typer.Argument(help="The picture.")],
     model: Annotated[str, typer.Option("--model", "-m", help="LLaVA model: folder or hub id.")],
     prompt: Annotated[str, typer.Option(help="The question; with <image> in it, the whole prompt as it stands.")],
     output_dir: OutputDir,
-    vision: Annotated[
-        str | None,
-        typer.Option(help="Student aligned to the model's vision tower; default: AttnLRP through the tower."),
-    ] = None,
-    words: Annotated[
-        str | None, typer.Option(help="Words or phrases of the answer, with commas; default: all words.")
-    ] = None,
-    answer: Annotated[str | None, typer.Option(help="The answer to ground; default: the model's own.")] = None,
-    against: Annotated[
-        str | None, typer.Option(help="Explain by how much the model prefers each word to this one.")
-    ] = None,
-    variant: Annotated[str, typer.Option(help="full, or cp, which conserves relevance.")] = "full",
-    max_new_tokens: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Tokens of the answer at most.")] = 64,
-    tower: Annotated[
-        str | None, typer.Option(help="Of a LLaVA-MORE checkpoint: its vision tower; default: the one it names.")
-    ] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="Of the weights: float32, bfloat16 or float16; default: as stored.")
-    ] = None,
+    *,
+    plan: dict[str, Any],
     device: Device = None,
     json: Json = False,
 ) -> None:
@@ -47,25 +31,20 @@ def ground(
     from aloe.apps.grounding.ground import open_image
     from aloe.apps.grounding.loading import load_vision_language
     from aloe.apps.grounding.page import write_grounding
+    from aloe.apps.grounding.settings import GroundSettings
     from aloe.core.errors import UserError
     from aloe.core.typed import words as words_of
 
+    asked = GroundSettings.of(**plan)
     kinds = {None: None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if precision not in kinds:
-        raise UserError(f"--precision is float32, bfloat16 or float16, got {precision!r}.")
-    wanted = None if words is None else words_of(words, "--words")
+    if asked.precision not in kinds:
+        raise UserError(f"--precision is float32, bfloat16 or float16, got {asked.precision!r}.")
+    wanted = None if asked.words is None else words_of(asked.words, "--words")
     picture = open_image(image)
-    loaded = load_vision_language(model, vision=vision, tower=tower, dtype=kinds[precision]).to(choose_device(device))
-    found = run(
-        loaded,
-        picture,
-        prompt,
-        answer=answer,
-        words=wanted,
-        against=against,
-        variant=variant,
-        limit=max_new_tokens,
-    )
+    loaded = load_vision_language(model, vision=asked.vision, tower=asked.tower, dtype=kinds[asked.precision])
+    loaded = loaded.to(choose_device(device))
+    how = {"words": wanted, "limit": asked.max_new_tokens, **asked.model_dump(include={"answer", "against", "variant"})}
+    found = run(loaded, picture, prompt, **how)
     numbers = write_grounding(found, output_dir)
     header = ("word", "value", "pixels", "prompt", "answer", "constants", "rest", "image %")
     rows = [
