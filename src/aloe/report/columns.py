@@ -71,29 +71,29 @@ def detail(*path: str | int) -> Callable[[Result], float | None]:
 
 def number(row: Result, *path: str | int) -> float | None:
     """A number in a row's details, None where it is missing or not finite: `number(row, "interval", 0)`."""
-    found: Any = row.details
+    entry: Any = row.details
     for step in path:
         try:
-            found = found[step]
+            entry = entry[step]
         except (KeyError, IndexError, TypeError):
             return None
-    return float(found) if isinstance(found, int | float) and not isinstance(found, bool) and isfinite(found) else None
+    return float(entry) if isinstance(entry, int | float) and not isinstance(entry, bool) and isfinite(entry) else None
 
 
 def numbers(row: Result, name: str) -> list[float]:
     """A list in a row's details, NaN for what is no number."""
-    found = row.details.get(name)
-    values = [number(row, name, i) for i in range(len(found))] if isinstance(found, list) else []
+    entries = row.details.get(name)
+    values = [number(row, name, i) for i in range(len(entries))] if isinstance(entries, list) else []
     return [float("nan") if each is None else each for each in values]
 
 
 @lru_cache(maxsize=16)
 def _by_end(columns: tuple[Column, ...]) -> dict[str, set[str]]:
     """The data of columns by the end of their path."""
-    found: dict[str, set[str]] = {}
+    by_end: dict[str, set[str]] = {}
     for column in columns:
-        found.setdefault(PurePath(column.data).name, set()).add(column.data)
-    return found
+        by_end.setdefault(PurePath(column.data).name, set()).add(column.data)
+    return by_end
 
 
 def heading(column: Column, columns: Iterable[Column] = ()) -> str:

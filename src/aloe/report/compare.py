@@ -52,8 +52,8 @@ def add_deltas(
     """Aligned minus B-cosified as in the paper, or minus the next stage of `against` that the group has; then the paper's."""
     for kind in ("model", "paper"):
         for line in group.of(kind, "aligned"):
-            found = (_baseline(group, kind, stage, line, lower) for stage in against)
-            if baseline := next((each for each in found if each), None):
+            baselines = (_baseline(group, kind, stage, line, lower) for stage in against)
+            if baseline := next((each for each in baselines if each), None):
                 group.lines.append(_delta(line, *baseline))
 
 
@@ -90,15 +90,15 @@ def mark_best(group: Group, lower: Collection[Column] = ()) -> None:
 
 def _baseline(group: Group, kind: str, stage: str, line: Line, lower: Collection[Column]) -> tuple[Line, str] | None:
     """The best line of a stage that shares columns with `line`, and what to call it; None where there is none."""
-    found = [b for b in group.of(kind, stage) if set(b.cells) & set(line.cells)]
+    candidates = [b for b in group.of(kind, stage) if set(b.cells) & set(line.cells)]
 
     def merit(b: Line) -> float:
         return fmean(_value(b.cells[c]) * (-1 if c in lower else 1) for c in b.cells if c in line.cells)
 
-    if not found:
+    if not candidates:
         return None
-    best = max(found, key=merit)
-    return best, best.name if len(found) > 1 else STAGES[stage]
+    best = max(candidates, key=merit)
+    return best, best.name if len(candidates) > 1 else STAGES[stage]
 
 
 def _delta(line: Line, baseline: Line, called: str) -> Line:

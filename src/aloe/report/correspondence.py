@@ -29,12 +29,12 @@ def bins(row: Result) -> list[tuple[float, float]]:
 def recalls(results: Sequence[Result]) -> list[Metric]:
     """At every distance of any row, what some row has of: the mean over bins, all matches, the most a model could reach."""
     steps = sorted({step for row in results for step in numbers(row, "thresholds") if step == step})
-    found = [
+    metrics = [
         Metric(words.format(_centimetres(step)), _recall(kind, step), key=f"{kind}@{step:g}", compared="↑" in words)
         for kind, words in _RECALLS.items()
         for step in steps
     ]
-    return [metric for metric in found if any(metric.of(row) is not None for row in results)]
+    return [metric for metric in metrics if any(metric.of(row) is not None for row in results)]
 
 
 def _recall(kind: str, step: float) -> Callable[[Result], float | None]:
@@ -49,15 +49,15 @@ def angle_tables(measured: Measured) -> list[Table]:
     """Recall by the angle between the views: a table for every division into bins, a row per model and distance."""
     blocks: dict[tuple[str, ...], list[Block]] = {}
     for group, data, lines in measured.cases():
-        found = [(line, line.results[Column(data)]) for line in lines]
-        edges = _edges(found[0][1])
+        pairs = [(line, line.results[Column(data)]) for line in lines]
+        edges = _edges(pairs[0][1])
         rows = tuple(
             printed(
                 line,
                 [_centimetres(step)],
                 [noted(number(row, "binned", i, b), marks(row)) for b in range(len(edges))],
             )
-            for line, row in found
+            for line, row in pairs
             for i, step in enumerate(numbers(row, "thresholds"))
         )
         if edges:
@@ -80,14 +80,14 @@ def _edges(row: Result) -> tuple[str, ...]:
 
 def pair_notes(measured: Measured) -> Iterator[str]:
     """How many pairs and matches, once for data sets and teachers that agree."""
-    found: dict[str, list[str]] = {}
+    by_words: dict[str, list[str]] = {}
     for _, data, lines in measured.cases():
         row = lines[0].results[Column(data)]
         counts = [(number(row, word), word) for word in ("pairs", "matches")]
         words = ", ".join(f"{count:.0f} {word}" for count, word in counts if count is not None)
         at = [f"{e}: {n:.0f}" for e, n in zip(_edges(row), numbers(row, "pairs_in_bins"), strict=False) if n == n]
-        found.setdefault(words + (f" (pairs at {', '.join(at)})" if at else ""), []).append(measured.place(data))
-    for words, places in found.items():
+        by_words.setdefault(words + (f" (pairs at {', '.join(at)})" if at else ""), []).append(measured.place(data))
+    for words, places in by_words.items():
         if words:
             yield f"{listed(places, ', ')}: {words}."
 

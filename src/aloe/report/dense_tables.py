@@ -101,20 +101,20 @@ def _main_table(measured: Measured, with_paper: bool) -> Table:
 
 def _printed(name: str) -> list[Metric]:
     """The paper's columns; behind the data, `nyuv2/relative.delta1` has the way to the number in a row's details."""
-    found = []
+    metrics = []
     for key, words in paper_tables()[name.upper()].columns.items():
         metric = key.partition("/")[2]
         digits = 2 if metric == "rmse" else _WORDS[name].decimals  # degrees, unlike metres
-        found.append(Metric(words, detail(*metric.split(".")), digits, metric, lower="↓" in words))
-    return found
+        metrics.append(Metric(words, detail(*metric.split(".")), digits, metric, lower="↓" in words))
+    return metrics
 
 
 def _line(line: Line, data: str, metrics: Sequence[Metric]) -> Line:
     """A model's numbers on one data set, without those that its row lacks."""
     row = line.results[Column(data)]
     cells = {Column(data, metric.key): metric.cell(row, marks(row)) for metric in metrics}
-    known = {column: cell for column, cell in cells.items() if cell.value is not None}
-    return Line(line.name, line.stage, line.architecture, "model", line.interpretable, known)
+    present = {column: cell for column, cell in cells.items() if cell.value is not None}
+    return Line(line.name, line.stage, line.architecture, "model", line.interpretable, present)
 
 
 def _footnotes(measured: Measured, groups: Sequence[Group]) -> Iterator[str]:

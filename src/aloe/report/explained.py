@@ -34,12 +34,12 @@ def collect(name: str, results: Sequence[Result], protocol: str | None = None) -
 
 def _once(results: Sequence[Result]) -> list[Result]:
     """Without rows that stand there a second time because both presets give a method the same options."""
-    found: dict[str, Result] = {}
+    by_key: dict[str, Result] = {}
     for row in results:
         twin = row.model_dump(include={"task", "model", "name", "data", "value", "fingerprints", "versions", "device"})
         key = json.dumps([twin, {k: v for k, v in row.settings.items() if k != "preset"}], sort_keys=True)
-        found[key if row.task in EXPLANATIONS else row.key] = row
-    return list(found.values())
+        by_key[key if row.task in EXPLANATIONS else row.key] = row
+    return list(by_key.values())
 
 
 def measure_of(row: Result) -> str | None:
@@ -51,8 +51,8 @@ def measure_of(row: Result) -> str | None:
 
 def method_of(row: Result) -> str:
     """The key of the attribution method; empty where a row has none."""
-    found = row.details.get("method") or row.settings.get("method")
-    return found if isinstance(found, str) else ""
+    method = row.details.get("method") or row.settings.get("method")
+    return method if isinstance(method, str) else ""
 
 
 def variant_of(row: Result) -> str:
@@ -69,8 +69,8 @@ def table_name(measured: Measured) -> str:
 
 def by_method(line: Line, data: str) -> dict[str, Result]:
     """A model's rows on one data set, in the order of methods."""
-    found = {c.variant: row for c, row in line.results.items() if c.data == data}
-    return {method: found[method] for method in sorted(found, key=rank)}
+    rows = {c.variant: row for c, row in line.results.items() if c.data == data}
+    return {method: rows[method] for method in sorted(rows, key=rank)}
 
 
 def accuracy(row: Result, task: str, results: Sequence[Result]) -> Result | None:
@@ -88,13 +88,13 @@ def accuracy(row: Result, task: str, results: Sequence[Result]) -> Result | None
         return model_of(other) in (model_of(own), fitted and model_of(fitted)) or own.name == other.name
 
     alike = [at_protocol_k(other) for other in results if other.task == task and kin(other) == kin(row)]
-    found = [other for other in alike if other is fitted_on(row, results)] or [o for o in alike if same(row, o)]
-    if not found:
+    candidates = [other for other in alike if other is fitted_on(row, results)] or [o for o in alike if same(row, o)]
+    if not candidates:
         explained = {model_of(r): r for r in results if r.task in EXPLANATIONS and kin(r) == kin(row)}
         without = [own for own in explained.values() if not any(same(own, other) for other in alike)]
         left = [other for other in alike if not any(same(own, other) for own in explained.values())]
-        found = left if len(without) == len(set(map(model_of, left))) == 1 else []
-    return max(reversed(found), key=lambda other: (not deviations(other), other.official), default=None)
+        candidates = left if len(without) == len(set(map(model_of, left))) == 1 else []
+    return max(reversed(candidates), key=lambda other: (not deviations(other), other.official), default=None)
 
 
 def fitted_on(row: Result, results: Sequence[Result]) -> Result | None:

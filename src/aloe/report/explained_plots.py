@@ -93,9 +93,9 @@ def accuracy_chart(measured: Measured, results: Sequence[Result]) -> kit.Picture
     """
     shown = []
     for group, data, models in measured.cases():
-        task, known = max(((t, _known(models, data, t, results)) for t in _PROBES), key=lambda found: len(found[1]))
-        if len(known) > 1:
-            shown.append((group, data, [line for line, _ in known], task, [value for _, value in known]))
+        task, points = max(((t, _known(models, data, t, results)) for t in _PROBES), key=lambda choice: len(choice[1]))
+        if len(points) > 1:
+            shown.append((group, data, [line for line, _ in points], task, [value for _, value in points]))
     if not shown:
         return None
     with kit.tiles(len(shown), 3, (3.2, 2.8), (0.0, 0.6), least=4.2) as (figure, panels):
@@ -113,10 +113,10 @@ Case = tuple[Group, str, list[Line]]
 
 def _bars(panel: Any, methods: Sequence[str], models: Sequence[Line], data: str) -> None:
     thick, top = 0.84 / len(models), 0.0
-    found = [by_method(line, data) for line in models]
+    by_model = [by_method(line, data) for line in models]
     for i, line in enumerate(models):
-        for method, row in found[i].items():
-            beside = [method in rows for rows in found]  # bars of a method stand around its middle
+        for method, row in by_model[i].items():
+            beside = [method in rows for rows in by_model]  # bars of a method stand around its middle
             at = methods.index(method) + (sum(beside[:i]) + 0.5 - sum(beside) / 2) * thick
             high = number(row, "interval", 1)
             style = {"color": look(method).colour, "edgecolor": "white", "linewidth": 0}
@@ -127,7 +127,7 @@ def _bars(panel: Any, methods: Sequence[str], models: Sequence[Line], data: str)
             turn = 90 if len(models) > 2 else 0
             kit.above(panel, f"{row.value:.1f}", (at, tip), fontsize=6, rotation=turn, va="bottom")
             top = max(top, tip)
-    rows = [row for rows in found for row in rows.values()]
+    rows = [row for rows in by_model for row in rows.values()]
     chances = {number(row, "chance") if row.task == "gridpg" else number(row, "area") for row in rows} - {None}
     if len(chances) == 1:
         chance = chances.pop() or 0.0
@@ -221,12 +221,12 @@ def _reach(row: Result) -> list[list[float]] | None:
 
 
 def _known(models: Sequence[Line], data: str, task: str, results: Sequence[Result]) -> list[tuple[Line, float]]:
-    found = []
+    points = []
     for line in models:
         measured = accuracy(next(iter(by_method(line, data).values())), task, results)
         if measured and (line.stage == "teacher" or _own(line, data)):
-            found.append((line, measured.value))
-    return found
+            points.append((line, measured.value))
+    return points
 
 
 def _curve(row: Result, name: str) -> list[float]:

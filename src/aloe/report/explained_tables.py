@@ -32,8 +32,8 @@ class Scores:
 
 def _per_cell(heading: str, pick: Callable[[list[float]], float]) -> Metric:
     def of(row: Result) -> float | None:
-        known = [each for each in numbers(row, "per_cell") if each == each]
-        return pick(known) if known else None
+        scores = [each for each in numbers(row, "per_cell") if each == each]
+        return pick(scores) if scores else None
 
     return Metric(heading, of)
 

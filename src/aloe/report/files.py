@@ -86,9 +86,9 @@ def write_report(
     _check_ours(folder)
     sections, absent = sweep_sections(sweeps, rows, with_paper) if SWEEP in names else [], []
     for name in (name for name in names if name != SWEEP):
-        found = sections_of(name, rows, with_paper=with_paper, all_columns=all_columns)
-        sections += found
-        absent += [] if found else [name]
+        own = sections_of(name, rows, with_paper=with_paper, all_columns=all_columns)
+        sections += own
+        absent += [] if own else [name]
     if SWEEP in names and tables is not None and not sweeps:
         raise UserError("None of these folders holds runs of a sweep; `aloe sweep` makes them.")
     if not sections and only_sweeps:
@@ -184,11 +184,11 @@ def _page(report: Report) -> str:
 
 
 def _versions(report: Report) -> dict[str, str]:
-    found: dict[str, list[str]] = {}
+    by_package: dict[str, list[str]] = {}
     for row in (row for section in report.sections for row in section.results):
         for package, version in row.versions.items():
-            found.setdefault(package, []).append(version)
-    return {package: ", ".join(dict.fromkeys(versions)) for package, versions in found.items()}
+            by_package.setdefault(package, []).append(version)
+    return {package: ", ".join(dict.fromkeys(versions)) for package, versions in by_package.items()}
 
 
 def _inline(picture: dict[str, bytes]) -> Markup:

@@ -73,7 +73,7 @@ def fewer_grids(measured: Measured) -> Iterator[str]:
     """Methods that were measured on the first of the grids alone."""
     most = max((number(row, "grids") or 0 for row in measured.results), default=0)
     fewer = {(variant_of(r), int(n)) for r in measured.results if (n := number(r, "grids")) and n < most}
-    for method, count in sorted(fewer, key=lambda found: rank(found[0])):
+    for method, count in sorted(fewer, key=lambda pair: rank(pair[0])):
         yield f"{look(method).title}: the first {count} of {most:.0f} grids."
 
 

@@ -78,4 +78,4 @@ def blocks_of(rows: Iterable[tuple[str, Row]]) -> tuple[Block, ...]:
     blocks: dict[str, list[Row]] = {}
     for title, row in rows:
         blocks.setdefault(title, []).append(row)
-    return tuple(Block(title, tuple(found)) for title, found in blocks.items())
+    return tuple(Block(title, tuple(group)) for title, group in blocks.items())

@@ -114,12 +114,12 @@ def _accuracies(
     for task, word in _ACCURACY.items():
         for line, side in ((teacher, _SIDES[0]), (student, _SIDES[1])):
             row = next(iter(by_method(line, data).values())) if line else None
-            found = accuracy(row, task, results) if row else None
-            if line and row and found:
-                cells[f"{task}/{side}"] = Cell(found.value, note=marks(found))
-                if found.name != row.name:
-                    notes.append(f"{word} of {line.name} is that of {found.name}.")
-                if away := deviations(found):
+            accuracy_row = accuracy(row, task, results) if row else None
+            if line and row and accuracy_row:
+                cells[f"{task}/{side}"] = Cell(accuracy_row.value, note=marks(accuracy_row))
+                if accuracy_row.name != row.name:
+                    notes.append(f"{word} of {line.name} is that of {accuracy_row.name}.")
+                if away := deviations(accuracy_row):
                     notes.append(
                         f"{NOT_PROTOCOL} {word} of {line.name}, not the protocol's settings: {in_words(away)}."
                     )

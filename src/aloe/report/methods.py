@@ -34,8 +34,8 @@ LOOKS = {
 
 def look(key: str) -> Look:
     """A method's look; with the paper's options the colour is lighter; one that is not known is black and goes by its key."""
-    base, found, _ = key.partition(PAPER)
-    if found and base in LOOKS:
+    base, paper, _ = key.partition(PAPER)
+    if paper and base in LOOKS:
         plain = LOOKS[base]
         return Look(f"{plain.title}, paper's options", f"{plain.short} (paper's)", _lighter(plain.colour), plain.marker)
     return LOOKS.get(key) or Look(key, key, "#444444", "d")

@@ -104,8 +104,8 @@ def _lines(panel: Any, group: Group, column: Column, columns: Sequence[Column]) 
 
 
 def _curves(group: Group, column: Column) -> list[tuple[Line, dict[int, float]]]:
-    found = [(line, accuracy_by_k(line.results[column])) for line in group.of("model") if column in line.results]
-    return [(line, values) for line, values in found if len(values) > 1]
+    curves = [(line, accuracy_by_k(line.results[column])) for line in group.of("model") if column in line.results]
+    return [(line, values) for line, values in curves if len(values) > 1]
 
 
 def _legend(figure: Any, groups: Sequence[Group], panels: Sequence[Any], lines: bool = False) -> None:
@@ -118,8 +118,8 @@ def _legend(figure: Any, groups: Sequence[Group], panels: Sequence[Any], lines: 
             return kit.stroke(color=colour, marker=_MARKERS.get(stage, "x"), linestyle=dash, markersize=4)
         return kit.swatch(facecolor=colour, hatch=_HATCHES[at % len(_HATCHES)])
 
-    found = {line.stage for group in groups for line in group.of("model")}
-    stages = [*(s for s in STAGES if s in found), *sorted(found - set(STAGES))]
+    present = {line.stage for group in groups for line in group.of("model")}
+    stages = [*(s for s in STAGES if s in present), *sorted(present - set(STAGES))]
     keys = {stage_title(stage): key(stage, 0) for stage in stages}
     if not lines and any(group.of("paper") for group in groups):
         keys["paper"] = kit.stroke(color="black", linewidth=1.1)

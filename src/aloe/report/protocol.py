@@ -74,8 +74,8 @@ def grid_protocol(result: Result) -> str:
 
 def protocols_of(results: Sequence[Result]) -> list[str]:
     """GridPG's protocols that there are rows of, the paper's first."""
-    found = {grid_protocol(row) for row in results if row.task == "gridpg"}
-    return sorted(found, key=lambda name: ([*GRIDS, name].index(name), name))
+    protocols = {grid_protocol(row) for row in results if row.task == "gridpg"}
+    return sorted(protocols, key=lambda name: ([*GRIDS, name].index(name), name))
 
 
 def one_protocol(results: Sequence[Result]) -> str:
@@ -84,10 +84,10 @@ def one_protocol(results: Sequence[Result]) -> str:
     Raises:
         UserError: the rows mix protocols.
     """
-    if len(found := protocols_of(results)) > 1:
-        words = " and ".join(f"{name} ({GRIDS.get(name, 'unknown')})" for name in found)
+    if len(protocols := protocols_of(results)) > 1:
+        words = " and ".join(f"{name} ({GRIDS.get(name, 'unknown')})" for name in protocols)
         raise UserError(f"GridPG by {words} do not stand in one table; make one for each protocol.")
-    return next(iter(found), "")
+    return next(iter(protocols), "")
 
 
 def at_protocol_k(result: Result) -> Result:
@@ -101,8 +101,8 @@ def at_protocol_k(result: Result) -> Result:
 
 def accuracy_by_k(result: Result) -> dict[int, float]:
     """k to accuracy in percent, from the details of a k-NN row."""
-    found = result.details.get("by_k") if result.task == "knn" else None
-    pairs = found.items() if isinstance(found, dict) else ()
+    by_k = result.details.get("by_k") if result.task == "knn" else None
+    pairs = by_k.items() if isinstance(by_k, dict) else ()
     numbers = {int(k): float(v) for k, v in pairs if k.isdecimal() and isinstance(v, int | float) and isfinite(v)}
     return dict(sorted(numbers.items()))
 
@@ -143,18 +143,18 @@ def measured_alike(result: Result) -> str:
 def differences(result: Result, chosen: Result | None) -> str:
     """In words, how a row differs from the one in the main table (or, without one, from the protocol)."""
     if chosen is None:
-        found = deviations(result) | {k: v for k, v in settings_of(result).items() if k == "templates"}
-        return in_words(found) or "as the protocol"
+        changes = deviations(result) | {k: v for k, v in settings_of(result).items() if k == "templates"}
+        return in_words(changes) or "as the protocol"
     ours, theirs = settings_of(result), settings_of(chosen)
     skipped = ("method",) if ours.get("method") == theirs.get("method") else ("method", "options")
-    found = {name: value for name, value in ours.items() if name not in skipped and theirs.get(name, value) != value}
+    changes = {name: value for name, value in ours.items() if name not in skipped and theirs.get(name, value) != value}
     if result.task in (*EXPLANATIONS, *DENSE.values()):
         theirs_too = _images(chosen)
-        found |= {name: value for name, value in _images(result).items() if theirs_too.get(name) != value}
+        changes |= {name: value for name, value in _images(result).items() if theirs_too.get(name) != value}
     for name in ("metric", "counts", "versions", "device"):
         if getattr(result, name) != getattr(chosen, name):
-            found[name] = getattr(result, name)
-    return in_words(found) or "measured before"
+            changes[name] = getattr(result, name)
+    return in_words(changes) or "measured before"
 
 
 def _dense_defaults(result: Result) -> dict[str, Any]:
@@ -162,8 +162,8 @@ def _dense_defaults(result: Result) -> dict[str, Any]:
     if result.task not in DENSE.values():
         return {}
     matching = result.task == "correspondence"
-    chosen = CorrespondenceSettings.of(**PROTOCOLS.get(result.data, {})) if matching else DenseSettings.of()
-    return chosen.model_dump(mode="json", exclude={"seed", "resolution"})
+    defaults = CorrespondenceSettings.of(**PROTOCOLS.get(result.data, {})) if matching else DenseSettings.of()
+    return defaults.model_dump(mode="json", exclude={"seed", "resolution"})
 
 
 def _images(result: Result) -> dict[str, Any]:

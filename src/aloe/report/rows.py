@@ -19,7 +19,7 @@ def read_results(paths: Sequence[Path]) -> tuple[list[Result], list[str]]:
     Raises:
         UserError: a file that is missing, cannot be read or has no rows, or two rows of a key that contradict each other.
     """
-    found: dict[str, Result] = {}
+    by_key: dict[str, Result] = {}
     keyed = Keyed()
     notes: list[str] = []
     for path in paths:
@@ -29,10 +29,10 @@ def read_results(paths: Sequence[Path]) -> tuple[list[Result], list[str]]:
             why = f" ({left_out[0]})" if left_out else ""
             raise UserError(f"{file} holds no result rows{why}; `aloe evaluate` writes them.")
         for _, _, row in rows:
-            found.pop(row.key, None)  # the last one also takes the last place
-            found[row.key] = row
+            by_key.pop(row.key, None)  # the last one also takes the last place
+            by_key[row.key] = row
         notes += left_out
-    return list(found.values()), [*notes, *repeats(keyed.repeated, "result row")]
+    return list(by_key.values()), [*notes, *repeats(keyed.repeated, "result row")]
 
 
 def _read(file: Path) -> bytes:

@@ -53,17 +53,17 @@ def sections_of(
     """The sections of one of `CHOICES` but sweeps: none without rows, of GridPG one for each protocol."""
     if name in MEASURES:
         protocols: list[str | None] = [*protocols_of(rows)] if name == "b6" else [None]
-        found = [_explained(name, rows, with_paper, protocol) for protocol in protocols]
+        sections = [_explained(name, rows, with_paper, protocol) for protocol in protocols]
     elif name in DENSE:
-        found = [_dense(name, rows, with_paper)]
+        sections = [_dense(name, rows, with_paper)]
     else:
-        found = [_own(name, rows) if name in OWN else _section(name, rows, with_paper, all_columns)]
-    return [section for section in found if section]
+        sections = [_own(name, rows) if name in OWN else _section(name, rows, with_paper, all_columns)]
+    return [section for section in sections if section]
 
 
 def sweep_sections(sweeps: dict[Path, list[SweepRow]], rows: Sequence[Result], with_paper: bool) -> list[Section]:
     """A section for every setting that was varied in any of the sweeps, whose runs stand together."""
-    runs = [run for found in sweeps.values() for run in found]
+    runs = [run for own in sweeps.values() for run in own]
     axes = axes_of(runs)
     sections = []
     for axis in axes:
@@ -92,8 +92,8 @@ def _section(name: str, rows: Sequence[Result], with_paper: bool, all_columns: b
         return None
     charts: dict[str, Chart] = {name: partial(bar_chart, grid)} if grid.groups else {}
     charts |= {"b2-by-k": partial(k_chart, grid)} if name == "b2" else {}
-    found = [main_table(name, grid) if grid.groups else None, other_settings(name, grid), by_k(grid)]
-    return Section([t for t in found if t], charts, [r for r in rows if r.task == grid.paper.task])
+    tables = [main_table(name, grid) if grid.groups else None, other_settings(name, grid), by_k(grid)]
+    return Section([t for t in tables if t], charts, [r for r in rows if r.task == grid.paper.task])
 
 
 def _own(name: str, rows: Sequence[Result]) -> Section | None:

@@ -70,8 +70,8 @@ def side_by_side(name: str, rows: Sequence[Result], place_of: Callable[[Result],
     that were measured in one way, see `select`."""
     if not rows:
         return None
-    chosen, others = select(rows, place_of, lambda row: (row.teacher, row.data), measured_alike)
-    return Measured(name, line_up(chosen, rows), others)
+    main_rows, others = select(rows, place_of, lambda row: (row.teacher, row.data), measured_alike)
+    return Measured(name, line_up(main_rows, rows), others)
 
 
 def select(
@@ -94,7 +94,7 @@ def select(
     for row in rows:
         if places[id(row)]:
             blocks.setdefault(block_of(row), {}).setdefault(way_of(row), []).append(row)
-    chosen: dict[Place, Result] = {}
+    main_rows: dict[Place, Result] = {}
     first: dict[Any, Result] = {}
     for block, ways in blocks.items():
         *_, shown = sorted(
@@ -103,15 +103,15 @@ def select(
         )
         ordered = sorted(shown, key=lambda row: row.official)  # stable: the last of equals wins
         by_place = {place: row for row in ordered if (place := places[id(row)])}
-        chosen |= by_place
+        main_rows |= by_place
         first[block] = next(iter(by_place.values()))
-    taken = {id(row) for row in chosen.values()}
+    taken = {id(row) for row in main_rows.values()}
     others = [
-        (row, (chosen.get(place) or first.get(block_of(row))) if (place := places[id(row)]) else None)
+        (row, (main_rows.get(place) or first.get(block_of(row))) if (place := places[id(row)]) else None)
         for row in rows
         if id(row) not in taken
     ]
-    return chosen, others
+    return main_rows, others
 
 
 def model_of(row: Result) -> Model:

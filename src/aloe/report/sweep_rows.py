@@ -54,8 +54,8 @@ def read_sweep(folder: Path, notes: list[str] | None = None) -> list[SweepRow]:
     path = folder / SWEEP_NAME
     if not path.is_file():
         return []
-    found: dict[str, SweepRow] = {}
-    known, again = Keyed(), 0
+    by_key: dict[str, SweepRow] = {}
+    keyed, again = Keyed(), 0
     data = read_bytes(path)
     rows, left_out = checked_lines(path, data[: data.rfind(b"\n") + 1], SweepRow, "row of a sweep")
     if left_out and not rows:
@@ -63,12 +63,12 @@ def read_sweep(folder: Path, notes: list[str] | None = None) -> list[SweepRow]:
     for number, _, row in rows:
         facts = {name: value for name, value in row.model_dump().items() if name in ("run", "configuration", "status")}
         facts |= {f"{r.task} of {r.data} (row {r.key})": r.value for r in row.results}
-        known.add(row.key, facts, f"line {number} of {path}", row.run)
-        again += found.get(row.key) == row
-        found[row.key] = row
+        keyed.add(row.key, facts, f"line {number} of {path}", row.run)
+        again += by_key.get(row.key) == row
+        by_key[row.key] = row
     if notes is not None:
         notes += [*left_out, *repeats(again, "sweep row")]
-    return list(found.values())
+    return list(by_key.values())
 
 
 def value_in_words(value: Any) -> str:

@@ -64,12 +64,12 @@ def title(axis: str) -> str:
 
 
 def _rows(curve: Curve, measures: Sequence[Measure]) -> list[Row]:
-    found = {m: {v: numbers for v in curve.points if (numbers := curve.numbers(v, m))} for m in measures}
-    best = {m: max((_shown(n, m) for n in values.values()), default=None) for m, values in found.items()}
+    by_measure = {m: {v: numbers for v in curve.points if (numbers := curve.numbers(v, m))} for m in measures}
+    best = {m: max((_shown(n, m) for n in values.values()), default=None) for m, values in by_measure.items()}
     rows = []
     for key, value in zip(curve.points, curve.values, strict=True):
         cells: list[Cell] = []
-        for measure, values in found.items():
+        for measure, values in by_measure.items():
             if key not in values:
                 cells += [Cell(), Cell()]
                 continue
@@ -91,12 +91,12 @@ def _seeds(runs: Sequence[SweepRow]) -> str:
 
 
 def _beside(curve: Curve, measures: Sequence[Measure], rows: Sequence[Result]) -> list[Row]:
-    found: dict[tuple[str, str], dict[Measure, Result]] = {}
+    models: dict[tuple[str, str], dict[Measure, Result]] = {}
     for measure in measures:
         for row in references(rows, measure, curve.runs):
-            found.setdefault((row.name, row.stage), {})[measure] = row
+            models.setdefault((row.name, row.stage), {})[measure] = row
     shown = []
-    for (name, stage), values in found.items():
+    for (name, stage), values in models.items():
         cells = [(Cell(values[m].value, m.decimals) if m in values else Cell(), Cell()) for m in measures]
         words = f"{stage_title(stage)}: {name}"
         shown.append(Row((words, ""), tuple(cell for pair in cells for cell in pair), gray=stage == "teacher"))
@@ -138,10 +138,10 @@ def _footnotes(axis: str, curves: Sequence[Curve], with_paper: bool) -> Iterator
 
 def _setting(runs: Sequence[SweepRow]) -> str:
     """Steps and batch, which say how long an alignment was."""
-    known = [run.configuration for run in runs]
+    configurations = [run.configuration for run in runs]
 
     def all_of(name: str) -> str:
-        return " or ".join(dict.fromkeys(value_in_words(c.get(name)) for c in known))
+        return " or ".join(dict.fromkeys(value_in_words(c.get(name)) for c in configurations))
 
     return (
         f"Every run: {all_of('steps')} steps of {all_of('batch_size')} images, learning rate {all_of('learning_rate')}."

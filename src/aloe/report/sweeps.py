@@ -84,17 +84,17 @@ class Curve:
 
     def numbers(self, value: str, measure: Measure) -> list[float]:
         """Of the seeds that finished."""
-        found = ({Measure.of(r): r.value for r in run.results}.get(measure) for run in self.points[value])
-        return [number for number in found if number is not None]
+        values = ({Measure.of(r): r.value for r in run.results}.get(measure) for run in self.points[value])
+        return [number for number in values if number is not None]
 
 
 def axes_of(runs: Sequence[SweepRow]) -> list[str]:
     """What differs between the runs, seeds aside: objective and fraction first."""
-    known = [run.configuration for run in runs]
-    shared = [k for k in known[0] if all(k in other for other in known)] if known else []
+    configurations = [run.configuration for run in runs]
+    shared = [k for k in configurations[0] if all(k in other for other in configurations)] if configurations else []
     told = {"seed", "teacher", "teacher_fingerprint", "data_fingerprint"}
-    found = [k for k in shared if k not in told and len({_json(c[k]) for c in known}) > 1]
-    return sorted(found, key=lambda axis: [OBJECTIVE, FRACTION, axis].index(axis))
+    axes = [k for k in shared if k not in told and len({_json(c[k]) for c in configurations}) > 1]
+    return sorted(axes, key=lambda axis: [OBJECTIVE, FRACTION, axis].index(axis))
 
 
 def curves_along(runs: Sequence[SweepRow], axis: str, axes: Sequence[str]) -> list[Curve]:
@@ -122,8 +122,8 @@ def references(rows: Sequence[Result], measure: Measure, runs: Sequence[SweepRow
     """Rows of other models, the teacher first, measured on the very images and with the settings of the runs."""
     ways = {_way(r) for run in runs for r in run.results if Measure.of(r) == measure}
     teachers = {run.teacher for run in runs}
-    found = {r.name: r for r in rows if Measure.of(r) == measure and _way(r) in ways and r.teacher in teachers}
-    return sorted(found.values(), key=lambda r: r.stage != "teacher")
+    by_name = {r.name: r for r in rows if Measure.of(r) == measure and _way(r) in ways and r.teacher in teachers}
+    return sorted(by_name.values(), key=lambda r: r.stage != "teacher")
 
 
 def mean_interval(numbers: Sequence[float]) -> tuple[float, float | None]:

@@ -59,9 +59,9 @@ def build_grid(
     rows = [at_protocol_k(r) for r in results if r.task == paper.task]
     if not rows:
         return None
-    chosen, others = select(rows, _place, _place, lambda row: str(id(row)))
-    columns = _in_order({column for _, column in chosen}, paper, all_columns)
-    groups = line_up(chosen, rows)
+    main_rows, others = select(rows, _place, _place, lambda row: str(id(row)))
+    columns = _in_order({column for _, column in main_rows}, paper, all_columns)
+    groups = line_up(main_rows, rows)
     for group in groups:
         if with_paper:
             add_paper(group, paper, columns)
@@ -82,14 +82,14 @@ def _place(row: Result) -> Place | None:
     return (model_of(row), Column(row.data, variant)) if isinstance(variant, str) and variant in TEMPLATES else None
 
 
-def _in_order(found: set[Column], paper: PaperTable, all_columns: bool) -> list[Column]:
+def _in_order(columns: set[Column], paper: PaperTable, all_columns: bool) -> list[Column]:
     """The paper's ten first, in its order."""
     if all_columns and paper.task == "zeroshot":
-        found = found | {Column("imagenet", variant) for variant in TEMPLATES}
+        columns = columns | {Column("imagenet", variant) for variant in TEMPLATES}
     elif all_columns:
-        found = found | set(map(Column, TEN))
+        columns = columns | set(map(Column, TEN))
     prompts = ["", *TEMPLATES]
-    return sorted(found, key=lambda c: ([*TEN, c.data].index(c.data), c.data, prompts.index(c.variant)))
+    return sorted(columns, key=lambda c: ([*TEN, c.data].index(c.data), c.data, prompts.index(c.variant)))
 
 
 def main_table(name: str, grid: Grid) -> Table:
@@ -115,8 +115,8 @@ def others_table(
     if not others:
         return None
     rows = []
-    for (row, chosen), place in zip(others, places, strict=True):
-        words = (row.architecture, place, differences(row, chosen))
+    for (row, main_row), place in zip(others, places, strict=True):
+        words = (row.architecture, place, differences(row, main_row))
         rows.append((row.teacher, printed(row, words, [noted(row.value, split_mark(row))])))
     caption = f"{title}, other settings. Rows that {title} does not show, and their settings."
     notes = tuple(split_notes([row for row, _ in others], columns))
@@ -125,16 +125,16 @@ def others_table(
 
 def by_k(grid: Grid) -> Table | None:
     """k-NN accuracy against k for the rows of Table B2 that have several; None when none has."""
-    found = [(line, column, row) for line, column, row in _results(grid) if len(accuracy_by_k(row)) > 1]
-    if not found:
+    entries = [(line, column, row) for line, column, row in _results(grid) if len(accuracy_by_k(row)) > 1]
+    if not entries:
         return None
-    ks = sorted({k for _, _, row in found for k in accuracy_by_k(row)})
+    ks = sorted({k for _, _, row in entries for k in accuracy_by_k(row)})
     rows = []
-    for line, column, row in found:
+    for line, column, row in entries:
         cells = [noted(accuracy_by_k(row).get(k), split_mark(row)) for k in ks]
         rows.append((row.teacher, printed(line, [heading(column, grid.columns)], cells)))
     caption = "Table B2, by k. k-NN accuracy (%) for several numbers of neighbours."
-    notes = tuple(split_notes([row for _, _, row in found], grid.columns))
+    notes = tuple(split_notes([row for _, _, row in entries], grid.columns))
     return Table("b2-by-k", caption, (*LABELS[:2], "Data"), tuple(f"k = {k}" for k in ks), blocks_of(rows), notes)
 
 
@@ -159,12 +159,12 @@ def _metric_notes(results: list[Result], grid: Grid) -> Iterator[str]:
 
 
 def _protocol_notes(grid: Grid) -> Iterator[str]:
-    found: dict[str, dict[str, list[str]]] = {}
+    by_words: dict[str, dict[str, list[str]]] = {}
     for line, column, row in _results(grid):
         if settings := deviations(row):
-            places = found.setdefault(in_words(settings), {}).setdefault(line.name, [])
+            places = by_words.setdefault(in_words(settings), {}).setdefault(line.name, [])
             places.append(heading(column, grid.columns))
-    for words, models in found.items():
+    for words, models in by_words.items():
         where = "; ".join(f"{model} on {', '.join(places)}" for model, places in models.items())
         yield f"{NOT_PROTOCOL} not the protocol's settings: {words} ({where})."
 
