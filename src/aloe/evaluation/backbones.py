@@ -36,10 +36,10 @@ def load_any(name: str | Path) -> Backbone:
 def model_fingerprint(model: Backbone) -> str:
     """A hash of everything a model's features depend on: its weights, its configuration, a teacher's normalisation."""
     config: Any = model.config
-    known = {k: v for k, v in configuration_of(config).items() if k not in _LATER or v != _LATER[k]}
+    settings = {k: v for k, v in configuration_of(config).items() if k not in _LATER or v != _LATER[k]}
     constants: Any = () if not isinstance(model, Teacher) else (model.mean, model.std)
     module: Any = model.model if isinstance(model, Teacher) else model
-    return fingerprint(module, json.dumps(known, sort_keys=True, default=str), constants)
+    return fingerprint(module, json.dumps(settings, sort_keys=True, default=str), constants)
 
 
 def _with_probe(folder: Path) -> Teacher:

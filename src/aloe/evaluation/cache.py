@@ -79,8 +79,8 @@ def archives_in_cache(call: Callable[P, R]) -> Callable[P, R]:
     @wraps(call)
     def within(*arguments: P.args, **others: P.kwargs) -> R:
         cache: Any = others.get("cache")
-        chosen = None if cache is None or Path(cache) == default_cache() else Path(cache) / "archives"
-        with decompressing_into(chosen):
+        folder = None if cache is None or Path(cache) == default_cache() else Path(cache) / "archives"
+        with decompressing_into(folder):
             return call(*arguments, **others)
 
     return within

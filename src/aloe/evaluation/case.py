@@ -38,7 +38,7 @@ class ImageCase(Case):
         kind = feature or settings.feature
         if (part, kind) not in self._features:
             source = getattr(self.splits, part)
-            found = extract(
+            features = extract(
                 self.model,
                 source,
                 feature=kind,
@@ -53,18 +53,18 @@ class ImageCase(Case):
             )
             if part != "validation" and source.classes is not None and source.labels is not None:
                 needed = set(range(len(source.classes)) if part == "train" else source.labels.tolist())
-                if absent := [source.classes[i] for i in sorted(needed - set(found.labels.tolist()))]:
+                if absent := [source.classes[i] for i in sorted(needed - set(features.labels.tolist()))]:
                     word = "training" if part == "train" else part
                     raise UserError(f"Class {absent[0]!r} of {self.splits.name} has no readable {word} image.")
-            self._features[part, kind] = found
+            self._features[part, kind] = features
         return self._features[part, kind]
 
     def unreadable(self, parts: Sequence[str]) -> tuple[str, ...]:
         """One clause for each of the parts from whose features images are missing, and for what the data leave out."""
-        missing = {part: found.unreadable for (part, _), found in self._features.items() if part in parts}
+        missing = {part: features.unreadable for (part, _), features in self._features.items() if part in parts}
         lost = [f"{len(n)} {part} images could not be read, first {n[0]}" for part, n in missing.items() if n]
-        found = [line for part in parts for line in left_out(getattr(self.splits, part, None))]
-        return tuple(dict.fromkeys([*lost, *found]))
+        lines = [line for part in parts for line in left_out(getattr(self.splits, part, None))]
+        return tuple(dict.fromkeys([*lost, *lines]))
 
     @property
     def classes(self) -> list[str]:

@@ -80,7 +80,7 @@ def _gridpg_settings(case: MapCase) -> dict[str, Any]:
 
 
 def _deletion(case: MapCase, explainer: Explainer, advance: Advance) -> Outcome:
-    common, settings, chosen = case.common, case.settings, case.common.deleted
+    common, settings, indices = case.common, case.settings, case.common.deleted
     fractions = PAPER_FRACTIONS if settings.fractions == "paper" else FRACTIONS
     told: Callable[[Any], Tensor] = case.model.probabilities
 
@@ -98,7 +98,7 @@ def _deletion(case: MapCase, explainer: Explainer, advance: Advance) -> Outcome:
                 mode=settings.deletion_mode,
             )
 
-    parts = _by_pass(deleted, explainer, chosen, advance)
+    parts = _by_pass(deleted, explainer, indices, advance)
     curves = replace(parts[0], **{k: torch.cat([getattr(p, k) for p in parts]) for k in ("most", "least")})
     summary = curves.summary(seed=settings.seed)
     numbers = {k: v.tolist() if k == "fractions" else (100 * v).tolist() for k, v in vars(summary).items()}
@@ -107,10 +107,10 @@ def _deletion(case: MapCase, explainer: Explainer, advance: Advance) -> Outcome:
         "mode": settings.deletion_mode,
         "fill": settings.fill,
         "block": settings.block,
-        "images": len(chosen),
+        "images": len(indices),
     }
-    notes = _of_one("image", len(chosen))
-    return Outcome(numbers["area_most"], {"test": len(chosen)}, {**details, **numbers}, notes)
+    notes = _of_one("image", len(indices))
+    return Outcome(numbers["area_most"], {"test": len(indices)}, {**details, **numbers}, notes)
 
 
 def _deletion_settings(case: MapCase) -> dict[str, Any]:
@@ -150,15 +150,15 @@ def _mean_share(case: MapCase, shares: Tensor, more: dict[str, Any], nothing: st
     """The mean of shares, NaN for a map that has none, over images; `nothing` is what a method gave that has none at all."""
     count, none = len(shares), not bool(shares.isfinite().any())
     notes = (f"{case.title} gave {nothing}",) if none else ()
-    known = torch.zeros_like(shares) if none else shares
+    filled = torch.zeros_like(shares) if none else shares
     details = {
-        "interval": _interval(*bootstrap_interval(known, seed=case.settings.seed)),
+        "interval": _interval(*bootstrap_interval(filled, seed=case.settings.seed)),
         **more,
         "images": count,
         "discarded": count if none else int(shares.isnan().sum()),
     }
     notes = (*notes, *_of_one("image", count))
-    return Outcome(100 * float(known.nanmean()), {"test": count}, details, notes)
+    return Outcome(100 * float(filled.nanmean()), {"test": count}, details, notes)
 
 
 def _explained_settings(case: MapCase) -> dict[str, Any]:
@@ -169,7 +169,7 @@ def _explained_settings(case: MapCase) -> dict[str, Any]:
 def _by_pass(
     measure: Callable[[Tensor, Tensor, Tensor], R],
     explainer: Explainer,
-    chosen: Tensor,
+    indices: Tensor,
     advance: Advance,
 ) -> list[R]:
     """What `measure` gives for the chosen images, some at a time: of their numbers (B,), the images (B, 3, H, W), and the
@@ -178,13 +178,13 @@ def _by_pass(
     labels = explainer.case.common.labels
 
     def measured(start: int) -> R:
-        part = chosen[start : start + _IMAGES_PER_PASS]
+        part = indices[start : start + _IMAGES_PER_PASS]
         images = explainer.load(part.tolist())
-        found = measure(part, images, explainer(images, labels[part]))
-        advance(min(start + _IMAGES_PER_PASS, len(chosen)), len(chosen))
-        return found
+        outcome = measure(part, images, explainer(images, labels[part]))
+        advance(min(start + _IMAGES_PER_PASS, len(indices)), len(indices))
+        return outcome
 
-    return list(processes.shared(measured, range(0, len(chosen), _IMAGES_PER_PASS)))
+    return list(processes.shared(measured, range(0, len(indices), _IMAGES_PER_PASS)))
 
 
 def _interval(low: Any, high: Any) -> list[float] | None:

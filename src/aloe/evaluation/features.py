@@ -123,7 +123,7 @@ def extract(
     parts: list[Part | Path] = [] if folder is None else [folder.path(i) for i in range(len(starts))]
     with Bar(progress, -(-images // batch_size)) as bar, compiled(model, compile):
 
-        def made(i: int, together: bool) -> tuple[Part, list[str]]:
+        def one_part(i: int, together: bool) -> tuple[Part, list[str]]:
             images = SubsetImages(source, np.arange(starts[i], min(starts[i] + PART_IMAGES, len(source))))
             view = feature, side, batch_size, device, precision, workers
             part, unreadable = extract_part(model, images, *view, fitting, together=together, advance=bar.advance)
@@ -131,9 +131,9 @@ def extract(
             return part, unreadable
 
         for i in own:  # a part for each process, as often as there are enough of them
-            folder.write(i, *made(i, together=False))  # type: ignore[union-attr]
+            folder.write(i, *one_part(i, together=False))  # type: ignore[union-attr]
         for i in todo[alone:]:  # of each of the others every process makes some batches
-            part, unreadable = made(i, together=True)
+            part, unreadable = one_part(i, together=True)
             if folder is None:
                 parts.append({**part, "unreadable": unreadable})
             elif processes.is_first():
@@ -191,7 +191,7 @@ def extract_part(
         collate_fn=collate_images,
         pin_memory=torch.device(device).type == "cuda",
     )
-    found: list[tuple[Part, list[str]]] = []
+    parts: list[tuple[Part, list[str]]] = []
     kind, dtype = torch.device(device).type, PRECISIONS[precision]
     with torch.no_grad(), torch.autocast(kind, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
         for batch in fed(loader, device):
@@ -202,11 +202,11 @@ def extract_part(
                 # end of the part, so that the next batch need not wait for it.
                 features = fitting(partial(_float_features, model, feature), batch["pixel_values"])
                 part = {"features": features, "labels": batch["label"], "index": batch["index"]}
-            found.append((part, batch["unreadable"]))
-    found = [({name: value.cpu() for name, value in part.items()}, names) for part, names in found]
-    found = processes.in_order(found) if together else found
-    unreadable = [name for _, names in found for name in names]
-    full = [part for part, _ in found if part]
+            parts.append((part, batch["unreadable"]))
+    parts = [({name: value.cpu() for name, value in part.items()}, names) for part, names in parts]
+    parts = processes.in_order(parts) if together else parts
+    unreadable = [name for _, names in parts for name in names]
+    full = [part for part, _ in parts if part]
     if not full:
         empty = torch.empty(0, dtype=torch.int64)
         return {"features": torch.empty(0, 0), "labels": empty, "index": empty.clone()}, unreadable
@@ -219,13 +219,13 @@ def _float_features(model: Any, feature: str, images: Tensor) -> Tensor:
 
 def features_of(model: Any, images: Tensor, feature: str) -> Tensor:
     """(B, D) of images (B, 3, H, W) in [0, 1]."""
-    found = model.read(images)
+    outputs = model.read(images)
     if feature == "pooled":
-        return found.pooled
+        return outputs.pooled
     if feature == "cls":
-        return found.tokens[:, 0]
-    mean = found.tokens[:, model.num_prefix_tokens :].mean(dim=1)
-    return mean if feature == "mean" else torch.cat([found.pooled, mean], dim=-1)
+        return outputs.tokens[:, 0]
+    mean = outputs.tokens[:, model.num_prefix_tokens :].mean(dim=1)
+    return mean if feature == "mean" else torch.cat([outputs.pooled, mean], dim=-1)
 
 
 def _collected(parts: Sequence[Part | Path]) -> FeatureSet:

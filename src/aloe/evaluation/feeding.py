@@ -50,8 +50,8 @@ class Fitting:
         while True:
             size = min(self.most or len(images), len(images))
             try:
-                made = [make(piece) for piece in images.split(size)]
-                return made[0] if len(made) == 1 else torch.cat(made)
+                parts = [make(piece) for piece in images.split(size)]
+                return parts[0] if len(parts) == 1 else torch.cat(parts)
             except torch.OutOfMemoryError as error:
                 if size == 1:
                     raise UserError(

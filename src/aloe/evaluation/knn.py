@@ -64,12 +64,12 @@ def knn_predict(
         UserError: as `nearest_neighbours`, or labels that are missing, too few, too many, or all of one class.
     """
     single = isinstance(k, Integral)
-    wanted = [int(k)] if single else [int(number) for number in k]  # type: ignore[call-overload, union-attr, arg-type]
+    ks = [int(k)] if single else [int(number) for number in k]  # type: ignore[call-overload, union-attr, arg-type]
     if weights not in WEIGHTS:
         raise UserError(f"There are no {weights!r} votes; votes: {', '.join(WEIGHTS)}.")
-    if not wanted:
+    if not ks:
         raise UserError("k-NN needs at least one number of neighbours k.")
-    for number in wanted:
+    for number in ks:
         if not 1 <= number <= len(labels):
             raise UserError(f"k is {number} but there are {len(labels)} training images.")
     labels, test = as_tensor(labels, "labels").cpu(), as_tensor(test, "test features")
@@ -80,10 +80,10 @@ def knn_predict(
         raise UserError(f"All training images are of one class ({int(labels[0])}); k-NN needs at least two.")
     if isinstance(train, Tensor):
         _check_count(len(train), labels)
-    distances, indices, count = _search(train, test, max(wanted), metric, train_rows, test_rows, device)
+    distances, indices, count = _search(train, test, max(ks), metric, train_rows, test_rows, device)
     _check_count(count, labels)
-    found = {number: _vote(distances[:, :number], labels[indices[:, :number]], weights) for number in wanted}
-    return found[wanted[0]] if single else found
+    by_k = {number: _vote(distances[:, :number], labels[indices[:, :number]], weights) for number in ks}
+    return by_k[ks[0]] if single else by_k
 
 
 def nearest_neighbours(
@@ -204,13 +204,13 @@ class _Block:
 
     def pair_squares(self, bank: _Block, row: Tensor, column: Tensor) -> Tensor:
         """Squared distances in float64 of the pairs (row, column); a pair's value does not depend on the others."""
-        found = [self.length.new_empty(0)]
+        squares = [self.length.new_empty(0)]
         mine, theirs = (block.all_exact() if len(row) > len(block.rows) else None for block in (self, bank))
         for some, other in zip(_pieces(row, 256), _pieces(column, 256), strict=True):
             point = self.exact(some) if mine is None else mine[some]
             square = point.sub_(bank.exact(other) if theirs is None else theirs[other]).square_().sum(1)
-            found.append(square + self.extra[some, 0] + bank.extra[other, 0])
-        return torch.cat(found)
+            squares.append(square + self.extra[some, 0] + bank.extra[other, 0])
+        return torch.cat(squares)
 
     def all_exact(self) -> Tensor:
         """The features in float64, where most are asked for, and several times."""
@@ -249,15 +249,15 @@ def _merge(squares: Tensor, indices: Tensor, row: Tensor, new: Tensor, index: Te
 def _vote(distances: Tensor, classes: Tensor, weights: str, rows: int = 1024) -> Tensor:
     """(M,): the class with the largest sum of votes, from distances and classes (M, k), nearest first."""
     total = int(classes.max()) + 1
-    found = []
-    for distance, chosen in zip(distances.split(rows), classes.split(rows), strict=True):
+    winners = []
+    for distance, label in zip(distances.split(rows), classes.split(rows), strict=True):
         vote = torch.ones_like(distance)
         if weights == "distance":
             vote = distance.reciprocal()
             infinite = vote.isinf()
             vote = torch.where(infinite.any(1, keepdim=True), infinite.double(), vote)
-        found.append(vote.new_zeros(len(vote), total).scatter_add_(1, chosen, vote).argmax(1))
-    return torch.cat(found)
+        winners.append(vote.new_zeros(len(vote), total).scatter_add_(1, label, vote).argmax(1))
+    return torch.cat(winners)
 
 
 def _pieces(rows: Tensor, size: int = _PIECE) -> tuple[Tensor, ...]:

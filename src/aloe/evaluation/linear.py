@@ -120,12 +120,12 @@ def fit_probe(
         raise UserError(
             f"Training diverged at every learning rate of {list(settings.learning_rates)}; give smaller ones."
         )
-    chosen = max(scores, key=lambda rate: scores[rate])
-    best: Probe | None = heads[chosen]
+    best_rate = max(scores, key=lambda rate: scores[rate])
+    best: Probe | None = heads[best_rate]
     if settings.refit:
-        (best,) = processes.of_first(lambda: training.heads(torch.cat([train, held_out]), (chosen,)))
+        (best,) = processes.of_first(lambda: training.heads(torch.cat([train, held_out]), (best_rate,)))
     if best is None:
-        raise UserError(f"Training diverged at the chosen learning rate {chosen}; give smaller ones.")
+        raise UserError(f"Training diverged at the chosen learning rate {best_rate}; give smaller ones.")
     return replace(best, validation={rate: accuracy for rate, (accuracy, _) in scores.items()})
 
 
@@ -225,10 +225,10 @@ def _split(labels: Tensor, settings: ProbeSettings) -> tuple[Tensor, Tensor]:
         count = min(max(1, round(settings.validation_fraction * len(rows))), len(rows) - 1)
         held_out.append(rows[:count])
         train.append(rows[count:])
-    chosen = torch.cat(held_out).sort().values
-    if not len(chosen):
+    validation = torch.cat(held_out).sort().values
+    if not len(validation):
         raise UserError("Every class has a single image, so none can be held out; give a validation set.")
-    return torch.cat(train).sort().values, chosen
+    return torch.cat(train).sort().values, validation
 
 
 def _joined(features: Rows, more: Rows) -> Rows:

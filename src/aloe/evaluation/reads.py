@@ -26,15 +26,15 @@ def task_names(tasks: str | Iterable[str]) -> list[str]:
     Raises:
         UserError: none, or one that there is not, with the nearest.
     """
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     for task in [tasks] if isinstance(tasks, str) else tasks:
         name = chosen(task, TASKS)
         if name is None:
             raise UserError(f"There is no task {task!r}{meant(task, TASKS, 'tasks')}")
-        found[name] = None
-    if not found:
+        names[name] = None
+    if not names:
         raise UserError(f"There is no task given; tasks: {', '.join(TASKS)}.")
-    return list(found)
+    return list(names)
 
 
 def check_read(settings: Iterable[str], tasks: Sequence[str]) -> None:

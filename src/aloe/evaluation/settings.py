@@ -85,8 +85,8 @@ class EvaluateSettings(Checked):
 
     def batch_on(self, device: str) -> int:
         """Images per pass: those asked for; else, on a GPU, as many as it is tried with first."""
-        found = device.startswith("cuda") and "batch_size" not in self.model_fields_set
-        return FIRST_BATCH if found else self.batch_size
+        first = device.startswith("cuda") and "batch_size" not in self.model_fields_set
+        return FIRST_BATCH if first else self.batch_size
 
     @model_validator(mode="before")
     @classmethod

@@ -41,15 +41,15 @@ class StoredRows:
         return self.shape[0]
 
     def __getitem__(self, numbers: Tensor) -> Tensor:
-        chosen = numbers.numpy()
-        found = torch.empty(len(chosen), self.shape[1])
-        where = np.searchsorted(self._starts, chosen, side="right") - 1
+        indices = numbers.numpy()
+        features = torch.empty(len(indices), self.shape[1])
+        where = np.searchsorted(self._starts, indices, side="right") - 1
         for i in np.unique(where):
             places, part = np.flatnonzero(where == i), self._parts[i]
-            inside = chosen[places] - self._starts[i]
+            inside = indices[places] - self._starts[i]
             rows = part[torch.from_numpy(inside)].float() if isinstance(part, Tensor) else part.rows(inside)
-            found[torch.from_numpy(places)] = rows
-        return found
+            features[torch.from_numpy(places)] = rows
+        return features
 
 
 class _File:
@@ -85,9 +85,9 @@ class _File:
                     done = end
         except (OSError, ValueError) as error:
             raise self._lost(error) from error
-        found = torch.empty(len(numbers), self.shape[1])
-        found[torch.from_numpy(order)] = torch.frombuffer(read, dtype=torch.float32).view(-1, self.shape[1])
-        return found
+        features = torch.empty(len(numbers), self.shape[1])
+        features[torch.from_numpy(order)] = torch.frombuffer(read, dtype=torch.float32).view(-1, self.shape[1])
+        return features
 
     def _lost(self, error: Exception) -> UserError:
         return UserError(f"The cached features {self.path} cannot be read ({error}); run the same command again.")

@@ -43,7 +43,7 @@ def _knn(case: ImageCase, facts: dict[str, Any]) -> Outcome:
     train, test, settings = case.features("train"), case.features("test"), case.settings
     queries = test.tensor()
 
-    def found(rows: Tensor) -> Any:  # (k, n), by every k
+    def predict(rows: Tensor) -> Any:  # (k, n), by every k
         if not len(rows):
             return rows.new_empty(len(settings.k), 0)
         how: dict[str, Any] = {"metric": settings.distance, "weights": settings.votes, "device": case.device}
@@ -51,7 +51,7 @@ def _knn(case: ImageCase, facts: dict[str, Any]) -> Outcome:
         return torch.stack([by_k[k] for k in settings.k])
 
     shares = torch.arange(len(queries)).tensor_split(processes.count())
-    predicted = torch.cat(list(processes.shared(found, shares)), dim=1)
+    predicted = torch.cat(list(processes.shared(predict, shares)), dim=1)
     by_k = {str(k): score(each, test.labels, case.splits.metric) for k, each in zip(settings.k, predicted, strict=True)}
     counts = {"train": len(train), "test": len(test)}
     return Outcome(by_k[str(settings.k[0])], counts, {"by_k": by_k})
@@ -149,8 +149,8 @@ def _cosine(case: ImageCase, facts: dict[str, Any]) -> Outcome:
 
 
 def _head(case: ImageCase) -> str:
-    wanted = case.settings.head
-    return wanted if wanted != "auto" else "bcos" if case.model.interpretable else "linear"
+    head = case.settings.head
+    return head if head != "auto" else "bcos" if case.model.interpretable else "linear"
 
 
 def _text_tower(case: ImageCase) -> str:
@@ -231,15 +231,15 @@ def _cosine_settings(case: ImageCase) -> dict[str, Any]:
         )
     teacher = _teacher(_reference(case))
     check_pair(case.model.config, teacher, case.settings.resolution or case.model.config.resolution)
-    known = {name: value for name, value in _pooled("reference")(case).items() if name != "compile"}
-    return {**known, "precision": "float32", "teacher": model_fingerprint(teacher)}
+    settings = {name: value for name, value in _pooled("reference")(case).items() if name != "compile"}
+    return {**settings, "precision": "float32", "teacher": model_fingerprint(teacher)}
 
 
 def _only(*names: str) -> Callable[[ImageCase], dict[str, Any]]:
     def settings(case: ImageCase) -> dict[str, Any]:
-        known = case.settings.model_dump(mode="json")
+        all_settings = case.settings.model_dump(mode="json")
         compiled = {"compile": True} if case.settings.compile else {}  # it came after rows had been measured
-        return {**{name: known[name] for name in (*_SEEN, *names)}, **compiled}
+        return {**{name: all_settings[name] for name in (*_SEEN, *names)}, **compiled}
 
     return settings
 

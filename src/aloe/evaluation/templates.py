@@ -45,12 +45,12 @@ def read_templates(spec: str | Path | Sequence[str]) -> tuple[str, ...]:
         UserError: no such name or file, no prompts, or one without exactly one place for the class name, `{}`.
     """
     if isinstance(spec, str | Path):
-        known = TEMPLATES.get(str(spec))
-        if known is None and not expanded(spec).is_file():
+        preset = TEMPLATES.get(str(spec))
+        if preset is None and not expanded(spec).is_file():
             raise UserError(
                 f"There are no templates {str(spec)!r}; give single, openclip, or a file with one prompt per line."
             )
-        prompts = known or tuple(read_strings(spec))
+        prompts = preset or tuple(read_strings(spec))
     else:
         prompts = tuple(spec)
     if not prompts:
@@ -78,15 +78,15 @@ def read_strings(path: str | Path) -> list[str]:
     if file.suffix != ".json":
         return [line.strip() for line in text.splitlines() if line.strip()]
     try:
-        found = parse_json(text)
+        content = parse_json(text)
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}).") from error
-    if isinstance(found, dict):
-        lists = [value for value in found.values() if isinstance(value, list)]
-        numbered = sorted(found) == sorted(map(str, range(len(found))))
-        found = [found[str(i)] for i in range(len(found))] if numbered else lists[0] if len(lists) == 1 else None
-    if not isinstance(found, list) or not all(isinstance(value, str) and value.strip() for value in found):
+    if isinstance(content, dict):
+        lists = [value for value in content.values() if isinstance(value, list)]
+        numbered = sorted(content) == sorted(map(str, range(len(content))))
+        content = [content[str(i)] for i in range(len(content))] if numbered else lists[0] if len(lists) == 1 else None
+    if not isinstance(content, list) or not all(isinstance(value, str) and value.strip() for value in content):
         raise UserError(
             f"{path} holds no list of strings; give a JSON list, a JSON object of index -> name, or plain lines."
         )
-    return found
+    return content

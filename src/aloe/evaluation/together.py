@@ -49,10 +49,10 @@ def extract_together(wanted: Sequence[tuple[ImageCase, Sequence[str]]]) -> None:
 
 
 def _fill(cases: Sequence[ImageCase], cache: Path, part: str, kind: str, side: int) -> None:
-    source, chosen, device = getattr(cases[0].splits, part), cases[0].settings, cases[0].device
-    view = features.view_of(kind, side, chosen.precision, device, chosen.compile)
+    source, settings, device = getattr(cases[0].splits, part), cases[0].settings, cases[0].device
+    view = features.view_of(kind, side, settings.precision, device, settings.compile)
     for case in cases:
-        features.check_view(case.model, kind, chosen.precision, side)
+        features.check_view(case.model, kind, settings.precision, side)
     folders = {
         features.part_folder(cache, case.model, source, view).folder.name: case.model.to(device).eval()
         for case in cases
@@ -62,23 +62,23 @@ def _fill(cases: Sequence[ImageCase], cache: Path, part: str, kind: str, side: i
     todo = {i: keys for i, keys in lacking.items() if len(keys) > 1}
     images = sum(min(features.PART_IMAGES, len(source) - starts[i]) for i in todo)
     title = f"{len(cases)} models {cases[0].splits.name} {part}" if cases[0].progress else None
-    batch_size, fitting = chosen.batch_on(device), Fitting()
+    batch_size, fitting = settings.batch_on(device), Fitting()
     with Bar(title, -(-images // batch_size)) as bar, ExitStack() as stack:
         for model in folders.values():
-            stack.enter_context(compiled(model, chosen.compile))
+            stack.enter_context(compiled(model, settings.compile))
         for i, keys in todo.items():
             numbers = np.arange(starts[i], min(starts[i] + features.PART_IMAGES, len(source)))
             together = _Together([folders[key] for key in keys], kind)
-            found, unreadable = features.extract_part(
+            whole, unreadable = features.extract_part(
                 *(together, SubsetImages(source, numbers), "pooled", side, batch_size, device),
-                *(chosen.precision, chosen.workers, fitting),
+                *(settings.precision, settings.workers, fitting),
                 together=False,
                 advance=bar.advance,
             )
-            found["index"] += starts[i]
+            whole["index"] += starts[i]
             widths = together.widths or [0] * len(keys)  # of a part without a readable image
-            for key, made in zip(keys, found["features"].split(widths, dim=1), strict=True):
-                PartFolder(cache / key).write(i, {**found, "features": made.contiguous()}, unreadable)
+            for key, own in zip(keys, whole["features"].split(widths, dim=1), strict=True):
+                PartFolder(cache / key).write(i, {**whole, "features": own.contiguous()}, unreadable)
 
 
 @dataclass
@@ -93,6 +93,6 @@ class _Together:
         self.models, self.kind, self.widths = models, kind, []  # type: ignore[var-annotated]
 
     def read(self, images: Tensor) -> _Read:
-        found = [features.features_of(model, images, self.kind).float() for model in self.models]
-        self.widths = [one.shape[1] for one in found]
-        return _Read(torch.cat(found, dim=1))
+        outputs = [features.features_of(model, images, self.kind).float() for model in self.models]
+        self.widths = [one.shape[1] for one in outputs]
+        return _Read(torch.cat(outputs, dim=1))

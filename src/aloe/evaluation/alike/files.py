@@ -63,22 +63,22 @@ def explain_like(
     done = Written(left_out=[*left_out(source), *shelf.left_out])
     kinds = ("alike", *["regions"] * bool(boxes), *["pairs"] * bool(pairs))
     settings = {"like": shelf.source.state(), "regions": list(regions), "pairs": pairs, "side": side}
-    made = Made.of(output_dir / RECORD_NAME, "alike", owner, source, kinds, settings, student)
+    folder = Made.of(output_dir / RECORD_NAME, "alike", owner, source, kinds, settings, student)
 
-    def explained(pixels: Tensor, known: list[Row], numbers: list[int]) -> Iterator[Row]:
-        names = [row["file"] for row in known]
+    def explained(pixels: Tensor, rows: list[Row], numbers: list[int]) -> Iterator[Row]:
+        names = [row["file"] for row in rows]
         nearest = shelf.nearest(pooled(student, pixels, batch_size), 1)[:, 0]
         others = shelf.pixels(list(nearest)).to(pixels)
-        found = similarity(student, pixels, others, batch_size=batch_size)
+        likeness = similarity(student, pixels, others, batch_size=batch_size)
         titles = [(image, shelf.name(int(i))) for image, i in zip(names, nearest, strict=True)]
         hashes = image_hashes(others)
-        for i, picture in enumerate(pair_pictures(pixels, others, found.a, found.b, titles)):
-            row: Row = {**known[i], "like": titles[i][1], "like_image": hashes[i]}
+        for i, picture in enumerate(pair_pictures(pixels, others, likeness.a, likeness.b, titles)):
+            row: Row = {**rows[i], "like": titles[i][1], "like_image": hashes[i]}
             sheets = {"alike": picture}
-            row |= {"cosine": float(found.cosine[i]), "residual": float(found.a.residual[i])}
-            row["residual_like"] = float(found.b.residual[i])
+            row |= {"cosine": float(likeness.cosine[i]), "residual": float(likeness.a.residual[i])}
+            row["residual_like"] = float(likeness.b.residual[i])
             if view is not None:
-                parts = found.masked(shares(boxes, side, side, view), i)
+                parts = likeness.masked(shares(boxes, side, side, view), i)
                 where = seen(boxes, view, side)
                 sheets["regions"] = region_picture(others[i], where, pixels[i], parts.in_a, titles[i][1])
                 row["regions"] = [
@@ -86,16 +86,16 @@ def explain_like(
                     for text, v, r in zip(regions, parts.value, parts.in_a.residual, strict=True)
                 ]
             if pairs:
-                table = found.pairs(index=i)
+                table = likeness.pairs(index=i)
                 words = f"cosine {float(table.cosine):.4f}: patches {float(table.table.sum()):.4f}, constants"
                 words += f" {float(table.residual):.4f}"
                 strongest = table.strongest(pairs)
                 sheets["pairs"] = pairs_picture(pixels[i], others[i], strongest, table.grids, caption=words)
                 row["pairs"] = strongest
-            yield made.save(numbers[i], sheets, row)
+            yield folder.save(numbers[i], sheets, row)
 
     title = "explaining" if progress else None
-    return made.over(source, explained, done, side=side, batch_size=batch_size, device=device, title=title)
+    return folder.over(source, explained, done, side=side, batch_size=batch_size, device=device, title=title)
 
 
 def explain_toward(
@@ -131,16 +131,16 @@ def explain_toward(
     asked = {key: spec_of(images) for key, images in (("toward", toward), ("against", against)) if images is not None}
 
     settings = {**asked, "sets": [shelf.source.state() for shelf in shelves], "side": side}
-    made = Made.of(output_dir / RECORD_NAME, "alike", owner, source, ("toward",), settings, student)
+    folder = Made.of(output_dir / RECORD_NAME, "alike", owner, source, ("toward",), settings, student)
 
-    def explained(pixels: Tensor, known: list[Row], numbers: list[int]) -> Iterator[Row]:
-        found = along(student, pixels, direction, batch_size=batch_size)
-        for i, picture in enumerate(line_pictures(pixels, found, [row["file"] for row in known], words)):
-            values = {"value": float(found.logit[i]), "residual": float(found.residual[i])}
-            yield made.save(numbers[i], {"toward": picture}, {**known[i], **asked, **values})
+    def explained(pixels: Tensor, rows: list[Row], numbers: list[int]) -> Iterator[Row]:
+        explanation = along(student, pixels, direction, batch_size=batch_size)
+        for i, picture in enumerate(line_pictures(pixels, explanation, [row["file"] for row in rows], words)):
+            values = {"value": float(explanation.logit[i]), "residual": float(explanation.residual[i])}
+            yield folder.save(numbers[i], {"toward": picture}, {**rows[i], **asked, **values})
 
     title = "explaining" if progress else None
-    return made.over(source, explained, done, side=side, batch_size=batch_size, device=device, title=title)
+    return folder.over(source, explained, done, side=side, batch_size=batch_size, device=device, title=title)
 
 
 def _shelf(
@@ -174,12 +174,12 @@ def _view(boxes: Sequence[Box], shelf: Shelf, side: int) -> Box:
 def seen(boxes: Sequence[Box], view: Box, side: int) -> list[Box]:
     """Boxes of a file in pixels of what the student sees of it, cut at its edges."""
     left, top, wide, high = view
-    found = []
+    visible = []
     for x, y, w, h in boxes:
         corners = [(x - left) * side / wide, (y - top) * side / high, (x + w - left) * side / wide]
         x0, y0, x1, y1 = (min(max(c, 0.0), float(side)) for c in (*corners, (y + h - top) * side / high))
-        found.append((x0, y0, x1 - x0, y1 - y0))
-    return found
+        visible.append((x0, y0, x1 - x0, y1 - y0))
+    return visible
 
 
 def spec_of(images: Any) -> str | list[str]:

@@ -56,33 +56,33 @@ def find_neighbours(
     source = open_limited(images, limit, batch_size)
     owner = owner_of(student, name, source, output_dir / RECORD_NAME, "alike", images, shelf)
     settings: dict[str, Any] = {"batch_size": batch_size, "device": device, "cache": cache}
-    known = shelve(student, shelf, resolution=resolution, progress="features" if progress else None, **settings)
-    if k > len(known):
-        raise UserError(f"{k} neighbours were asked for, but there are {len(known)} images to choose from.")
-    done = Written(left_out=[*left_out(source), *known.left_out])
-    asked = {"k": k, "side": known.side, "shelf": known.source.state(), "queries": spec_of(images)}
-    made = Made.of(output_dir / RECORD_NAME, "alike", owner, source, ("neighbours",), asked, student)
+    bank = shelve(student, shelf, resolution=resolution, progress="features" if progress else None, **settings)
+    if k > len(bank):
+        raise UserError(f"{k} neighbours were asked for, but there are {len(bank)} images to choose from.")
+    done = Written(left_out=[*left_out(source), *bank.left_out])
+    asked = {"k": k, "side": bank.side, "shelf": bank.source.state(), "queries": spec_of(images)}
+    folder = Made.of(output_dir / RECORD_NAME, "alike", owner, source, ("neighbours",), asked, student)
 
     def explained(pixels: Tensor, rows: list[Row], numbers: list[int]) -> Iterator[Row]:
         for image, row, i in zip(pixels, rows, numbers, strict=True):
-            more, picture = _explained(student, known, image[None], row["file"], file_of(source, i), k)
-            yield made.save(i, {"neighbours": picture}, {**row, **more})
+            more, picture = _explained(student, bank, image[None], row["file"], file_of(source, i), k)
+            yield folder.save(i, {"neighbours": picture}, {**row, **more})
 
     title = "neighbours" if progress else None
-    return made.over(source, explained, done, side=known.side, batch_size=batch_size, device=device, title=title)
+    return folder.over(source, explained, done, side=bank.side, batch_size=batch_size, device=device, title=title)
 
 
 def _explained(student: Any, shelf: Shelf, image: Tensor, name: str, file: Path | None, k: int) -> tuple[Row, Any]:
     """The numbers and the picture of one query (1, 3, H, W)."""
     numbers = others(shelf, pooled(student, image)[0], k, file)
     pixels = shelf.pixels(numbers).to(image)
-    found = similarity(student, image, pixels)
+    likeness = similarity(student, image, pixels)
     titles = [shelf.name(i) for i in numbers]
-    lines = list(neighbour_lines(found.images_a, pixels, found.a, found.b, name, titles))
+    lines = list(neighbour_lines(likeness.images_a, pixels, likeness.a, likeness.b, name, titles))
     near: list[Row] = [
         {"file": title, "image": seen, "cosine": float(c), "residual": float(a), "residual_neighbour": float(b)}
         for title, seen, c, a, b in zip(
-            titles, image_hashes(pixels), found.cosine, found.a.residual, found.b.residual, strict=True
+            titles, image_hashes(pixels), likeness.cosine, likeness.a.residual, likeness.b.residual, strict=True
         )
     ]
     row: Row = {"neighbours": near}
@@ -90,7 +90,7 @@ def _explained(student: Any, shelf: Shelf, image: Tensor, name: str, file: Path 
         labels = shelf.features.labels[numbers]
         for one, label in zip(near, labels.tolist(), strict=True):
             one["class"] = shelf.classes[label]
-        votes, words = _vote(student, shelf.classes, image, found.features_a[0], found.features_b, labels)
+        votes, words = _vote(student, shelf.classes, image, likeness.features_a[0], likeness.features_b, labels)
         row["vote"] = {key: value for key, value in votes.items() if key != "explanation"}
         lines = [*line_pictures(image, votes["explanation"], [name], words), *lines]
     return row, stack(lines)

@@ -91,7 +91,7 @@ class Correspondence:
 
     def binned(self, threshold: float, of: str = "errors") -> list[float | None]:
         """The mean of pairs whose angle is in [edge k, edge k + 1), for each bin; None for a bin without pairs."""
-        return [_mean([p.recall(threshold, of) for p in found]) for found in self._by_bin()]
+        return [_mean([p.recall(threshold, of) for p in pairs]) for pairs in self._by_bin()]
 
     def mean_of_bins(self, threshold: float, of: str = "errors") -> float | None:
         """The mean of the bins that have pairs; None where no pair is in any."""
@@ -111,7 +111,7 @@ class Correspondence:
             "mean_of_bins": [self.mean_of_bins(t) for t in steps],
             "pairs": len(self.pairs),
             "matches": sum(map(len, self.pairs)),
-            "pairs_in_bins": [len(found) for found in self._by_bin()],
+            "pairs_in_bins": [len(pairs) for pairs in self._by_bin()],
             "pixels": {
                 "thresholds": list(pixels),
                 "global": [self.global_recall(t, "pixel_errors") for t in pixels],
@@ -163,18 +163,18 @@ def correspondence(
         return make_view(frame, torch.cat(maps, dim=1)[0].float(), settings_used)
 
     def compared(numbers: Sequence[int]) -> list[PairMatches]:
-        found = []
+        matches = []
         for done, number in enumerate(numbers, 1):
             first, second = pairs.pairs[number]
-            found.append(compare_views(view(first), view(second), (first, second), settings_used))
+            matches.append(compare_views(view(first), view(second), (first, second), settings_used))
             if progress:
                 progress(min(done * processes.count(), len(pairs.pairs)), len(pairs.pairs))
-        return found
+        return matches
 
     # Pairs that stand together share frames, so each process has some in a row.
     shares = [part.tolist() for part in torch.arange(len(pairs.pairs)).tensor_split(processes.count())]
-    found = [pair for part in processes.shared(compared, shares) for pair in part]
-    return Correspondence(pairs.name, settings_used, tuple(pairs.bins), tuple(found))
+    matches = [pair for part in processes.shared(compared, shares) for pair in part]
+    return Correspondence(pairs.name, settings_used, tuple(pairs.bins), tuple(matches))
 
 
 def model_input(model: Backbone, image: Tensor, resolution: int | None = None) -> Tensor:

@@ -35,13 +35,13 @@ def choose_blocks(model: Backbone, wanted: str | Sequence[int] = "last") -> tupl
         if depth < 4:
             raise UserError(f"blocks 'four' needs four blocks, this model has {depth}; choose last.")
         return tuple(depth * k // 4 for k in (1, 2, 3, 4))
-    chosen: tuple[Any, ...] = (wanted,) if isinstance(wanted, str) else tuple(wanted)
-    bad = [k for k in chosen if not isinstance(k, int) or not 1 <= k <= depth]
-    if bad or not chosen:
+    blocks: tuple[Any, ...] = (wanted,) if isinstance(wanted, str) else tuple(wanted)
+    bad = [k for k in blocks if not isinstance(k, int) or not 1 <= k <= depth]
+    if bad or not blocks:
         raise UserError(
             f"Block {bad[0] if bad else '(none)'} does not exist: give last, four, or numbers 1 to {depth}."
         )
-    return chosen
+    return blocks
 
 
 @torch.no_grad()

@@ -84,12 +84,12 @@ def normals_loss(prediction: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
     """
     if not valid.any():
         raise UserError("No pixel of the batch has a valid normal.")
-    found = prediction.permute(0, 2, 3, 1)[valid]
-    true = truth.permute(0, 2, 3, 1)[valid].to(found)
-    theta = F.cosine_similarity(found[:, :3], true, dim=1).clamp(-1 + 1e-4, 1 - 1e-4).acos()
-    if found.shape[1] == 3:
+    predicted = prediction.permute(0, 2, 3, 1)[valid]
+    true = truth.permute(0, 2, 3, 1)[valid].to(predicted)
+    theta = F.cosine_similarity(predicted[:, :3], true, dim=1).clamp(-1 + 1e-4, 1 - 1e-4).acos()
+    if predicted.shape[1] == 3:
         return theta.mean()
-    kappa = F.elu(found[:, 3]) + 1.01
+    kappa = F.elu(predicted[:, 3]) + 1.01
     return (F.softplus(-pi * kappa) - (kappa.square() + 1).log() + kappa * theta).mean()
 
 
@@ -105,7 +105,7 @@ def normals_metrics(prediction: Tensor, truth: Tensor, valid: Tensor) -> dict[st
     """
     if not valid.any():
         raise UserError("No pixel of the image has a valid normal.")
-    found, true = prediction[:3, valid].double(), truth[:, valid].double()
-    degrees = F.cosine_similarity(found, true, dim=0).clamp(-1, 1).acos().rad2deg()
+    predicted, true = prediction[:3, valid].double(), truth[:, valid].double()
+    degrees = F.cosine_similarity(predicted, true, dim=0).clamp(-1, 1).acos().rad2deg()
     shares = [float((degrees < limit).double().mean()) for limit in THRESHOLDS]
     return dict(zip(METRICS, (*shares, float(degrees.square().mean().sqrt())), strict=True))

@@ -157,20 +157,20 @@ def evaluate_probe(probe: DenseProbe, test: FrameSource, progress: str | None = 
     if not len(test):
         raise UserError("There are no test frames.")
     parts = torch.arange(len(test)).split(probe.settings.batch_size)
-    made = list(
+    batches = list(
         tracked(
             processes.shared(partial(_measured, probe, test), parts, rounds=True),
             progress and f"{progress}: test",
             len(parts),
         )
     )
-    found = [metrics for measured, _ in made for _, metrics in measured]
-    names = [name for measured, _ in made for name, _ in measured]
-    left_out = [name for _, without in made for name, _ in without]
-    if not found:
-        reason = next(reason for _, without in made for _, reason in without)
+    frames = [metrics for measured, _ in batches for _, metrics in measured]
+    names = [name for measured, _ in batches for name, _ in measured]
+    left_out = [name for _, without in batches for name, _ in without]
+    if not frames:
+        reason = next(reason for _, without in batches for _, reason in without)
         raise UserError(f"None of the {len(test)} test frames can be used. {reason}")
-    numbers = {name: torch.tensor([[h[name] for h in f] for f in found], dtype=torch.float64) for name in found[0][0]}
+    numbers = {name: torch.tensor([[h[name] for h in f] for f in frames], dtype=torch.float64) for name in frames[0][0]}
     return DenseResult(
         metrics={name: float(x.mean()) for name, x in numbers.items()},
         per_image={name: x.mean(dim=1).tolist() for name, x in numbers.items()},
@@ -193,12 +193,12 @@ def _measured(
             without.append((view.seen.name, str(error)))
             continue
         views.append(view)
-    found = []
+    scores = []
     outputs = probe._outputs(views) if views else []
     for k, (view, (truth, valid)) in enumerate(zip(views, targets, strict=True)):
-        made = [probe.task.prediction(of_head[k : k + 1], view.size)[0] for of_head in outputs]
-        found.append((view.seen.name, [probe.task.metrics(prediction, truth, valid) for prediction in made]))
-    return found, without
+        predictions = [probe.task.prediction(of_head[k : k + 1], view.size)[0] for of_head in outputs]
+        scores.append((view.seen.name, [probe.task.metrics(prediction, truth, valid) for prediction in predictions]))
+    return scores, without
 
 
 def dense_task(task: TaskName, settings: DenseSettings, max_depth: float) -> DepthTask | NormalsTask:

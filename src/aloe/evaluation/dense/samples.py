@@ -69,8 +69,8 @@ class Samples:
         self.kept: list[_Sample] = []
         reasons: list[str] = []
         parts = torch.arange(len(source)).split(settings.batch_size)
-        made = processes.shared(self._made, parts, rounds=True)
-        for rows, samples, without in tracked(made, progress and f"{progress}: features", len(parts)):
+        batches = processes.shared(self._made, parts, rounds=True)
+        for rows, samples, without in tracked(batches, progress and f"{progress}: features", len(parts)):
             self.rows += rows
             self.kept += samples
             self.left_out += [name for name, _ in without]

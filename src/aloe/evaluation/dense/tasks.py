@@ -233,12 +233,12 @@ def _alike(log: ResultLog, task: str, opened: DenseSet, probe: DenseSettings) ->
         return {part: opened.states[part] for part in OF_FRAMES[task].parts}
 
     with earlier_states():
-        known = [states()]
-    known.append(states())
+        own_states = [states()]
+    own_states.append(states())
     for row in log.rows.values():
         prints = dict(row.get("fingerprints", {}))
         model = prints.pop("model", None)
-        alike = (row.get("task"), row.get("settings")) == (task, settings) and prints in known
+        alike = (row.get("task"), row.get("settings")) == (task, settings) and prints in own_states
         if alike and PartFolder(folder / row["key"]).has(0):
             latest[model] = row
     return list(latest.values())
@@ -251,9 +251,9 @@ def _cached(features: FeaturesOf, folder: Path, view: str) -> FeaturesOf:
         parts = [PartFolder(folder / _hash(view, image)) for image in images]
         todo = [i for i, part in enumerate(parts) if not part.has(0)]
         if todo:
-            made = features(images[todo])
+            blocks = features(images[todo])
             for place, i in enumerate(todo):
-                maps = {str(k): m[place].to("cpu", torch.float32, copy=True).contiguous() for k, m in enumerate(made)}
+                maps = {str(k): m[place].to("cpu", torch.float32, copy=True).contiguous() for k, m in enumerate(blocks)}
                 parts[i].write(0, maps, ())
         kept = [read_part(part.path(0)) for part in parts]
         return [torch.stack([f[str(k)] for f in kept]).to(images.device) for k in range(len(kept[0]) - 1)]
