@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from aloe.cli.choices import one_of
+from aloe.core.names import first_few
 from aloe.core.printable import shown_line, shown_text
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of words.")]
@@ -116,7 +117,7 @@ def cache_folder(cache: Path | None, no_cache: bool) -> Path | None:
 
 def replaced_words(names: list[str]) -> list[str]:
     """One line on pictures that stood in the folder and showed something else; none where there are none."""
-    some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    some = first_few(names, 3)
     return [f"{len(names)} pictures of other images, or for another target, were replaced: {some}"] * bool(names)
 
 

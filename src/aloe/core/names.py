@@ -1,9 +1,9 @@
-"""A name that nobody knows, and the nearest one that somebody does."""
+"""A name that nobody knows, and the nearest one that somebody does; names that are too many to be told."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def nearest(name: object, known: Iterable[str]) -> str | None:
@@ -31,3 +31,8 @@ def chosen(name: object, known: Iterable[str]) -> str | None:
         return name
     found = [k for k in known if k.strip().lower() == name.strip().lower()]
     return found[0] if len(found) == 1 else None
+
+
+def first_few(names: Sequence[str], most: int = 5, more: str = ", ...", between: str = ", ") -> str:
+    """The first of many names; `more` follows where there are others, `{}` in it for how many."""
+    return between.join(names[:most]) + (more.format(len(names) - most) if len(names) > most else "")

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
+from aloe.core.names import first_few
 from aloe.core.printable import append_lines, read_lines, shown_line
 from aloe.data.decode import DataError, DraftSize, UnreadableImage, decode_image
 from aloe.data.shards import ShardSource
@@ -362,5 +363,4 @@ def _too_many(unreadable: Sequence[str]) -> DataError:
 
 
 def _some(messages: Sequence[str]) -> str:
-    more = f"; and {len(messages) - 5} more." if len(messages) > 5 else "."
-    return "; ".join(messages[:5]) + more
+    return f"{first_few(messages, more='; and {} more', between='; ')}."

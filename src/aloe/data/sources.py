@@ -27,6 +27,7 @@ from PIL import Image
 
 from aloe.core.errors import UserError
 from aloe.core.files import digest, expanded, read_bytes, stamp
+from aloe.core.names import first_few
 from aloe.core.printable import shown
 from aloe.data.archives import Store, open_archive
 from aloe.data.decode import (
@@ -225,8 +226,7 @@ class StoredImages:
         files = sorted(name for name in everything if name.startswith(start) or name == inner)
         if not files and everything:
             tops = sorted({name.rpartition("/")[0] or "." for name in everything})
-            some = ", ".join(tops[:8]) + (", ..." if len(tops) > 8 else "")
-            raise UserError(f"No images under {inner!r} in {where}; its images are in: {some}.")
+            raise UserError(f"No images under {inner!r} in {where}; its images are in: {first_few(tops, 8)}.")
         self.left_out: list[str] = [f"{line} (this folder is left out)" for line in getattr(store, "lost", ())]
         if not files:
             why = "".join(f"; {line}" for line in self.left_out)

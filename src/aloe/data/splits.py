@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from aloe.core.errors import UserError
+from aloe.core.names import first_few
 from aloe.core.printable import shown
 from aloe.data.archives import Store
 from aloe.data.decode import DraftSize, is_image_name
@@ -177,7 +178,7 @@ def labelled(source: ImageSource, part: str, where: str, *, left_out: Sequence[s
     labels: Any = source.labels
     empty = [kept[i] for i in np.flatnonzero(np.bincount(labels, minlength=len(kept)) == 0)]
     if empty and part != "validation":
-        raise UserError(f"{where} has no {part} images of {_some(empty)}; every class needs some.")
+        raise UserError(f"{where} has no {part} images of {first_few(empty)}; every class needs some.")
     return source
 
 
@@ -205,14 +206,14 @@ def check_classes(train: ImageSource, test: ImageSource) -> None:
     """Raises a `UserError` that names a class which only one of the two has."""
     odd = sorted(set(train.classes or []) ^ set(test.classes or []))
     if odd:
-        raise UserError(f"Training and test images differ in their classes: {_some(odd)} is in one of them only.")
+        raise UserError(f"Training and test images differ in their classes: {first_few(odd)} is in one of them only.")
 
 
 def in_order_of(train: ImageSource, other: ImageSource) -> ImageSource:
     """`other` with labels that count in the order of the training classes; a `UserError` where it has further ones."""
     more = sorted(set(other.classes or []) - set(train.classes or []))
     if more:
-        raise UserError(f"There are images of {_some(more)} but no training images of that name.")
+        raise UserError(f"There are images of {first_few(more)} but no training images of that name.")
     return other if other.classes == train.classes else Relabelled(other, train.classes or [])
 
 
@@ -226,7 +227,7 @@ def draw_per_class(source: ImageSource, count: int, where: str) -> tuple[ImageSo
     classes = source.classes or []
     short = [classes[i] for i in np.flatnonzero(np.bincount(labels, minlength=len(classes)) <= count)]
     if short:
-        raise UserError(f"{where} has {count} images or fewer of {_some(short)}, which leaves none for the test.")
+        raise UserError(f"{where} has {count} images or fewer of {first_few(short)}, which leaves none for the test.")
     names = [f"seed 0/{classes[c]}/{source.name(i).rpartition('/')[2]}" for i, c in enumerate(labels)]
     order = sorted(
         range(len(names)), key=lambda i: hashlib.sha256(names[i].encode("utf-8", "surrogateescape")).digest()
@@ -283,7 +284,7 @@ def _open_tree(store: Store, folder: str, where: str) -> ImageSource:
     source = StoredImages(FolderStore(root), where=str(root))
     empty = set(map(shown, folders_in(root))) - {source.name(i).partition("/")[0] for i in range(len(source))}
     if folder and empty:
-        raise UserError(f"The class folders {_some(sorted(empty))} of {root} have no images; fill or remove them.")
+        raise UserError(f"The class folders {first_few(sorted(empty))} of {root} have no images; fill or remove them.")
     return _one_folder_per_class(source, where)
 
 
@@ -296,7 +297,3 @@ def _one_folder_per_class(source: ImageSource, where: str) -> ImageSource:
         if other != folder:
             raise UserError(f"{where} has two folders of one name, {other} and {folder}; give each class its own name.")
     return source
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -19,10 +19,10 @@ from torch import Tensor
 from aloe.core.arrays import as_tensor
 from aloe.core.errors import UserError
 from aloe.core.files import read_json, write_json
+from aloe.core.names import first_few
 from aloe.metrics.maps import in_unit_interval
 
 THRESHOLD = 0.95
-_NAMES_SHOWN = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,8 +227,7 @@ def _walk(images: np.ndarray, generator: np.random.Generator) -> Iterator[int]:
 
 def _too_few(n: int, found: np.ndarray, classes: Sequence[str]) -> str:
     missing = [name for label, name in enumerate(classes) if label not in found]
-    more = f" and {len(missing) - _NAMES_SHOWN} more" if len(missing) > _NAMES_SHOWN else ""
-    lacking = f" (none for {', '.join(missing[:_NAMES_SHOWN])}{more})" if missing else ""
+    lacking = f" (none for {first_few(missing, 8, ' and {} more')})" if missing else ""
     return (
         f"{n} x {n} grids need confident images of {n * n} classes, but there are some for {len(found)}{lacking}; lower the"
         " threshold (--confidence 0.5), take a share of each class instead (--share 0.2), or give more images."

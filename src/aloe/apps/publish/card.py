@@ -14,6 +14,7 @@ from aloe.apps.publish.licences import Licence, licence_of
 from aloe.apps.publish.names import is_hub_id, public_name, public_words
 from aloe.apps.publish.numbers import Numbers
 from aloe.apps.publish.student import Published
+from aloe.core.names import first_few
 from aloe.data.benchmarks import BENCHMARKS
 from aloe.draw.tables import Block, Row, Table, printable
 from aloe.models.stages import STAGES, standing
@@ -143,7 +144,7 @@ def _origin(student: Published, origin: Origin) -> list[tuple[str, str]]:
     if student.run.get("data_fingerprint"):
         rows.append(("Fingerprint of the data", str(student.run["data_fingerprint"])[:16]))
     if student.classes:
-        rows.append(("Classes", f"{len(student.classes)}: {_listed(student.classes)}"))
+        rows.append(("Classes", f"{len(student.classes)}: {first_few(student.classes, 12, ' and {} more')}"))
     return rows
 
 
@@ -240,10 +241,6 @@ def _dataset_id(name: str | None) -> str | None:
         return BENCHMARKS[name].hub
     bare = name.removeprefix("hf:").split("@")[0].split("#")[0]
     return bare if is_hub_id(bare) else None
-
-
-def _listed(names: Sequence[str], most: int = 12) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _code(words: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from aloe.core.errors import UserError
+from aloe.core.names import first_few
 from aloe.core.printable import shown
 from aloe.data.decode import UnreadableImage
 from aloe.data.sources import ImageSource, class_folder, open_images, split_inner
@@ -85,5 +86,4 @@ def _empty_folders(where: str, source: ImageSource) -> list[str]:
 
 
 def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"{'class' if len(names) == 1 else 'the classes'} {', '.join(names[:5])}{more}"
+    return f"{'class' if len(names) == 1 else 'the classes'} {first_few(names, more=' and {} more')}"
