@@ -167,17 +167,17 @@ def _galleries(
 
 
 def _entries(models: Mapping[str, Backbone], methods: Sequence[Method], done: Compared) -> list[_Entry]:
-    found = []
+    entries = []
     for name, model in models.items():
         for method in methods:
             reason = unsupported(model, method.key)
             if reason is None:
-                found.append(_Entry(model, name, method))
+                entries.append(_Entry(model, name, method))
             else:
                 done.notes.append(f"{method.title} was left out: {reason}")
-    if not found:
+    if not entries:
         raise UserError(f"Nothing to show. {'; '.join(done.notes)}.")
-    return found
+    return entries
 
 
 def _explained(
@@ -229,13 +229,13 @@ def _indices(model: Any, classes: list[tuple[int, str]]) -> Tensor:
     """By name, but by number where the model has the name there: two classes may share one."""
     count, names = len(next(model.classifier.parameters())), model.config.id2label
     try:
-        found = [i if names.get(i) == name else class_index(name, model.config, count) for i, name in classes]
+        indices = [i if names.get(i) == name else class_index(name, model.config, count) for i, name in classes]
     except UserError as error:
         raise UserError(
             f"The models do not know the same classes, and what is explained is what the first one predicts: {error} Give"
             " --target, or models of the same classes."
         ) from error
-    return torch.tensor(found)
+    return torch.tensor(indices)
 
 
 def _has_classifier(model: Backbone) -> bool:

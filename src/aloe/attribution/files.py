@@ -73,9 +73,9 @@ def explain_files(
     title = owner["model"]
     meant = {k: [t.embedding.flatten().tolist(), float(t.scale), float(t.bias)] for k, t in (texts or {}).items()}
     settings = {"target": target, "texts": meant, "side": side}
-    made = Made.of(record, "explanations", owner, source, ("explained",), {**settings, **low}, student)
+    folder = Made.of(record, "explanations", owner, source, ("explained",), {**settings, **low}, student)
 
-    def explained(pixels: Tensor, known: list[Row], numbers_of: list[int]) -> list[Row]:
+    def explained(pixels: Tensor, files: list[Row], numbers_of: list[int]) -> list[Row]:
         if texts:
             by_text = {text: one(student, pixels, goal) for text, goal in texts.items()}
             numbers, sheets = text_rows(by_text), text_pictures(pixels, by_text, title)
@@ -86,14 +86,14 @@ def explain_files(
             sheets = pictures(pixels, explanation, words, title)
         asked = {**low} if target is None else {**low, "target": target}  # what logit and residual are of
         return [
-            made.save(number, {"explained": picture}, {**file, **asked, **values})
-            for number, picture, file, values in zip(numbers_of, sheets, known, numbers, strict=True)
+            folder.save(number, {"explained": picture}, {**file, **asked, **values})
+            for number, picture, file, values in zip(numbers_of, sheets, files, numbers, strict=True)
         ]
 
     done = Written(left_out=left_out(source))
     bar = "explaining" if progress else None
-    made.over(source, explained, done, side=side, batch_size=batch_size, device=device, title=bar)
-    done.rows = [{k: v for k, v in found.items() if k != "image"} for found in done.rows]
+    folder.over(source, explained, done, side=side, batch_size=batch_size, device=device, title=bar)
+    done.rows = [{k: v for k, v in row.items() if k != "image"} for row in done.rows]
     return done
 
 
@@ -144,7 +144,7 @@ def text_pictures(images: Tensor, by_text: Mapping[str, Explanation], model: str
 def rows(explanation: Explanation, student: Any) -> list[dict[str, Any]]:
     """The numbers behind each picture: of a student with classes the predicted one and its probability, and whether that is
     enough to call the image one of them, where the classes can say so (`Backbone.by_sigmoids`)."""
-    found = []
+    numbers = []
     chances = None if explanation.logits is None else student.probabilities(explanation.logits.float())
     for i in range(len(explanation)):
         values: dict[str, Any] = {}
@@ -156,8 +156,8 @@ def rows(explanation: Explanation, student: Any) -> list[dict[str, Any]]:
                 values["known"] = student.knows(values["probability"])
         values["logit"] = float(explanation.logit[i])
         values["residual"] = float(explanation.residual[i])
-        found.append(values)
-    return found
+        numbers.append(values)
+    return numbers
 
 
 def seen(row: Mapping[str, Any], student: Any) -> str:
@@ -171,7 +171,7 @@ def seen(row: Mapping[str, Any], student: Any) -> str:
 def text_rows(by_text: Mapping[str, Explanation]) -> list[dict[str, Any]]:
     """The numbers behind each picture: the text of the highest logit, and of every text its logit, SigLIP's probability
     (the logit's sigmoid) and the residual of the constants."""
-    found = []
+    numbers = []
     for i in range(len(next(iter(by_text.values())))):
         texts = {
             text: {
@@ -182,5 +182,5 @@ def text_rows(by_text: Mapping[str, Explanation]) -> list[dict[str, Any]]:
             for text, explanation in by_text.items()
         }
         best = max(texts, key=lambda text: texts[text]["logit"])
-        found.append({"prediction": best, **texts[best], "texts": texts})
-    return found
+        numbers.append({"prediction": best, **texts[best], "texts": texts})
+    return numbers

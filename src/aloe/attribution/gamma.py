@@ -58,8 +58,8 @@ class _Gamma(torch.autograd.Function):
         x, weight, bias, y = ctx.saved_tensors
         dtype = weight.dtype
         with torch.autocast(x.device.type, enabled=False):  # what autocast made narrow is shared out in full precision
-            found = _gradient(x.to(dtype), weight, bias, y.to(dtype), grad.to(dtype), *ctx.rest)
-        return found.to(x.dtype), *(None,) * 5
+            gradient = _gradient(x.to(dtype), weight, bias, y.to(dtype), grad.to(dtype), *ctx.rest)
+        return gradient.to(x.dtype), *(None,) * 5
 
 
 def _gradient(

@@ -110,16 +110,16 @@ class Made:
 
     def there(self, numbers: Sequence[int], images: Sequence[Mapping[str, Any]]) -> list[Row] | None:
         """The rows of some images' pictures, if all of them are there; `images` is what of each row is known before."""
-        found = []
-        for number, known in zip(numbers, images, strict=True):
+        rows = []
+        for number, facts in zip(numbers, images, strict=True):
             names = self.names[number]
             row = _row(self.record.parent / next(iter(names.values())), self.key)
-            same = row is not None and all(row.get(name) == value for name, value in known.items())
+            same = row is not None and all(row.get(name) == value for name, value in facts.items())
             if not same or not all((self.record.parent / name).is_file() for name in names.values()):
                 return None
-            found.append(row)
-        self.kept += len(found)
-        return [row for row in found if row is not None]
+            rows.append(row)
+        self.kept += len(rows)
+        return [row for row in rows if row is not None]
 
     def save(self, number: int, pictures: Mapping[str, Any], row: Mapping[str, Any]) -> Row:
         """Write the pictures of an image, by kind, the one that has its row in it last; returns the row with their names.
@@ -160,18 +160,18 @@ class Made:
 
         def rows(loaded: Tensor, numbers: list[int]) -> list[Row]:
             hashes = image_hashes(loaded)
-            known: list[Row] = [{"file": source.name(i), "image": h} for i, h in zip(numbers, hashes, strict=True)]
-            there = self.there(numbers, known)
-            return list(explain(loaded.to(device), known, numbers)) if there is None else there
+            facts: list[Row] = [{"file": source.name(i), "image": h} for i, h in zip(numbers, hashes, strict=True)]
+            there = self.there(numbers, facts)
+            return list(explain(loaded.to(device), facts, numbers)) if there is None else there
 
-        made = over_batches(rows, source, side, batch_size, done.unreadable, title)
+        all_rows = over_batches(rows, source, side, batch_size, done.unreadable, title)
         done.kept = sum(processes.gathered(self.kept))
-        done.replaced = replaced(made, self.earlier)
+        done.replaced = replaced(all_rows, self.earlier)
         home = self.record.parent
-        done.rows = [{**row, **{k: str(home / row[k]) for k in row if k.endswith("picture")}} for row in made]
+        done.rows = [{**row, **{k: str(home / row[k]) for k in row if k.endswith("picture")}} for row in all_rows]
         if processes.is_first():
             lost = {"unreadable": done.unreadable, "left_out": done.left_out}
-            write_json(self.record, {**self.about, self.rows: with_earlier(made, self.earlier), **lost})
+            write_json(self.record, {**self.about, self.rows: with_earlier(all_rows, self.earlier), **lost})
         return done
 
 

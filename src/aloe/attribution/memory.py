@@ -47,17 +47,17 @@ class _LiveTensors(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        given = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        inputs = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         out = func(*args, **kwargs)
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):
-                self._watch(tensor, given)
+                self._watch(tensor, inputs)
         return out
 
-    def _watch(self, tensor: Tensor, given: set[int]) -> None:
+    def _watch(self, tensor: Tensor, inputs: set[int]) -> None:
         storage = tensor.untyped_storage()
         address, size = storage.data_ptr(), storage.nbytes()
-        if address in given or address in self.known or size == 0:  # a view, or a result written in place
+        if address in inputs or address in self.known or size == 0:  # a view, or a result written in place
             return
         self.known.add(address)
         self.now += size

@@ -147,26 +147,26 @@ def attribute(
         UserError: an unknown method, preset or option, a method that the model cannot support, wrong images or targets.
     """
     check_loaded(model)
-    chosen, targets, model = find_method(method), as_target(targets), unwrapped(model)
+    entry, targets, model = find_method(method), as_target(targets), unwrapped(model)
     options = preset_options(preset, method, options)
     check_model(model)
     model = trackable(model)
     if reason := unsupported(model, method):
-        raise UserError(f"{chosen.title}: {reason}.")
+        raise UserError(f"{entry.title}: {reason}.")
     backbone: Any = model
     reference = next(model.parameters())
     pixels = as_batch(images, model).to(reference.device, reference.dtype).clone()  # none of inference mode
-    size = chosen.batch_size if batch_size is None else counted(batch_size, "batch_size")
+    size = entry.batch_size if batch_size is None else counted(batch_size, "batch_size")
     if not len(pixels):
         raise UserError("There are no images to explain.")
     backbone.grid(*pixels.shape[-2:])
-    checked = check_options(chosen, options)
+    checked = check_options(entry, options)
     maps, values, start = [], [], time.perf_counter()
     watched = peak_memory(reference.device) if memory else nullcontext(None)
     with watched as peak, opened(model) as subject:
         for i in range(0, len(pixels), size):
             target = part_of(targets, i, i + size, len(pixels))
-            part, value = chosen.run(subject, pixels[i : i + size], target, **checked)
+            part, value = entry.run(subject, pixels[i : i + size], target, **checked)
             maps.append(part.detach().float())
             values.append(value.detach().float())
             if progress is not None:
@@ -177,8 +177,8 @@ def attribute(
     spent = (time.perf_counter() - start) / count
     cost = Cost(subject.forwards / count, subject.backwards / count, spent, None if peak is None else peak.bytes)
     shape = (pixels.shape[-2], pixels.shape[-1])
-    check_finite(torch.cat(maps), chosen.title)
-    return Attribution(torch.cat(maps), torch.cat(values), method, chosen.granularity, shape, cost, options)
+    check_finite(torch.cat(maps), entry.title)
+    return Attribution(torch.cat(maps), torch.cat(values), method, entry.granularity, shape, cost, options)
 
 
 def find_method(key: str) -> Method:
@@ -187,16 +187,16 @@ def find_method(key: str) -> Method:
     Raises:
         UserError: there is none.
     """
-    known = chosen_name(str(key), METHODS)
-    if known is None:
+    name = chosen_name(str(key), METHODS)
+    if name is None:
         raise UserError(f"There is no attribution method {key!r}{meant(str(key), METHODS, 'methods')}")
-    return METHODS[known]
+    return METHODS[name]
 
 
 def find_methods(keys: Sequence[str]) -> list[Method]:
     """Methods by name, in the order of `METHODS`, each once; `all` is every one."""
-    wanted = set(METHODS) if "all" in keys else {find_method(k).key for k in keys}
-    return [m for m in METHODS.values() if m.key in wanted]
+    names = set(METHODS) if "all" in keys else {find_method(k).key for k in keys}
+    return [m for m in METHODS.values() if m.key in names]
 
 
 def unsupported(model: Any, method: str) -> str | None:
@@ -216,16 +216,16 @@ def check_options(method: Method, options: Mapping[str, Any]) -> dict[str, Any]:
     """
     allowed = [n for n in method.run.__kwdefaults__ or {}]
     if unknown := [n for n in options if n not in allowed]:
-        known = f"it takes {', '.join(allowed)}" if allowed else "it takes none"
-        raise UserError(f"{method.title} has no option {unknown[0]!r}; {known}.")
-    hints, found = get_type_hints(method.run, include_extras=True), {}
+        hint = f"it takes {', '.join(allowed)}" if allowed else "it takes none"
+        raise UserError(f"{method.title} has no option {unknown[0]!r}; {hint}.")
+    hints, typed = get_type_hints(method.run, include_extras=True), {}
     for name, value in options.items():
         try:
-            found[name] = TypeAdapter(hints[name]).validate_python(value)
+            typed[name] = TypeAdapter(hints[name]).validate_python(value)
         except ValidationError as error:
             words = error.errors()[0]["msg"]
             raise UserError(f"{method.title}, {name}: {words[0].lower()}{words[1:]} (got {value!r}).") from None
-    return found
+    return typed
 
 
 def _inherent(subject: Subject, images: Tensor, target: Target) -> tuple[Tensor, Tensor]:

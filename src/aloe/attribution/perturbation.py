@@ -54,8 +54,8 @@ def integrated_gradients(
             on_line = (start[first] + nodes[part, None, None, None] * line).requires_grad_()
             outputs = subject.forward(on_line)
             for i in range(first, last):  # one forward pass for all targets of an image
-                chosen = subject.value(outputs, _rows_of(fixed, torch.full((len(part),), i), len(images))).sum()
-                (gradient,) = torch.autograd.grad(chosen, on_line, retain_graph=i < last - 1)
+                score = subject.value(outputs, _rows_of(fixed, torch.full((len(part),), i), len(images))).sum()
+                (gradient,) = torch.autograd.grad(score, on_line, retain_graph=i < last - 1)
                 subject.backwards += len(part)
                 total[i] += (weights[part, None, None, None] * gradient).sum(0)
     return (total * (inputs - start)).float().sum(1), value

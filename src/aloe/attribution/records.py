@@ -44,20 +44,20 @@ def check_owner(
         return []
     if record not in held:
         raise UserError(f"{output_dir} is not empty and holds no {record} of aloe; give another --output-dir.")
-    known = read_object(output_dir / record, "give another --output-dir")
-    differs = next((key for key in about if known.get(key) != about[key]), None)
+    content = read_object(output_dir / record, "give another --output-dir")
+    differs = next((key for key in about if content.get(key) != about[key]), None)
     if differs:
         raise UserError(
-            f"{output_dir} holds pictures of another model ({differs} was {known.get(differs)!r}, now {about[differs]!r});"
-            " give another --output-dir."
+            f"{output_dir} holds pictures of another model ({differs} was {content.get(differs)!r}, now"
+            f" {about[differs]!r}); give another --output-dir."
         )
-    found = known.get(rows, [])
-    if not isinstance(found, list) or not all(isinstance(_picture(row), str) for row in found):
+    earlier = content.get(rows, [])
+    if not isinstance(earlier, list) or not all(isinstance(_picture(row), str) for row in earlier):
         raise UserError(
             f"{output_dir / record} is damaged: {rows!r} in it is no list of objects with a picture's name each;"
             " give another --output-dir."
         )
-    return found
+    return earlier
 
 
 def with_earlier(rows: Sequence[Mapping[str, Any]], earlier: Sequence[Mapping[str, Any]]) -> list[Row]:

@@ -76,8 +76,8 @@ def target_value(outputs: Any, config: Any, target: Target) -> tuple[Tensor, flo
     if isinstance(target, Tensor) and target.is_floating_point():
         return (pooled * _direction(target, pooled)).sum(-1), 0.0
     if isinstance(target, GivenDirections):
-        given = (target.direction != 0).any(-1, keepdim=True)
-        return (pooled * torch.where(given, target.direction, F.normalize(pooled.detach(), dim=-1))).sum(-1), 0.0
+        nonzero = (target.direction != 0).any(-1, keepdim=True)
+        return (pooled * torch.where(nonzero, target.direction, F.normalize(pooled.detach(), dim=-1))).sum(-1), 0.0
     if target is None and logits is None:
         return (pooled * F.normalize(pooled.detach(), dim=-1)).sum(-1), 0.0
     if logits is None:
@@ -142,14 +142,14 @@ def part_of(target: Target, start: int, stop: int, count: int) -> Target:
 def class_indices(target: Any, config: Any, logits: Tensor) -> Tensor:
     """The classes of a batch, given in any way, as indices (B,)."""
     if isinstance(target, Tensor):
-        wanted = target.tolist() if target.ndim else [target.item()] * len(logits)
+        targets = target.tolist() if target.ndim else [target.item()] * len(logits)
     elif isinstance(target, str) or not isinstance(target, Sequence):
-        wanted = [target] * len(logits)
+        targets = [target] * len(logits)
     else:
-        wanted = list(target)
-    if len(wanted) != len(logits):
-        raise UserError(f"{len(wanted)} targets were given for {len(logits)} images; give one, or one per image.")
-    return torch.tensor([class_index(t, config, logits.shape[1]) for t in wanted], device=logits.device)
+        targets = list(target)
+    if len(targets) != len(logits):
+        raise UserError(f"{len(targets)} targets were given for {len(logits)} images; give one, or one per image.")
+    return torch.tensor([class_index(t, config, logits.shape[1]) for t in targets], device=logits.device)
 
 
 def class_index(target: Any, config: Any, count: int) -> int:
@@ -159,18 +159,18 @@ def class_index(target: Any, config: Any, count: int) -> int:
         UserError: there is none.
     """
     if isinstance(target, str):
-        found, index = index_of(config.id2label, target), whole_number(target)
-        if found is not None and index is not None and index != found and 0 <= index < count:
+        named, index = index_of(config.id2label, target), whole_number(target)
+        if named is not None and index is not None and index != named and 0 <= index < count:
             raise UserError(
-                f"{target!r} is the name of class {found} and the number of class {index}, {config.id2label[index]!r}; from"
-                f" Python give the number {found} or {index}, on the command line another name."
+                f"{target!r} is the name of class {named} and the number of class {index}, {config.id2label[index]!r}; from"
+                f" Python give the number {named} or {index}, on the command line another name."
             )
-        if found is not None:
-            return found
+        if named is not None:
+            return named
         if index is None:
-            known = ", ".join(str(name).lower() for name in list(config.id2label.values())[:10])
+            examples = ", ".join(str(name).lower() for name in list(config.id2label.values())[:10])
             near = nearest(target, map(str, config.id2label.values()))
-            hint = f"did you mean {near}?" if near else f"the model knows {known}{' ...' if count > 10 else ''}."
+            hint = f"did you mean {near}?" if near else f"the model knows {examples}{' ...' if count > 10 else ''}."
             raise UserError(f"There is no class {target!r}; {hint}")
     elif isinstance(target, Integral):
         index = int(target)

@@ -92,26 +92,26 @@ class Operator:
         numbered = not cells.is_floating_point()
         cells = cells.to(self.inputs.device) if numbered else cells.to(self.inputs)
         count = int(cells.max()) + 1 if numbered else len(cells)
-        found = []
+        products = []
         if count <= len(self.value):
             for which in torch.arange(count, device=cells.device).split(self._step):
                 masks = cells == which.view(-1, *[1] * cells.ndim) if numbered else cells[which]
-                found.append(self.forward(masks.unsqueeze(features) * self.inputs))
-            return torch.cat(found)
+                products.append(self.forward(masks.unsqueeze(features) * self.inputs))
+            return torch.cat(products)
         for directions in torch.eye(len(self.value)).to(self.inputs).split(self._step):
             at = (self.transpose(directions) * self.inputs).sum(features).flatten(1)
             if numbered:
-                found.append(at.new_zeros(len(at), count).index_add_(1, cells.flatten(), at))
+                products.append(at.new_zeros(len(at), count).index_add_(1, cells.flatten(), at))
             else:
-                found.append(at @ cells.flatten(1).T)
-        return torch.cat(found).T
+                products.append(at @ cells.flatten(1).T)
+        return torch.cat(products).T
 
     def _many(self, output: Tensor, source: Tensor, cotangents: Tensor) -> Tensor:
         """Backward passes of the recorded graph, batched."""
         parts = []
         for part in cotangents.to(output).split(self._step):
-            (found,) = torch.autograd.grad(output, source, part[:, None], retain_graph=True, is_grads_batched=True)
-            parts.append(found[:, 0])
+            (gradients,) = torch.autograd.grad(output, source, part[:, None], retain_graph=True, is_grads_batched=True)
+            parts.append(gradients[:, 0])
         return torch.cat(parts)
 
 

@@ -24,10 +24,10 @@ def parsed_region(text: str) -> Box:
     Raises:
         UserError: these are not four numbers.
     """
-    found = [number(word) for word in text.split(",")]
-    if len(found) != 4 or any(value is None for value in found):
+    numbers = [number(word) for word in text.split(",")]
+    if len(numbers) != 4 or any(value is None for value in numbers):
         raise UserError(f"A region is x,y,width,height in pixels, such as 10,20,64,48; got {text!r}.")
-    return tuple(found)  # type: ignore[return-value]
+    return tuple(numbers)  # type: ignore[return-value]
 
 
 def listed(boxes: Any) -> list[Any]:
@@ -35,8 +35,8 @@ def listed(boxes: Any) -> list[Any]:
     boxes = boxes.tolist() if hasattr(boxes, "tolist") else boxes
     if isinstance(boxes, str) or not isinstance(boxes, Iterable):
         return [boxes]
-    found = list(boxes)
-    return [found] if found and all(isinstance(value, Real) for value in found) else found
+    members = list(boxes)
+    return [members] if members and all(isinstance(value, Real) for value in members) else members
 
 
 def check_masks(masks: Any, height: int, width: int) -> Tensor:
@@ -45,15 +45,15 @@ def check_masks(masks: Any, height: int, width: int) -> Tensor:
     Raises:
         UserError: there is none, of another size, or with a value outside [0, 1].
     """
-    found = as_tensor(masks, "masks")
-    found = found[None] if found.ndim == 2 else found
-    if found.ndim != 3 or tuple(found.shape[1:]) != (height, width) or not len(found):
+    regions = as_tensor(masks, "masks")
+    regions = regions[None] if regions.ndim == 2 else regions
+    if regions.ndim != 3 or tuple(regions.shape[1:]) != (height, width) or not len(regions):
         raise UserError(
-            f"Masks are shares of the second image's pixels, (R, {height}, {width}), got {tuple(found.shape)}."
+            f"Masks are shares of the second image's pixels, (R, {height}, {width}), got {tuple(regions.shape)}."
         )
-    if not bool(((found >= 0) & (found <= 1)).all()):
+    if not bool(((regions >= 0) & (regions <= 1)).all()):
         raise UserError("Masks are shares of pixels in [0, 1]; these hold other values, or NaN.")
-    return found
+    return regions
 
 
 def check_region(region: Any, height: int, width: int, name: str = "the second image") -> Box:
@@ -84,12 +84,12 @@ def shares(regions: Sequence[Box], height: int, width: int, view: Box | None = N
         view: the part of the boxes' own image that the model sees, as a box in its pixels; default: the same pixels.
     """
     left, top, wide, high = view or (0.0, 0.0, float(width), float(height))
-    found = []
+    areas = []
     for x, y, w, h in regions:
         across = _covered((x - left) * width / wide, (x + w - left) * width / wide, width)
         down = _covered((y - top) * height / high, (y + h - top) * height / high, height)
-        found.append(down[:, None] * across)
-    return torch.stack(found).float()
+        areas.append(down[:, None] * across)
+    return torch.stack(areas).float()
 
 
 def patch_cells(rows: int, columns: int, patch: int) -> Tensor:

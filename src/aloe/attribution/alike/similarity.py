@@ -86,9 +86,9 @@ class Similarity:
         """
         index, masks = self._checked(index), check_masks(masks, *self.images_b.shape[-2:]).to(self.images_b)
         features, scale = self.operator("b", index).parts(masks), self._scale(index)
-        found = _along(self.operator("a", index), features / scale)
+        explanation = _along(self.operator("a", index), features / scale)
         residual = self.operator("b", index).residual / scale @ self.features_a[index]
-        return Regions(found.logit, found, features, masks, residual)
+        return Regions(explanation.logit, explanation, features, masks, residual)
 
     def pairs(self, between: str = "patches", *, after_block: int | None = None, index: int = 0) -> Pairs:
         """What every patch of a contributes together with every patch of b to the cosine of pair `index`: see `Pairs`.
@@ -197,8 +197,8 @@ def similarity(student: nn.Module, a: Any, b: Any, *, batch_size: int = 32) -> S
     batch_size = counted(batch_size, "batch_size")
     images = [as_batch(side, model).to(reference.device, reference.dtype) for side in (a, b)]
     first, second = _matched(*images)
-    known = [pooled(model, side, batch_size) for side in images]
-    f_a, f_b = (f.expand(len(first), -1) for f in known)
+    features = [pooled(model, side, batch_size) for side in images]
+    f_a, f_b = (f.expand(len(first), -1) for f in features)
     scale = _length(f_a) * _length(f_b)
     in_a = explain(model, first, f_b / scale, batch_size=batch_size)
     in_b = explain(model, second, f_a / scale, batch_size=batch_size)
