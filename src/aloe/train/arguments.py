@@ -85,11 +85,11 @@ def make_schedule(
     return get_wsd_schedule(optimizer, num_warmup_steps=warmup, num_decay_steps=decay, num_training_steps=steps)
 
 
-def _check_reporters(wanted: list[str]) -> None:
+def _check_reporters(names: list[str]) -> None:
     from transformers.integrations import get_available_reporting_integrations
 
     available = get_available_reporting_integrations()
-    absent = [name for name in wanted if name not in (*available, "none", "all")]
+    absent = [name for name in names if name not in (*available, "none", "all")]
     if absent:
         raise UserError(
             f"report_to {absent[0]} is not installed or not known; installed: {', '.join(available) or 'none'}."

@@ -31,8 +31,8 @@ _STATE = "state"
 
 def checkpoints(folder: Path) -> list[Path]:
     """Sealed checkpoints of a run, oldest first; what they hold is not read."""
-    found = [p for p in folder.glob("checkpoint-*") if _FOLDER.fullmatch(p.name) and (p / SEAL).is_file()]
-    return sorted(found, key=step_of)
+    folders = [p for p in folder.glob("checkpoint-*") if _FOLDER.fullmatch(p.name) and (p / SEAL).is_file()]
+    return sorted(folders, key=step_of)
 
 
 def step_of(path: Path) -> int:
@@ -74,8 +74,8 @@ def stranger(path: Path, home: Path) -> str:
 
 def rotate(home: Path, keep: int, step: int) -> None:
     """Remove all but the `keep` newest checkpoints that the run in `home` wrote up to `step`."""
-    known = [path for path in checkpoints(home) if step_of(path) <= step]
-    for old in known[:-keep]:
+    folders = [path for path in checkpoints(home) if step_of(path) <= step]
+    for old in folders[:-keep]:
         if not stranger(old, home):
             shutil.rmtree(old)
 
@@ -100,7 +100,7 @@ def is_sound(folder: Path) -> bool:
     """Whether every file that was sealed is there and unchanged."""
     try:
         hashes = read_json(folder / SEAL)
-        return bool(hashes) and all(file_digest(folder / name) == known for name, known in hashes.items())
+        return bool(hashes) and all(file_digest(folder / name) == digest for name, digest in hashes.items())
     except (OSError, ValueError, AttributeError):
         return False
 
@@ -155,8 +155,8 @@ def _unpacked(value: Any, file: Any) -> Any:
         return np.array(content[1], dtype=content[0])
     if kind == "dict":
         return {_unpacked(k, file): _unpacked(v, file) for k, v in content}
-    made = [_unpacked(v, file) for v in content]
-    return tuple(made) if kind == "tuple" else made
+    values = [_unpacked(v, file) for v in content]
+    return tuple(values) if kind == "tuple" else values
 
 
 def _flush(path: Path) -> None:

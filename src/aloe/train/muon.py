@@ -64,12 +64,12 @@ def orthogonal(x: Tensor) -> Tensor:
     """
     a, b, c = COEFFICIENTS
     tall = x.shape[0] > x.shape[1]
-    found = x.T if tall else x
-    found = found / (found.norm() + 1e-7)
+    matrix = x.T if tall else x
+    matrix = matrix / (matrix.norm() + 1e-7)
     for _ in range(STEPS):
-        square = found @ found.T
-        found = a * found + (b * square + c * square @ square) @ found
-    return found.T if tall else found
+        square = matrix @ matrix.T
+        matrix = a * matrix + (b * square + c * square @ square) @ matrix
+    return matrix.T if tall else matrix
 
 
 def muon_of(model: Any, settings: TrainSettings, decaying: Iterable[str]) -> Muon:
@@ -84,8 +84,8 @@ def muon_of(model: Any, settings: TrainSettings, decaying: Iterable[str]) -> Muo
             groups.setdefault((p.ndim == 2 and id(p) in blocks, name in names), []).append(p)
     return Muon(
         (
-            {"params": found, MATRICES: matrices, "weight_decay": settings.weight_decay if decays else 0.0}
-            for (matrices, decays), found in groups.items()
+            {"params": parameters, MATRICES: matrices, "weight_decay": settings.weight_decay if decays else 0.0}
+            for (matrices, decays), parameters in groups.items()
         ),
         settings.learning_rate,
     )

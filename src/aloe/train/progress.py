@@ -36,8 +36,8 @@ class JsonlLog(TrainerCallback):
                 say(note)
             now = state.global_step
             # Rows of the checkpoint's own step may have come after it: it knows how many came before.
-            known = sum(row.get("step") == now for row in state.log_history)
-            at = [row for row in rows if row["step"] == now][:known]
+            count = sum(row.get("step") == now for row in state.log_history)
+            at = [row for row in rows if row["step"] == now][:count]
             kept = [*(row for row in rows if row["step"] < now), *at] if now else []
             write_whole(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
@@ -60,14 +60,14 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 
 def _rows(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """The rows of a log, and a sentence for what was left out."""
-    rows, damaged, known, whole = [], 0, Keyed(), Keyed()
+    rows, damaged, by_step, whole = [], 0, Keyed(), Keyed()
     for number, row in json_lines(path.read_bytes()) if path.is_file() else ():
         step = row.get("step") if isinstance(row, dict) else None
         if type(step) is not int or step < 0:
             damaged += 1
             continue
         place, name = f"line {number} of {path}", f"step {step}"
-        known.add(step, {k: v for k, v in row.items() if not _TAKEN.search(k)}, place, name)
+        by_step.add(step, {k: v for k, v in row.items() if not _TAKEN.search(k)}, place, name)
         if whole.add(json.dumps(row, sort_keys=True), {}, place, name):
             rows.append(row)
     left = [f"{damaged} damaged line{'s' * (damaged > 1)} of {path} left out."] if damaged else []

@@ -139,12 +139,12 @@ def _known(home: Path, record: dict[str, Any]) -> str:
     path = home / RUN_NAME
     if path.is_file():
         try:
-            known = dict(read_json(path))
+            earlier = dict(read_json(path))
         except (ValueError, TypeError) as error:
             raise UserError(f"{path} is damaged; give another --output-dir.") from error
-        keys = [k for k in record if k not in TOLD and known.get(k) != record[k]]
+        keys = [k for k in record if k not in TOLD and earlier.get(k) != record[k]]
         if keys and _begun(home):
-            differs = ", ".join(f"{k} was {known.get(k)!r}, now {record[k]!r}" for k in keys[:4])
+            differs = ", ".join(f"{k} was {earlier.get(k)!r}, now {record[k]!r}" for k in keys[:4])
             longer = (home / "model.safetensors").is_file() and keys == ["steps"]
             more = f"; to go on from its student, give another --output-dir and --student {home}" if longer else ""
             raise UserError(
@@ -199,15 +199,15 @@ def sample_images(
     crop = ResizeCenterCrop(resolution)
     if isinstance(source, ShardSource):
         stream = iter(ShardDraws(source, crop, seed, repeat=False, rank=0, world_size=1))
-        found = list(itertools.islice(stream, count))
-        if not found:
+        samples = list(itertools.islice(stream, count))
+        if not samples:
             raise UserError("None of the images in the shards could be read.")
     else:
         draws = AlignmentDraws(source, crop, seed, min(count, len(source)))
-        found = [draws[i] for i in range(len(draws))]
+        samples = [draws[i] for i in range(len(draws))]
     if unreadable is not None:
-        unreadable += dict.fromkeys(word for draw in found for word in draw["unreadable"])
-    return torch.stack([draw["pixel_values"] for draw in found])
+        unreadable += dict.fromkeys(word for draw in samples for word in draw["unreadable"])
+    return torch.stack([draw["pixel_values"] for draw in samples])
 
 
 def images_per_step(settings: TrainSettings, world_size: int) -> int:

@@ -231,8 +231,8 @@ class DrawTrainer(SealedTrainer):
         """The student with its trained weights whole: itself, or a copy made from the shards, on every process."""
         if not self.sharded:
             return student
-        found = whole_weights(self._core(), everywhere=True)
-        weights = {k.removeprefix("student."): v for k, v in found.items() if k.startswith("student.")}
+        tensors = whole_weights(self._core(), everywhere=True)
+        weights = {k.removeprefix("student."): v for k, v in tensors.items() if k.startswith("student.")}
         whole = type(student)(student.config)
         if whole is not whole.base_model and "classifier.weight" not in weights:  # only the backbone was trained
             whole.classifier.load_state_dict(student.classifier.state_dict())

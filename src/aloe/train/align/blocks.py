@@ -52,10 +52,10 @@ class BlocksModel(nn.Module):
         errors = {}
         for k, layer in enumerate(core.layers, 1):
             after, _ = layer(before, attend, rope)
-            after, wanted = match_tokens(after, theirs.states[k], core.config, source)
-            start = before.detach() if k > 1 else torch.zeros_like(wanted)
-            errors[point_name(k)] = relative_error(after - start, wanted - start)
-            before = wanted
+            after, target = match_tokens(after, theirs.states[k], core.config, source)
+            start = before.detach() if k > 1 else torch.zeros_like(target)
+            errors[point_name(k)] = relative_error(after - start, target - start)
+            before = target
         pooled = core.pool(core.norm(before))
         errors[POOLED] = (1 - F.cosine_similarity(pooled.float(), theirs.pooled.float(), dim=-1)).mean()
         return errors

@@ -95,12 +95,12 @@ def shared_prefix(config: BcosViTConfig, source: Teacher) -> int:
 
 def cosines(student: Features, teacher: Features, config: BcosViTConfig, source: Teacher) -> dict[str, Tensor]:
     """Mean cosine similarity per alignment point, over tokens and images."""
-    found = {}
+    means = {}
     for k, state in student.states.items():
         a, b = match_tokens(state, teacher.states[k], config, source)
-        found[point_name(k)] = F.cosine_similarity(a.float(), b.float(), dim=-1).mean()
-    found[POOLED] = F.cosine_similarity(student.pooled.float(), teacher.pooled.float(), dim=-1).mean()
-    return found
+        means[point_name(k)] = F.cosine_similarity(a.float(), b.float(), dim=-1).mean()
+    means[POOLED] = F.cosine_similarity(student.pooled.float(), teacher.pooled.float(), dim=-1).mean()
+    return means
 
 
 def check_pair(config: BcosViTConfig, teacher: Teacher, resolution: int) -> None:

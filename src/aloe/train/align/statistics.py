@@ -65,9 +65,9 @@ class Statistics(nn.Module):
         sums: dict[str, list[Any]] = {}
         device = self.mean(POOLED).device
         for part in images.split(batch):
-            found = teach(part.to(device))
-            features = {POOLED: found.pooled}
-            for k, state in found.states.items():
+            outputs = teach(part.to(device))
+            features = {POOLED: outputs.pooled}
+            for k, state in outputs.states.items():
                 features[point_name(k)] = match_tokens(state, state, config, source)[1]
             for name, value in features.items():
                 rows = _by_row(value.double(), len(self.mean(name)))

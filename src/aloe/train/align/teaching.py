@@ -45,9 +45,9 @@ class Teaching:
     def __call__(self, images: Tensor) -> Features:
         low = torch.autocast(images.device.type, self._dtype, enabled=self._dtype is not None)
         with torch.inference_mode(), low:
-            found = teacher_features(self.source, images, self.config, self.blocks)
+            features = teacher_features(self.source, images, self.config, self.blocks)
         # What was made in inference mode cannot be kept for a backward pass, and the loss's needs it: copies can.
-        return Features(found.pooled.clone(), {k: state.clone() for k, state in found.states.items()})
+        return Features(features.pooled.clone(), {k: state.clone() for k, state in features.states.items()})
 
 
 def _compile_blocks(source: Teacher) -> None:

@@ -135,8 +135,8 @@ class AlignmentTrainer(DrawTrainer):
     def measure(self, model: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Cosine per alignment point, student against teacher."""
         images = batch["pixel_values"]
-        found = model(images, self.teach(images), "cosine")
-        return {f"cosine_{name}": value for name, value in found.items()}
+        cosines = model(images, self.teach(images), "cosine")
+        return {f"cosine_{name}": value for name, value in cosines.items()}
 
 
 def alignment_bar() -> ProgressBar:

@@ -40,9 +40,9 @@ def starting_student(
             raise UserError("A conv stem is new and has to learn: choose freeze none, or stem patch.")
         return bcosify(teacher, settings.stem, settings.b, seed=settings.seed), teacher.name
     for key in {"stem", "b"} & settings.model_fields_set:
-        wanted, has = getattr(settings, key), getattr(model.config, key)
-        if wanted != has:
-            raise UserError(f"{key} cannot be {wanted}: {name} is a student whose {key} is {has}; leave it out.")
+        setting, has = getattr(settings, key), getattr(model.config, key)
+        if setting != has:
+            raise UserError(f"{key} cannot be {setting}: {name} is a student whose {key} is {has}; leave it out.")
     if settings.calibrate and model.config.teacher.get("stage") != "converted":
         raise UserError(f"calibrate is for models that were only converted, and {name} was trained; leave it out.")
     return in_float32(model, also=(torch.float64,)), name
@@ -84,6 +84,6 @@ def _rows(start: Student, classes: list[str]) -> list[int] | None:
     if not isinstance(start, BcosViTForImageClassification):
         return None
     names = [str(start.config.id2label[k]).lower() for k in range(start.num_labels)]  # type: ignore[index]
-    wanted = [name.lower() for name in classes]
-    same = sorted(names) == sorted(wanted) and len(set(names)) == len(names)
-    return [names.index(name) for name in wanted] if same else None
+    labels = [name.lower() for name in classes]
+    same = sorted(names) == sorted(labels) and len(set(names)) == len(names)
+    return [names.index(name) for name in labels] if same else None

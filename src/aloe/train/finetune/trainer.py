@@ -34,9 +34,9 @@ class FinetuneTrainer(DrawTrainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        found = self.measure(model, self.faults.take(inputs))
-        self.tally({"accuracy": found["accuracy"]})
-        return (found["loss"], found) if return_outputs else found["loss"]
+        measures = self.measure(model, self.faults.take(inputs))
+        self.tally({"accuracy": measures["accuracy"]})
+        return (measures["loss"], measures) if return_outputs else measures["loss"]
 
     def measure(self, model: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Loss and top-1 accuracy."""
