@@ -106,10 +106,10 @@ def _prologue(  # type: ignore[no-untyped-def]
     inside = c < outputs
     size = tl.abs(tl.load(y + r * stride + c, mask=inside, other=0.0).to(tl.float32))
     g = tl.load(grad + r * grad_stride + c * grad_step, mask=inside, other=0.0).to(tl.float32)
-    found = g * _power(size, exponent, False, SQUARE) * tl.load(row + r)
+    product = g * _power(size, exponent, False, SQUARE) * tl.load(row + r)
     if COLUMN:
-        found *= tl.load(column + c, mask=inside, other=0.0)
-    tl.store(a + r * stride + c, found, mask=inside)
+        product *= tl.load(column + c, mask=inside, other=0.0)
+    tl.store(a + r * stride + c, product, mask=inside)
 
 
 @triton.jit

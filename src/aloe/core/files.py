@@ -35,12 +35,12 @@ def expanded(path: str | Path) -> Path:
     Raises:
         UserError: nobody of that name has one here.
     """
-    found = Path(os.path.expanduser(path))
-    if str(found).startswith("~") and not os.path.lexists(found):
+    place = Path(os.path.expanduser(path))
+    if str(place).startswith("~") and not os.path.lexists(place):
         raise UserError(
-            f"{found} begins with the folder of a user who has none here; write the path out, or ./~ for a name."
+            f"{place} begins with the folder of a user who has none here; write the path out, or ./~ for a name."
         )
-    return found
+    return place
 
 
 def read_bytes(path: Path, limit: int = TEXT_LIMIT) -> bytes:
@@ -166,8 +166,8 @@ def read_table(path: Path, columns: Sequence[str], what: str) -> list[tuple[int,
                 raise UserError(
                     f"{path}, line {number}, has {len(cells)} cells where the first line names {len(parted[sign])} columns."
                 )
-            found = dict(zip(parted[sign], cells, strict=True))
-            rows.append((number, {name: found[name] for name in columns}))
+            row = dict(zip(parted[sign], cells, strict=True))
+            rows.append((number, {name: row[name] for name in columns}))
     except csv.Error as error:
         raise UserError(f"{path}, line {first + 1 + reader.line_num}, cannot be read as CSV: {error}.") from error
     return rows
@@ -187,10 +187,10 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
         raise ValueError(f"it names {first_twice(name for name, _ in pairs)!r} twice")
-    return found
+    return mapping
 
 
 def parse_yaml(text: str | bytes) -> Any:

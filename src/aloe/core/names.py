@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 def nearest(name: object, known: Iterable[str]) -> str | None:
     """The known name that was most likely meant, upper and lower case alike, or by its initials (lr); None where none is."""
     by_lower = {k.strip().lower(): k for k in known}
-    given = str(name).strip().lower()
-    matches = difflib.get_close_matches(given, by_lower, n=1)
-    initials = [k for k in by_lower if "".join(word[:1] for word in k.split("_")) == given and len(given) > 1]
+    plain = str(name).strip().lower()
+    matches = difflib.get_close_matches(plain, by_lower, n=1)
+    initials = [k for k in by_lower if "".join(word[:1] for word in k.split("_")) == plain and len(plain) > 1]
     return by_lower[matches[0]] if matches else by_lower[initials[0]] if len(initials) == 1 else None
 
 
@@ -29,8 +29,8 @@ def chosen(name: object, known: Iterable[str]) -> str | None:
     known = list(known)
     if name in known:
         return name
-    found = [k for k in known if k.strip().lower() == name.strip().lower()]
-    return found[0] if len(found) == 1 else None
+    matches = [k for k in known if k.strip().lower() == name.strip().lower()]
+    return matches[0] if len(matches) == 1 else None
 
 
 def first_few(names: Sequence[str], most: int = 5, more: str = ", ...", between: str = ", ") -> str:

@@ -30,15 +30,15 @@ class PlainLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def _plain(loader: Any, node: Any, made: Any) -> Any:
+def _plain(loader: Any, node: Any, kind: Any) -> Any:
     text = str(node.value)
     plain = text.lstrip("+-")
     special = plain.lower() in (".inf", ".nan")  # the settings refuse them by name
     if special:
         return loader.construct_yaml_float(node)
-    if number(text) is None or (made is int and len(plain) > 1 and plain.startswith("0")):
+    if number(text) is None or (kind is int and len(plain) > 1 and plain.startswith("0")):
         raise yaml.YAMLError(f"{text[:40]} is no number in decimal digits")
-    return made(text)
+    return kind(text)
 
 
 def _refused(_loader: Any, node: Any) -> Any:

@@ -44,8 +44,8 @@ def shown_line(line: str) -> str:
     return _RAW.sub(_escaped, line)
 
 
-def _escaped(found: re.Match[str]) -> str:
-    code = ord(found[0])
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
     if 0xDC80 <= code <= 0xDCFF:  # a byte that is no UTF-8
         return f"\\x{code - 0xDC00:02x}"
     return f"\\u{code:04x}"
@@ -62,7 +62,7 @@ def file_name(name: str) -> str:
     `urllib.parse.unquote` gives the name back. Of a long one the end makes room for 12 digits of the whole name's SHA-256.
     """
     plain = _UNSAFE.sub(
-        lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode("utf-8", "surrogateescape")), name
+        lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogateescape")), name
     )
     if len(plain.encode("utf-8", "surrogateescape")) <= LONGEST:
         return plain

@@ -104,9 +104,9 @@ def gathered(value: T) -> list[T]:
         return [value]
     import torch.distributed as dist
 
-    found: list[Any] = [None] * _group.count
-    dist.all_gather_object(found, value)
-    return found
+    values: list[Any] = [None] * _group.count
+    dist.all_gather_object(values, value)
+    return values
 
 
 def dealt(items: Sequence[T]) -> list[T]:
@@ -143,13 +143,13 @@ def of_first(make: Callable[[], T]) -> T:
     """
     if _group.count == 1:
         return make()
-    found: tuple[Any, str | None] = (None, None)
+    outcome: tuple[Any, str | None] = (None, None)
     if _group.rank == 0:
         try:
-            found = (make(), None)
+            outcome = (make(), None)
         except UserError as error:
-            found = (None, str(error))
-    value, mistake = gathered(found)[0]
+            outcome = (None, str(error))
+    value, mistake = gathered(outcome)[0]
     if mistake is not None:
         raise OnEveryProcess(mistake)
     return value

@@ -91,8 +91,8 @@ class Bar:
     def line(self) -> str:
         """The progress in words."""
         count = f"{self.done}/{self.total}" if self.total is not None else f"{self.done}"
-        spent, made = time.monotonic() - self._since, self.done - self._first
-        left = None if self.total is None or not made else spent / made * (self.total - self.done)
+        spent, steps = time.monotonic() - self._since, self.done - self._first
+        left = None if self.total is None or not steps else spent / steps * (self.total - self.done)
         parts = [f"{self.title} {count}", *([f"{_clock(left)} left"] if left else []), self.status]
         return ", ".join(part for part in parts if part)
 

@@ -32,11 +32,11 @@ class Keyed:
         if key not in self._known:
             self._known[key] = (place, dict(facts))
             return True
-        before, known = self._known[key]
-        if difference := contradiction(known, facts):
+        before, earlier = self._known[key]
+        if difference := contradiction(earlier, facts):
             words = f"{before} and {place} contradict each other on {name}: {difference}; leave out the wrong one."
             raise UserError(f"{words[0].upper()}{words[1:]}")
-        self._known[key] = (before, {**known, **facts})
+        self._known[key] = (before, {**earlier, **facts})
         self.repeated += 1
         return False
 

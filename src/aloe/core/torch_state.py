@@ -75,8 +75,8 @@ def check_fast(precision: str, device: str) -> None:
     kind = torch.device(device).type
     fast = kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     if kind == "cpu":
-        known = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-        fast = any(getattr(torch.cpu, name, bool)() for name in known)
+        names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+        fast = any(getattr(torch.cpu, name, bool)() for name in names)
     if precision != "float32" and not fast:
         raise UserError(f"This {kind} has no fast {precision} products; leave --precision out.")
 

@@ -24,14 +24,14 @@ def first_twice(names: Iterable[str]) -> str | None:
 
 def whole_number(text: str) -> int | None:
     """The whole number that a text is, or None; "²", "1_0" and "1 2" are none."""
-    found = _WHOLE.fullmatch(text.strip())
-    return int(found[0]) if found else None
+    match = _WHOLE.fullmatch(text.strip())
+    return int(match[0]) if match else None
 
 
 def number(text: str) -> float | None:
     """The finite number that a text is, or None."""
-    found = _NUMBER.fullmatch(text.strip())
-    value = float(found[0]) if found else math.inf
+    match = _NUMBER.fullmatch(text.strip())
+    value = float(match[0]) if match else math.inf
     return value if math.isfinite(value) else None
 
 
@@ -49,12 +49,12 @@ def words(text: str, option: str, *, none: bool = False) -> list[str]:
     Raises:
         UserError: there is none, or nothing between two commas.
     """
-    found = [word.strip() for word in text.split(",")]
-    if none and not any(found):
+    parts = [word.strip() for word in text.split(",")]
+    if none and not any(parts):
         return []
-    if not all(found):
+    if not all(parts):
         raise UserError(f"{option} takes one or several words with a comma between two, got {text!r}.")
-    return found
+    return parts
 
 
 def whole_numbers(text: str, option: str, example: str, least: int = 0) -> list[int]:
@@ -63,13 +63,13 @@ def whole_numbers(text: str, option: str, example: str, least: int = 0) -> list[
     Raises:
         UserError: something else stands there, or a number below `least`; `example` shows how it is done.
     """
-    found = [whole_number(word) for word in text.split(",")]
-    if not all(value is not None and value >= least for value in found):
+    numbers = [whole_number(word) for word in text.split(",")]
+    if not all(value is not None and value >= least for value in numbers):
         below = f" of at least {least}" if least > 0 else ""
         raise UserError(
             f"{option} takes a whole number{below}, or several with commas, such as {example}; got {text!r}."
         )
-    return [value for value in found if value is not None]
+    return [value for value in numbers if value is not None]
 
 
 def named_numbers(text: str, option: str, example: str) -> dict[str, float]:
@@ -79,7 +79,7 @@ def named_numbers(text: str, option: str, example: str) -> dict[str, float]:
         UserError: something else stands there, or a name twice.
     """
     pairs = [(name.strip(), number(value)) for name, _, value in (word.partition("=") for word in text.split(","))]
-    found = {name: value for name, value in pairs if name and value is not None}
-    if len(found) < len(pairs):
+    numbers = {name: value for name, value in pairs if name and value is not None}
+    if len(numbers) < len(pairs):
         raise UserError(f"{option} takes name=number with commas, each name once, such as {example}; got {text!r}.")
-    return found
+    return numbers

@@ -40,8 +40,8 @@ def pair_pictures(
     for i in range(len(images_a)):
         a, b = names[i] if names else ("the first image", "the second image")
         lines = [
-            row(panels[i], [mine, f"in it, what is like {other}", sum_words(found, i)], side=side)
-            for panels, found, mine, other in zip(sides, (in_a, in_b), (a, b), (b, a), strict=True)
+            row(panels[i], [mine, f"in it, what is like {other}", sum_words(explanation, i)], side=side)
+            for panels, explanation, mine, other in zip(sides, (in_a, in_b), (a, b), (b, a), strict=True)
         ]
         yield stack(lines)
 
@@ -110,11 +110,11 @@ def sum_words(found: Any, i: int) -> str:
     return f"{value - residual:.4f} {'+' if residual >= 0 else '-'} constants {abs(residual):.4f} = {value:.4f}"
 
 
-def _panels(images: Tensor, found: Any, smooth: int | None) -> list[list[np.ndarray]]:
+def _panels(images: Tensor, explanation: Any, smooth: int | None) -> list[list[np.ndarray]]:
     """Image, colours and signed map of each, on squares."""
-    colours = over_white(colour_explanation(found.weights, found.contributions, smooth))
+    colours = over_white(colour_explanation(explanation.weights, explanation.contributions, smooth))
     pixels = (images * 255).round().byte().permute(0, 2, 3, 1)
-    groups = [squared(t.cpu()).numpy() for t in (pixels, colours, signed_map(found.contributions))]
+    groups = [squared(t.cpu()).numpy() for t in (pixels, colours, signed_map(explanation.contributions))]
     return [list(panels) for panels in zip(*groups, strict=True)]
 
 

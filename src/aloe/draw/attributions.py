@@ -119,9 +119,9 @@ def to_pixels(picture: np.ndarray) -> np.ndarray:
     """
     array = np.asarray(picture)
     if array.ndim == 2:
-        known = np.isfinite(array)
-        values = torch.from_numpy(np.where(known, array, 0).astype(np.float32))
-        return np.where(known[..., None], signed_map(values[None])[0].numpy(), np.uint8(_GREY))
+        finite = np.isfinite(array)
+        values = torch.from_numpy(np.where(finite, array, 0).astype(np.float32))
+        return np.where(finite[..., None], signed_map(values[None])[0].numpy(), np.uint8(_GREY))
     if array.ndim != 3 or array.shape[2] not in (3, 4) or array.dtype != np.uint8:
         raise ValueError(f"A picture is (H, W), or (H, W, 3 or 4) uint8, not {array.shape} {array.dtype}.")
     return over_white(torch.from_numpy(np.ascontiguousarray(array))).numpy() if array.shape[2] == 4 else array

@@ -164,20 +164,20 @@ def choose_grids(
     if len(of_class) and not 0 <= of_class.min() <= of_class.max() < len(classes):
         raise UserError(f"There are labels from {of_class.min()} to {of_class.max()}, but {len(classes)} classes.")
     images = {label: np.flatnonzero(flags & (of_class == label)) for label in range(len(classes))}
-    found = np.array([label for label, members in images.items() if len(members)], dtype=np.int64)
-    if len(found) < cells:
-        raise UserError(_too_few(n, found, classes))
+    candidates = np.array([label for label, members in images.items() if len(members)], dtype=np.int64)
+    if len(candidates) < cells:
+        raise UserError(_too_few(n, candidates, classes))
     generator = np.random.default_rng(seed)
-    walks = {int(label): _walk(images[int(label)], generator) for label in found}
-    used = np.zeros(len(found), dtype=np.int64)
-    indices, chosen = [], []
+    walks = {int(label): _walk(images[int(label)], generator) for label in candidates}
+    used = np.zeros(len(candidates), dtype=np.int64)
+    indices, grid_classes = [], []
     for _ in range(count):
-        order = generator.permutation(len(found))
+        order = generator.permutation(len(candidates))
         places = generator.permutation(order[np.argsort(used[order], kind="stable")[:cells]])
         used[places] += 1
-        chosen.append(found[places].tolist())
-        indices.append([next(walks[label]) for label in chosen[-1]])
-    return torch.tensor(indices), torch.tensor(chosen)
+        grid_classes.append(candidates[places].tolist())
+        indices.append([next(walks[label]) for label in grid_classes[-1]])
+    return torch.tensor(indices), torch.tensor(grid_classes)
 
 
 def compose(images: Tensor) -> Tensor:
@@ -225,12 +225,12 @@ def _walk(images: np.ndarray, generator: np.random.Generator) -> Iterator[int]:
         yield from generator.permutation(images).tolist()
 
 
-def _too_few(n: int, found: np.ndarray, classes: Sequence[str]) -> str:
-    missing = [name for label, name in enumerate(classes) if label not in found]
+def _too_few(n: int, candidates: np.ndarray, classes: Sequence[str]) -> str:
+    missing = [name for label, name in enumerate(classes) if label not in candidates]
     lacking = f" (none for {first_few(missing, 8, ' and {} more')})" if missing else ""
     return (
-        f"{n} x {n} grids need confident images of {n * n} classes, but there are some for {len(found)}{lacking}; lower the"
-        " threshold (--confidence 0.5), take a share of each class instead (--share 0.2), or give more images."
+        f"{n} x {n} grids need confident images of {n * n} classes, but there are some for {len(candidates)}{lacking};"
+        " lower the threshold (--confidence 0.5), take a share of each class instead (--share 0.2), or give more images."
     )
 
 

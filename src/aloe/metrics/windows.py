@@ -64,8 +64,8 @@ def windowed_maps(
         maps = attribute(pixels, classes[part[:, 0], part[:, 2]])
         if maps.shape != (len(part), side, side):
             raise UserError(f"Maps of windows must be {(len(part), side, side)}, got {tuple(maps.shape)}.")
-        for ((g, _, k), (y, x)), found in zip(of, checked_maps(maps), strict=True):
-            total[g, k, y : y + side, x : x + side] += found
+        for ((g, _, k), (y, x)), window_map in zip(of, checked_maps(maps), strict=True):
+            total[g, k, y : y + side, x : x + side] += window_map
     return total / count
 
 

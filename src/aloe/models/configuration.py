@@ -252,14 +252,14 @@ class BcosViTConfig(PreTrainedConfig):
             raise ValueError(f"image_size {self.image_size} is smaller than patch_size {self.patch_size}.")
 
     def _check_encoding(self) -> None:
-        given = (self.image_mean, self.image_std)
-        if self.encoding == "unit" and given != (None, None):
+        statistics = (self.image_mean, self.image_std)
+        if self.encoding == "unit" and statistics != (None, None):
             raise ValueError("image_mean and image_std are for the encoding 'normalized'.")
-        if self.encoding == "normalized" and not all(v is not None and len(v) == 3 for v in given):
+        if self.encoding == "normalized" and not all(v is not None and len(v) == 3 for v in statistics):
             raise ValueError("The encoding 'normalized' needs image_mean and image_std, three numbers each.")
         numbers = [*(self.image_mean or []), *(self.image_std or [])]
         if not all(isinstance(v, int | float) and isfinite(v) for v in numbers):
-            raise TypeError(f"image_mean and image_std must be numbers, got {given}.")
+            raise TypeError(f"image_mean and image_std must be numbers, got {statistics}.")
         if self.image_std is not None and min(self.image_std) <= 0:
             raise ValueError(f"image_std must be positive, got {self.image_std}.")
 

@@ -40,12 +40,12 @@ def weight_files(name: str, revision: str | None = None) -> list[Path]:
     for file in files:
         if Path(file).name != file or "\\" in file or not file.endswith(".safetensors"):
             raise UserError(f"{index} names {file!r}; only safetensors files in its own folder are loaded.")
-    found = [cached_file(name, file, **options) for file in files]
-    for file, path in zip(files, found, strict=True):
+    paths = [cached_file(name, file, **options) for file in files]
+    for file, path in zip(files, paths, strict=True):
         if path is None or not Path(path).is_file():
             raise UserError(f"{index} names {file!r}, which is no file beside it; fetch it again.")
         check_header(Path(path))
-    return [Path(str(path)) for path in found]
+    return [Path(str(path)) for path in paths]
 
 
 def check_header(path: Path) -> None:
@@ -77,15 +77,15 @@ def shapes_of(name: str, revision: str | None = None) -> dict[str, tuple[int, ..
     """
     from safetensors import safe_open
 
-    found: dict[str, tuple[int, ...]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for path in weight_files(name, revision):
         with safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118  (not a dictionary)
                 part = file.get_slice(key)
                 if part.get_dtype() not in FLOATS and not key.endswith(COUNTED):
                     raise UserError(f"{path}: {key!r} holds {part.get_dtype()}, not floating-point numbers.")
-                found[key] = tuple(part.get_shape())
-    return found
+                shapes[key] = tuple(part.get_shape())
+    return shapes
 
 
 def check_finite(model: Any, where: str) -> None:

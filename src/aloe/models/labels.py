@@ -42,8 +42,8 @@ def label_table(values: Mapping[str, Any], rows: int, where: str) -> dict[int, s
     except (TypeError, ValueError):
         numbered = {}
     if sorted(numbered) != list(range(rows)):
-        found = f" but {min(numbered)} to {max(numbered)}" if numbered else ""
-        raise UserError(f"{where}: id2label of config.json does not name the labels 0 to {rows - 1}{found}.")
+        extent = f" but {min(numbered)} to {max(numbered)}" if numbered else ""
+        raise UserError(f"{where}: id2label of config.json does not name the labels 0 to {rows - 1}{extent}.")
     wrong = [i for i, name in numbered.items() if not isinstance(name, str | int | float) or isinstance(name, bool)]
     if wrong:
         raise UserError(
@@ -57,7 +57,7 @@ def label_table(values: Mapping[str, Any], rows: int, where: str) -> dict[int, s
 def _check_same(names: Mapping[int, str], numbers: Any, where: str) -> None:
     """Refuse a `label2id` that gives a name to another row than `id2label` does."""
     for name, index in numbers.items() if isinstance(numbers, dict) else ():
-        rows = [i for i, known in names.items() if known == str(name)]
+        rows = [i for i, label in names.items() if label == str(name)]
         if rows and str(index) not in map(str, rows):
             raise UserError(
                 f"{where}: config.json contradicts itself: id2label gives the row {rows[0]} the name {name!r}, label2id gives"
@@ -67,10 +67,10 @@ def _check_same(names: Mapping[int, str], numbers: Any, where: str) -> None:
 
 def labels_of(names: Mapping[int, str]) -> dict[str, Any]:
     """`id2label` and `label2id` of a table; of a name twice `label2id` knows the first index, as a list's `index` does."""
-    known: dict[str, int] = {}
+    indices: dict[str, int] = {}
     for index, name in names.items():
-        known.setdefault(name, index)
-    return {"id2label": dict(names), "label2id": known}
+        indices.setdefault(name, index)
+    return {"id2label": dict(names), "label2id": indices}
 
 
 def set_labels(config: Any, names: Mapping[int, str]) -> None:
@@ -88,8 +88,8 @@ def index_of(names: Mapping[int, str], wanted: str) -> int | None:
     """
     exact = [int(i) for i, name in names.items() if str(name) == wanted]
     plain = wanted.strip().lower()
-    found = exact or [int(i) for i, name in names.items() if str(name).strip().lower() == plain]
-    if len(found) > 1:
-        indices = f"{', '.join(map(str, found[:-1]))} and {found[-1]}"
+    matches = exact or [int(i) for i, name in names.items() if str(name).strip().lower() == plain]
+    if len(matches) > 1:
+        indices = f"{', '.join(map(str, matches[:-1]))} and {matches[-1]}"
         raise UserError(f"The classes {indices} are all called {wanted!r}; give the index of the one that is meant.")
-    return found[0] if found else None
+    return matches[0] if matches else None

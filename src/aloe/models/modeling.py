@@ -104,9 +104,9 @@ class BcosViTPreTrainedModel(PreTrainedModel, Backbone):
         return int(self.config.num_register_tokens)
 
     def read(self, images: Tensor, after_block: Iterable[int] = ()) -> Features:
-        wanted = sorted(set(after_block))
-        out: Any = self(images, output_hidden_states=bool(wanted))
-        states = {k: out.hidden_states[k] for k in wanted}
+        blocks = sorted(set(after_block))
+        out: Any = self(images, output_hidden_states=bool(blocks))
+        states = {k: out.hidden_states[k] for k in blocks}
         return Features(out.pooler_output, states, getattr(out, "logits", None), out.last_hidden_state)
 
     @torch.no_grad()

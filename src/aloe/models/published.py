@@ -259,10 +259,10 @@ def _own_names(name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {CLASSIFIER if key == head else own.get(key, key): tensor for key, tensor in tensors.items()}
 
 
-def _dtype(wanted: torch.dtype | str | None) -> torch.dtype:
-    dtype = getattr(torch, wanted, None) if isinstance(wanted, str) else wanted or torch.float32
+def _dtype(choice: torch.dtype | str | None) -> torch.dtype:
+    dtype = getattr(torch, choice, None) if isinstance(choice, str) else choice or torch.float32
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise UserError(f"There is no dtype {wanted!r} for a model; give float32, bfloat16 or float16.")
+        raise UserError(f"There is no dtype {choice!r} for a model; give float32, bfloat16 or float16.")
     return dtype
 
 

@@ -94,7 +94,7 @@ def save_student(model: BcosViTModel | BcosViTForImageClassification, folder: st
 
     home = Path(folder)
     staging = home / ".student"
-    made = [p for p in (home, *home.parents) if not os.path.lexists(p)]
+    new_folders = [p for p in (home, *home.parents) if not os.path.lexists(p)]
     try:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
@@ -105,7 +105,7 @@ def save_student(model: BcosViTModel | BcosViTForImageClassification, folder: st
             os.replace(path, home / path.name)
     except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(staging, ignore_errors=True)
-        for path in made:
+        for path in new_folders:
             with suppress(OSError):
                 path.rmdir()
         raise UserError(f"The student could not be written to {home}: {error}.") from error

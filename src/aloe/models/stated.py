@@ -94,8 +94,8 @@ def hold_against(values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]
 def mismatch(where: str, mismatched: Iterable[Any]) -> str:
     """A sentence on tensors whose shape is not the one that config.json asks for, as transformers reports them."""
     first = min(mismatched, key=str)
-    name, found, wanted = first if isinstance(first, tuple) else (first, None, None)
-    shapes = "" if found is None else f", {tuple(found)} in the weights and {tuple(wanted)} by config.json"
+    name, shape, expected = first if isinstance(first, tuple) else (first, None, None)
+    shapes = "" if shape is None else f", {tuple(shape)} in the weights and {tuple(expected)} by config.json"
     return f"{where}: the sizes in config.json do not fit the weights, first {name!r}{shapes}; fetch both again."
 
 
@@ -118,7 +118,7 @@ def _hold_widths(values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]
 
 def _hold_depth(values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], where: str, whole: bool) -> None:
     depth = values.get("num_hidden_layers")
-    blocks = [int(found[1]) for key in shapes if (found := _BLOCK.search(key))]
+    blocks = [int(match[1]) for key in shapes if (match := _BLOCK.search(key))]
     if depth is None or not blocks:
         return
     count = max(blocks) + 1

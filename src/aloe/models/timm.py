@@ -180,8 +180,8 @@ def _host(source: _Source, layout: Layout) -> tuple[Any, str]:
     }
     if "Dinov2" in layout.config_class:
         values["use_swiglu_ffn"], values["mlp_ratio"] = gated, 4 if gated else hidden // width
-        wanted = (int(width * 4 * 2 / 3) + 7) // 8 * 8 if gated else hidden // width * width
-        if hidden != wanted:
+        expected = (int(width * 4 * 2 / 3) + 7) // 8 * 8 if gated else hidden // width * width
+        if hidden != expected:
             raise UserError(
                 f"{source.name}: an MLP of {hidden} hidden units at width {width} has no form in transformers."
             )
@@ -213,9 +213,9 @@ def _build(
     options = {"add_pooling_layer": False} if class_name == "ViTModel" else {}
     with torch.device("meta"):
         shell = model_class(config, **options)
-    made, left = _assemble(source, layout, shell)
+    weights, left = _assemble(source, layout, shell)
     model, report = model_class.from_pretrained(
-        None, config=config, state_dict=made, dtype=dtype, output_loading_info=True, **options
+        None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True, **options
     )
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")), report
     return model, left
@@ -248,13 +248,13 @@ def _heads(source: _Source, layout: Layout, width: int) -> int:
 
 
 def _activation(source: _Source) -> str:
-    given = source.arguments.get("act_layer")
-    if given is not None:
-        if given not in ACTIVATION_NAMES:
+    activation = source.arguments.get("act_layer")
+    if activation is not None:
+        if activation not in ACTIVATION_NAMES:
             raise UserError(
-                f"{source.name}: the activation {given!r} has no B-cos form; known: {', '.join(ACTIVATION_NAMES)}."
+                f"{source.name}: the activation {activation!r} has no B-cos form; known: {', '.join(ACTIVATION_NAMES)}."
             )
-        return ACTIVATION_NAMES[given]
+        return ACTIVATION_NAMES[activation]
     return next((name for pattern, name in ACTIVATIONS if re.search(pattern, source.full_name)), "gelu")
 
 

@@ -94,9 +94,9 @@ def zoo_model(name: str) -> ZooModel:
         UserError: there is none of that name.
     """
     by_name = {m.name: m for m in ZOO}
-    known = chosen(name.strip().removeprefix(PREFIX), by_name)
-    if known is None:
+    key = chosen(name.strip().removeprefix(PREFIX), by_name)
+    if key is None:
         raise UserError(
             f"The zoo has no model {name!r}{meant(PREFIX + name.removeprefix(PREFIX), [m.id for m in ZOO], 'models')}"
         )
-    return by_name[known]
+    return by_name[key]
