@@ -63,3 +63,11 @@ def test_all_mistakes_are_told_together(aloe):
     code, out, err = aloe("explain", *WORDS["explain"], "--limit", 0, "--batch-size", 0, "--pairs", -1)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert all(f"{name}: " in err for name in ("limit", "batch_size", "pairs"))
+
+
+def test_bench_has_flags_of_an_alignment_under_its_own_defaults(aloe):
+    flags = {parameter.name: parameter for parameter in ROOT.commands["bench"].params}
+    assert "--compile" in flags["compile_teacher"].opts
+    for name, words in (("batch_size", "default: 8.  [1<=x<=65536]"), ("workers", "default: 0.  [0<=x<=1024]")):
+        assert flags[name].help.endswith(words)
+    assert flags["precision"].help.endswith("default: float32, on CUDA also bf16.")

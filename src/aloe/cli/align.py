@@ -18,7 +18,7 @@ from aloe.core.devices import choose_device
     *("steps", "batch_size", "learning_rate", "stem", "objective", "after_block", "resolution", "precision"),
     *("workers", "seed"),
     defaults=False,
-    note="this and what follows is by default the recipe's",
+    notes={"steps": "this and what follows is by default the recipe's"},
 )
 def align(
     teacher: Annotated[

@@ -17,7 +17,7 @@ from aloe.core.devices import choose_device
     "aloe.train.finetune.settings:FinetuneSettings",
     *("steps", "batch_size", "learning_rate", "loss", "freeze", "stem", "resolution", "precision", "workers", "seed"),
     defaults=False,
-    note="this and what follows is by default the recipe's",
+    notes={"steps": "this and what follows is by default the recipe's"},
 )
 def finetune(
     model: Annotated[

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from pkgutil import resolve_name
@@ -16,7 +16,13 @@ from aloe.cli.choices import CHOICES, one_of, some_of
 from aloe.cli.common import parse_settings
 from aloe.core.typed import whole_numbers, words
 
-ALSO = {"learning_rate": "--lr", "reference": "--teacher", "methods": "--method", "data": "-d"}
+ALSO = {
+    "learning_rate": "--lr",
+    "reference": "--teacher",
+    "methods": "--method",
+    "data": "-d",
+    "compile_teacher": "--compile",
+}
 """Second names of flags."""
 
 _SIGNS = {"ge": "{}<=", "gt": "{}<", "le": "<={}", "lt": "<{}"}
@@ -33,7 +39,7 @@ def settings_flags(
     known: Callable[[], Any] | None = None,
     rest: str = "Any other setting, as key=value.",
     defaults: bool = True,
-    note: str = "",
+    notes: Mapping[str, str] | None = None,
 ) -> Callable[[Verb], Verb]:
     """Give a verb, in place of its parameter `settings`, a flag for each of these fields of `kind`, and `--set key=value`.
 
@@ -44,13 +50,13 @@ def settings_flags(
         known: what else `--set` knows; default: the fields of `kind`.
         rest: the help of `--set`.
         defaults: whether the help tells the fields' defaults, which those of a training's recipe go before.
-        note: what the help of the first flag says besides.
+        notes: what the help of some flags says besides, by field.
     """
 
     def options() -> Options:
         settings = resolve_name(kind)
         flags = {name: _Flag(settings, name) for name in names}
-        parameters = [flag.parameter(defaults, "" if i else note) for i, flag in enumerate(flags.values())]
+        parameters = [flag.parameter(defaults, (notes or {}).get(name)) for name, flag in flags.items()]
         parameters.append(_keyword("set_", list[str], typer.Option("--set", help=rest)))
 
         def values(arguments: Arguments) -> Arguments:
@@ -71,7 +77,7 @@ def plan_flags(kind: str, *names: str) -> Callable[[Verb], Verb]:
     def options() -> Options:
         settings = resolve_name(kind)
         flags = {name: _Flag(settings, name) for name in names or settings.model_fields}
-        parameters = [flag.parameter(True, "") for flag in flags.values()]
+        parameters = [flag.parameter() for flag in flags.values()]
         return parameters, lambda arguments: _given(flags, arguments)
 
     return lambda verb: _Verb(verb, "plan", options)
@@ -129,7 +135,7 @@ class _Flag:
             else next((t for t in (bool, int, float, Path) if t in types and not self.inside), str)
         )
 
-    def parameter(self, shows_default: bool, note: str) -> inspect.Parameter:
+    def parameter(self, shows_default: bool = True, note: str | None = None) -> inspect.Parameter:
         """The flag as a parameter of the verb."""
         offers = (some_of if self.inside else one_of)(self.name, self.values)
         text = "; ".join([*self._help(shows_default), *([note] if note else [])])

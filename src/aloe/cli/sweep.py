@@ -42,7 +42,7 @@ def _known() -> set[str]:
     known=_known,
     rest="Any setting of the alignments, key=value.",
     defaults=False,
-    note="of every alignment",
+    notes={"steps": "of every alignment"},
 )
 def sweep(
     teacher: Annotated[str, typer.Argument(help="Hub id or local folder of a teacher.", autocompletion=one_of("zoo"))],

@@ -110,6 +110,9 @@ def test_command(aloe, images, tmp_path):
         ([tmp_path / "teacher", "--resolution", "100"], "not a whole number of 8-pixel patches"),
         (["--set", "objectiv=mse"], "did you mean objective"),
         (["--precision", "int8"], "precision"),
+        (["--set", "precision=int8"], "precision: "),
+        (["--batch-size", 0, "--workers", -1], "workers: "),
+        (["--batch-size", 1, "--set", "batch_size=2"], "given twice"),
     ):
         code, _, err = aloe("bench", *wrong, "--device", "cpu")
         assert code == 2
