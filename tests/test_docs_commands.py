@@ -34,6 +34,7 @@ ANSWER = "a man with a surfboard"  # what the pages' vision-language model says
 CUTS = {
     "align": "--steps 1 --batch-size 2 --workers 0 --precision float32 --set holdout=2",
     "align multires": "--set resolutions=[32,48]",
+    "align stem_steps=300": "--set stem_steps=2",
     "attribute": "--limit 1 --set intgrad.steps=2 --set lime.samples=8 --set lime.segments=2",
     "demo": "--steps 1",
     "evaluate linear": "--set epochs=1",
@@ -87,6 +88,7 @@ def sandbox(furniture, aloe, monkeypatch, tmp_path) -> Sandbox:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("aloe.apps.demo.TRAIN_SCENES", 130)
     monkeypatch.setattr("aloe.apps.demo.TEST_SCENES", 20)
+    monkeypatch.setattr("aloe.apps.demo.localisation.GRIDS", 1)
     monkeypatch.setattr("aloe.apps.explorer.server.listen", lambda *_: None)
     monkeypatch.setattr("aloe.apps.explorer.server.serve", lambda *_, **__: None)
     monkeypatch.setattr("aloe.apps.study.serving.serve_study", take_part)

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from aloe.models.saving import save_student
 from conftest import build_teacher
 from pictures import picture
 from places import TESTS
+from several import torchrun
 
 pytestmark = pytest.mark.slow
 
@@ -64,23 +64,51 @@ def home(tmp_path_factory) -> Path:
     return home
 
 
-def torchrun(home: Path, fate: str, cache: str, *more: str, train: str = "train") -> tuple[int, list[str], str]:
-    """(exit code, the sentences of aloe, everything that was said)."""
-    started = time.monotonic()
+def words(home: Path, cache: str, train: str = "train") -> list[str]:
+    """Of the command, without `aloe`."""
+    data = ["--train", str(home / train), "--test", str(home / "test"), "-o", str(home / f"out-{cache}")]
+    return [
+        "evaluate",
+        "knn",
+        str(home / "student"),
+        *data,
+        "--cache",
+        str(home / cache),
+        "--k",
+        "3",
+        "--device",
+        "cpu",
+    ]
+
+
+def started(home: Path, fate: str) -> tuple[int, str]:
+    """(exit code, everything that was said) where torchrun starts the command's interpreters, as a user does."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += [str(home / "fated.py"), "evaluate", "knn", str(home / "student"), "--train", str(home / train)]
-    command += ["--test", str(home / "test"), "-o", str(home / f"out-{cache}"), "--cache", str(home / cache)]
     source = str(Path(TESTS).parent / "src")
     done = subprocess.run(
-        [*command, "--k", "3", "--device", "cpu", *more],
+        [*command, str(home / "fated.py"), *words(home, fate)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "FATE": fate, "PYTHONPATH": source},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=120,
         check=False,
     )
-    assert time.monotonic() - started < 120
-    return done.returncode, [line for line in done.stderr.splitlines() if line.startswith("aloe: ")], done.stderr
+    return done.returncode, done.stderr
+
+
+def forked(home: Path, fate: str, *more: str, cache: str, train: str = "train") -> tuple[int | None, str]:
+    """The same where the command's processes are forked."""
+
+    def job() -> None:
+        os.environ["FATE"] = fate
+        exec(FATED, {})
+
+    return torchrun(*words(home, cache, train), *more, job=job, limit=120)
+
+
+def sentences(said: str) -> list[str]:
+    """Those of aloe."""
+    return [line for line in said.splitlines() if line.startswith("aloe: ")]
 
 
 GOES_ON = "every process ends; the same command goes on from what is kept."
@@ -96,16 +124,16 @@ GOES_ON = "every process ends; the same command goes on from what is kept."
     ],
 )
 def test_all_end_with_one_and_the_command_goes_on(home, fate, cause):
-    code, sentences, said = torchrun(home, fate, fate)
-    assert code != 0
-    assert sentences == [f"aloe: {cause}: {GOES_ON}"], said
+    code, said = started(home, fate) if fate in ("kill", "torchrun") else forked(home, fate, cache=fate)
+    assert code
+    assert sentences(said) == [f"aloe: {cause}: {GOES_ON}"], said
     assert "terminate called" not in said
     assert not (home / f"out-{fate}" / "results.jsonl").exists()
     assert list((home / fate).rglob("part-*.safetensors"))
 
     if fate == "kill":
-        code, again, more = torchrun(home, "", fate)
-        assert (code, again) == (0, []), more
+        code, said = forked(home, "", cache=fate)
+        assert (code, sentences(said)) == (0, []), said
         (row,) = (json.loads(line) for line in (home / f"out-{fate}" / "results.jsonl").read_text().splitlines())
         assert row["counts"] == {"train": 12, "test": 5}
 
@@ -119,8 +147,8 @@ def test_all_end_with_one_and_the_command_goes_on(home, fate, cause):
     ],
 )
 def test_a_mistake_that_all_make_is_said_once(home, more, train, sentence):
-    code, sentences, said = torchrun(home, "", "mistaken", *more, train=train)
-    assert code != 0
-    assert len(sentences) == 1, said
-    assert re.fullmatch(sentence, sentences[0])
+    code, said = forked(home, "", *more, cache="mistaken", train=train)
+    assert code
+    (told,) = sentences(said)
+    assert re.fullmatch(sentence, told)
     assert "Usage:" not in said

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -31,7 +28,7 @@ from aloe.train.progress import JsonlLog, read_log
 from aloe.train.sharding import check_sharding
 from conftest import build_teacher
 from pictures import write_pictures
-from several import run_in
+from several import run_in, torchrun
 from train.align.test_run import losses, tiny
 
 pytestmark = pytest.mark.slow
@@ -66,13 +63,11 @@ def teacher(tmp_path_factory) -> Path:
 
 
 def test_two_processes_of_the_command_equal_one_with_the_same_global_batch(teacher, images, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "aloe"]
-    command += ["align", str(teacher), str(images), "-o", str(tmp_path / "two"), "--device", "cpu", "--json"]
+    words = ["align", teacher, images, "-o", tmp_path / "two", "--device", "cpu", "--json"]
     settings = {"steps": 3, "batch_size": 4, "workers": 0, "log_every": 1, "holdout": 2}
-    command += [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    words += [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+    code, said = torchrun(*words)
+    assert code == 0, said[-2000:]
     one = _align(teacher, images, tmp_path / "one", batch=8)
     assert len(one) == 3
     np.testing.assert_allclose(losses(tmp_path / "two"), one, rtol=1e-5)

@@ -8,8 +8,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -20,7 +18,7 @@ from safetensors.torch import load_file
 
 from aloe.core.errors import UserError
 from aloe.data.transforms import ResizeCenterCrop, to_tensor
-from aloe.models.saving import load
+from aloe.models.saving import load, save_student
 from aloe.train import trainer as trainer_module
 from aloe.train.align import run as run_module
 from aloe.train.align import teaching as teaching_module
@@ -31,10 +29,9 @@ from aloe.train.progress import JsonlLog, read_log
 from aloe.train.sealed import SealedTrainer
 from conftest import build_teacher
 from pictures import picture, write_pictures
-from places import TESTS
+from several import ended, run_in, started
 
 TINY = {"batch_size": 4, "workers": 0, "log_every": 1, "holdout": 0, "device": "cpu", "progress": False}
-IN_CODE = str(TESTS)
 
 
 @pytest.fixture(scope="module")
@@ -132,20 +129,17 @@ def test_every_step_has_one_of_the_resolutions(images, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(images, tmp_path):
     """kill -9 right after the first checkpoint of a run in another process."""
-    code = f"""
-import os, signal, sys
-sys.path.insert(0, {IN_CODE!r}); sys.path.insert(0, {str(Path(__file__).parent)!r})
-import torch; torch.set_num_threads(1)
-import aloe.train.trainer as trainer
-from test_run import tiny
-class Kill(trainer.JsonlLog):
-    def on_step_end(self, args, state, control, **_):
-        if state.global_step == 3: os.kill(os.getpid(), signal.SIGKILL)
-trainer.JsonlLog = Kill
-tiny({str(images)!r}, {str(tmp_path / "cut")!r}, save_every=2)
-"""
-    killed = subprocess.run([sys.executable, "-c", code], capture_output=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr[-500:]
+
+    class Kill(trainer_module.JsonlLog):
+        def on_step_end(self, args, state, control, **_):
+            if state.global_step == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def job():
+        trainer_module.JsonlLog = Kill
+        tiny(images, tmp_path / "cut", save_every=2)
+
+    assert ended(started(job)) == -signal.SIGKILL
     (tmp_path / "cut" / ".saving").mkdir()  # as if killed while saving
     whole, resumed = tiny(images, tmp_path / "whole", save_every=2), tiny(images, tmp_path / "cut", save_every=2)
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
@@ -266,25 +260,24 @@ def test_a_full_disk_leaves_no_half_checkpoint_and_the_run_resumes(images, tmp_p
 @pytest.mark.slow
 def test_a_real_write_error_of_every_library_is_one_sentence(images, tmp_path):
     """A limit on the size of files stands for a full disk: safetensors and torch each have their own error for it."""
-    code = f"""
-import resource, sys
-sys.path.insert(0, {IN_CODE!r}); sys.path.insert(0, {str(Path(__file__).parent)!r})
-import torch; torch.set_num_threads(1)
-from test_run import tiny
-from aloe.core.errors import UserError
-from aloe.models.saving import save_student
-student = tiny({str(images)!r}, {str(tmp_path / "fine")!r}, steps=1)
-for limit in (100_000, 400_000):  # less than the weights; less than the optimiser's state
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-    try: tiny({str(images)!r}, {str(tmp_path / "full")!r}, steps=1)
-    except UserError as error: print(error)
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
-try: save_student(student, {str(tmp_path / "student")!r})
-except UserError as error: print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-800:]
-    assert [line.count("could not be written") for line in done.stdout.splitlines()] == [1, 1, 1], done.stdout
+
+    def job() -> list[str]:
+        import resource
+
+        student = tiny(images, tmp_path / "fine", steps=1)
+        told = []
+        for limit in (100_000, 400_000):  # less than the weights; less than the optimiser's state
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+            with pytest.raises(UserError) as error:
+                tiny(images, tmp_path / "full", steps=1)
+            told.append(str(error.value))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+        with pytest.raises(UserError) as error:
+            save_student(student, tmp_path / "student")
+        return [*told, str(error.value)]
+
+    (told,) = run_in(1, job, joined=False)
+    assert [line.count("could not be written") for line in told] == [1, 1, 1], told
     assert sorted(p.name for p in (tmp_path / "full").iterdir()) == ["log.jsonl", "run.json"]
     assert not (tmp_path / "student").exists()
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -22,44 +22,11 @@ from aloe.train import trainer as training
 from aloe.train.checkpoints import checkpoints
 from aloe.train.progress import JsonlLog, read_log
 from pictures import write_pictures
-from train.align.test_run import IN_CODE, losses, same_weights, tiny
+from places import TESTS
+from several import ended, started
+from train.align.test_run import losses, same_weights, tiny
 
 KILLS = 25
-NURSERY = f"""
-import json, os, random, signal, sys, time
-from contextlib import suppress
-from pathlib import Path
-sys.path.insert(0, {IN_CODE!r})
-import torch; torch.set_num_threads(1)
-from train.align.test_run import tiny
-images, out, kills, steps = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-draw, log = random.Random(0), out / "log.jsonl"
-lines = lambda: log.read_bytes().count(b"\\n") if log.exists() else 0
-
-def child():
-    pid = os.fork()  # of a process in which everything is imported
-    if pid == 0:
-        try: tiny(images, out, steps=steps, save_every=2, keep_checkpoints=2)
-        finally: os._exit(0)
-    return pid
-
-def moment(before, after_steps, within):
-    # Some more steps in the log and a part of the next one: a fast machine does not end the run before it is killed.
-    last = time.monotonic() + within
-    while lines() < before + after_steps and time.monotonic() < last: time.sleep(0.001)
-    time.sleep(draw.uniform(0, 0.01))
-
-found = []
-for k in range(kills):
-    before, pid = lines(), child()
-    # Every fifth is killed soon after its start, most often before a step.
-    moment(before, draw.randint(1, 5), within=60 if k % 5 else draw.uniform(0, 0.35))
-    os.kill(pid, signal.SIGKILL)
-    killed = os.WIFSIGNALED(os.waitpid(pid, 0)[1])
-    found.append([killed, sorted(p.name for p in out.glob("*")) if out.exists() else []])
-os.waitpid(child(), 0)
-print(json.dumps(found))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +37,31 @@ def images(tmp_path_factory) -> Path:
 @pytest.mark.slow
 def test_killed_at_25_random_moments_the_run_is_the_same(images, tmp_path):
     """Losses, data order and weights bit for bit; half-written folders are never taken for checkpoints."""
-    steps = 200
+    steps, cut, draw = 200, tmp_path / "cut", random.Random(0)
     whole = tiny(images, tmp_path / "whole", steps=steps, save_every=steps)
-    command = [sys.executable, "-c", NURSERY, str(images), str(tmp_path / "cut"), str(KILLS), str(steps)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert [killed for killed, _ in found] == [True] * KILLS, "the run ended before it was killed often enough"
+
+    def run() -> None:
+        torch.set_num_threads(1)
+        tiny(images, cut, steps=steps, save_every=2, keep_checkpoints=2)
+
+    def lines() -> int:
+        log = cut / "log.jsonl"
+        return log.read_bytes().count(b"\n") if log.exists() else 0
+
+    found = []
+    for k in range(KILLS):
+        before, process = lines(), started(run)
+        # Some more steps in the log and a part of the next one: a fast machine does not end the run before it is killed.
+        # Every fifth is killed soon after its start, most often before a step.
+        more, last = draw.randint(1, 5), time.monotonic() + (60 if k % 5 else draw.uniform(0, 0.35))
+        while lines() < before + more and time.monotonic() < last:
+            time.sleep(0.001)
+        time.sleep(draw.uniform(0, 0.01))
+        process.kill()
+        process.join()
+        found.append((process.exitcode, sorted(p.name for p in cut.glob("*"))))
+    assert ended(started(run)) == 0
+    assert [code for code, _ in found] == [-signal.SIGKILL] * KILLS, "the run ended before it was killed often enough"
     reached = [
         max([int(n.split("-")[1]) for n in names if n.startswith("checkpoint-")], default=0) for _, names in found
     ]
@@ -90,7 +75,7 @@ def test_killed_at_25_random_moments_the_run_is_the_same(images, tmp_path):
 def test_sigterm_writes_a_checkpoint_and_exits_with_143(images, tmp_path):
     code = f"""
 import sys
-sys.path.insert(0, {IN_CODE!r})
+sys.path.insert(0, {str(TESTS)!r})
 import torch; torch.set_num_threads(1)
 from train.align.test_run import tiny
 tiny({str(images)!r}, {str(tmp_path / "run")!r}, steps=2000, save_every=1000)

@@ -6,8 +6,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -37,10 +35,9 @@ from aloe.train.progress import JsonlLog, read_log
 from aloe.train.runs import hold_out
 from conftest import build_teacher
 from pictures import write_pictures
-from places import TESTS
+from several import ended, started, torchrun
 
 TINY = {"steps": 4, "batch_size": 4, "workers": 0, "log_every": 1, "holdout": 0, "device": "cpu", "progress": False}
-IN_CODE = str(TESTS)
 NAMES = list(COLOURS)
 
 
@@ -285,20 +282,17 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(images, tmp_path,
 @pytest.mark.slow
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(images, tmp_path):
     """kill -9 right after the first checkpoint of a run in another process."""
-    code = f"""
-import os, signal, sys
-sys.path.insert(0, {IN_CODE!r}); sys.path.insert(0, {str(Path(__file__).parent)!r})
-import torch; torch.set_num_threads(1)
-import aloe.train.trainer as trainer
-from test_finetune import tiny
-class Kill(trainer.JsonlLog):
-    def on_step_end(self, args, state, control, **_):
-        if state.global_step == 3: os.kill(os.getpid(), signal.SIGKILL)
-trainer.JsonlLog = Kill
-tiny({str(images)!r}, {str(tmp_path / "cut")!r}, save_every=2)
-"""
-    killed = subprocess.run([sys.executable, "-c", code], capture_output=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr[-500:]
+
+    class Kill(trainer_module.JsonlLog):
+        def on_step_end(self, args, state, control, **_):
+            if state.global_step == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def job():
+        trainer_module.JsonlLog = Kill
+        tiny(images, tmp_path / "cut", save_every=2)
+
+    assert ended(started(job)) == -signal.SIGKILL
     (tmp_path / "cut" / ".saving").mkdir()  # as if killed while saving
     whole, resumed = tiny(images, tmp_path / "whole", save_every=2), tiny(images, tmp_path / "cut", save_every=2)
     assert logged(tmp_path / "cut", "loss") == logged(tmp_path / "whole", "loss")
@@ -412,12 +406,9 @@ def test_two_processes_equal_one_with_the_same_global_batch(images, tmp_path):
         if processes == 1:
             finetune(str(tmp_path / "teacher"), str(images), out, device="cpu", progress=False, **settings)
         else:
-            command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-            command += ["-m", "aloe", "finetune", str(tmp_path / "teacher"), str(images), "-o", str(out), "--json"]
-            command += ["--device", "cpu", *(w for k, v in settings.items() for w in ("--set", f"{k}={v}"))]
-            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
-            assert done.returncode == 0, done.stderr[-2000:]
+            words = ["finetune", tmp_path / "teacher", images, "-o", out, "--json", "--device", "cpu"]
+            code, said = torchrun(*words, *(w for k, v in settings.items() for w in ("--set", f"{k}={v}")))
+            assert code == 0, said[-2000:]
         return [(row["loss"], row["accuracy"]) for row in read_log(out) if "loss" in row]
 
     one, two = rows(1, 8), rows(2, 4)
