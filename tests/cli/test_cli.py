@@ -284,6 +284,16 @@ def test_bcosify_leaves_no_empty_folder_behind(aloe, home, monkeypatch):
     assert list(Path().rglob("*")) == [Path("old")]
 
 
+@pytest.mark.parametrize("verb", ["bcosify", "convert-checkpoint"])
+def test_a_student_is_written_to_a_new_folder(aloe, home, verb):
+    Path("out").mkdir()
+    Path("out/notes").write_text("mine")
+    for place in ("out", "out/notes"):
+        code, _, err = aloe(verb, home / "teacher", "-o", place)
+        assert (code, err) == (2, f"aloe: {place} is not empty; give another --output-dir.\n")
+    assert Path("out/notes").read_text() == "mine"
+
+
 def test_find_rate_proposes_and_writes_nothing(aloe, home):
     line = ("align", home / "teacher", home / "images", "-o", "out", "--batch-size", 4, "--find-rate", "--lr", 9)
     code, out, _ = aloe(*line, "--device", "cpu", "--json")

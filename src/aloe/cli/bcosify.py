@@ -24,16 +24,14 @@ def bcosify(
 ) -> None:
     """Convert TEACHER to a B-cos ViT, not aligned, and report what was copied, fused, folded, new, dropped and not read."""
     quiet_libraries()
-    from aloe.core.errors import UserError
-    from aloe.data.places import check_output
+    from aloe.data.places import check_new, check_output
     from aloe.data.sources import open_source
     from aloe.models.convert import bcosify as convert
     from aloe.models.saving import save_student
     from aloe.models.teachers import load_teacher
     from aloe.train.align.calibrate import calibrate_on
 
-    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise UserError(f"{output_dir} is not empty; give another --output-dir.")
+    check_new(output_dir)
     if calibrate is not None:
         check_output(calibrate, output_dir)
     images = None if calibrate is None else open_source(calibrate)  # before weights are fetched

@@ -20,12 +20,11 @@ def convert_checkpoint(
 ) -> None:
     """Translate a published checkpoint to ALOE's own format, every tensor accounted for, and say its licence."""
     quiet_libraries()
-    from aloe.core.errors import UserError
+    from aloe.data.places import check_new
     from aloe.models.published import load_published
     from aloe.models.saving import save_student
 
-    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise UserError(f"{output_dir} is not empty; give another --output-dir.")
+    check_new(output_dir)
     student = load_published(source, revision=revision, ignore=ignore or ())
     save_student(student, output_dir)
     tensors = student.state_dict()

@@ -11,7 +11,6 @@ import typer
 from aloe.cli.choices import one_of
 from aloe.cli.common import Json, quiet_libraries, say, table
 from aloe.cli.flags import plan_flags
-from aloe.core.errors import UserError
 
 if TYPE_CHECKING:
     from aloe.apps.export.settings import ExportSettings
@@ -37,7 +36,7 @@ def export(
 
 
 def _file(model: str, output: Path, asked: ExportSettings, json: bool) -> None:
-    from aloe.apps.export.int8 import check_limit, read_images
+    from aloe.apps.export.int8 import check_measured, read_images
     from aloe.apps.export.run import check_destination, check_request, export_student
     from aloe.apps.export.settings import OF_GRAPH
     from aloe.models.saving import load
@@ -46,9 +45,7 @@ def _file(model: str, output: Path, asked: ExportSettings, json: bool) -> None:
     graph = asked.model_dump(include={*OF_GRAPH, "int8"})
     check_request(output, **graph)
     check_destination(output, asked.overwrite)
-    if asked.images and not asked.int8:
-        raise UserError("--images belongs to --int8; give it as well.")
-    check_limit(asked.images, asked.limit)
+    check_measured(asked.int8, asked.images, asked.limit)
     student = load(model)
     side = asked.resolution or student.config.resolution
     images = read_images(asked.images, side, asked.limit) if asked.images else None

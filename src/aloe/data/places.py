@@ -27,6 +27,12 @@ def output_folder(value: Any) -> Path:
     return path
 
 
+def check_new(output_dir: Path) -> None:
+    """Raises UserError for a folder that something is in, or a file."""
+    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+        raise UserError(f"{output_dir} is not empty; give another --output-dir.")
+
+
 def check_output(images: str | Path | Sequence[str | Path], output_dir: Path) -> None:
     """Pictures go where no image is read from.
 

@@ -91,8 +91,10 @@ def measure(original: Path, quantised: Path, images: np.ndarray, image_source: s
     )
 
 
-def check_limit(images: str | None, limit: int | None) -> None:
-    """Raises: UserError: a limit of images without any."""
+def check_measured(int8: bool, images: str | None, limit: int | None) -> None:
+    """Raises: UserError: images that nothing is measured on, or a limit of images without any."""
+    if images and not int8:
+        raise UserError("--images belongs to --int8; give it as well.")
     if limit is not None and not images:
         raise UserError("--limit belongs to --images; give it as well.")
 

@@ -8,9 +8,8 @@ from typing import Any
 
 from aloe.apps.export.int8 import read_images
 from aloe.apps.export.web.build import Page, build_page, check_page
-from aloe.apps.export.web.student import public_source, texts_of
+from aloe.apps.export.web.student import public_source, read_texts, texts_of
 from aloe.core.errors import UserError
-from aloe.evaluation.templates import read_strings
 
 CARD_NAME = "README.md"
 HEADERS = {  # with these the page may use threads
@@ -55,10 +54,7 @@ def write_space(
     Raises:
         UserError: as `build_page`, or texts or images that cannot be read.
     """
-    names = read_strings(settings.texts) if settings.texts else []
-    if settings.texts and not names:
-        raise UserError(f"{settings.texts} holds no texts; write one per line.")
-    side, source = model.config.resolution, settings.images
+    names, side, source = read_texts(settings.texts), model.config.resolution, settings.images
     return build_page(
         model,
         space_folder(home),

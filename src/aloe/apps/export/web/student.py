@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from aloe.apps.export.int8 import check_limit, read_images
+from aloe.apps.export.int8 import check_measured, read_images
 from aloe.apps.export.run import side_of
 from aloe.apps.export.web.build import Page, build_page, check_page
 from aloe.apps.export.web.graph import Texts, check_texts
@@ -48,13 +48,9 @@ def export_page(
     check_page(output, int8=int8, measured=images is not None, **flags)
     if text_tower and not texts:
         raise UserError("--text-tower belongs to --texts; give it as well.")
-    if images and not int8:
-        raise UserError("--images belongs to --int8; give it as well.")
-    check_limit(images, limit)
-    names = read_strings(texts) if texts else []
+    check_measured(int8, images, limit)
+    names = read_texts(texts)
     model = load(student)
-    if texts and not names:
-        raise UserError(f"{texts} holds no texts; write one per line.")
     side = side_of(model, resolution)
     card = Path(locate(student)) / "README.md"
     options.setdefault("card", read_words(card, CARD_LIMIT) if card.is_file() else None)
@@ -69,6 +65,14 @@ def export_page(
         image_size=side,
         **options,
     )
+
+
+def read_texts(path: Path | None) -> list[str]:
+    """The texts of a file, one a line or a JSON list; none without a file. Raises UserError where it holds none."""
+    names = read_strings(path) if path else []
+    if path and not names:
+        raise UserError(f"{path} holds no texts; write one per line.")
+    return names
 
 
 def texts_of(model: nn.Module, names: list[str], text_tower: str | None = None) -> Texts:
