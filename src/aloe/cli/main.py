@@ -7,7 +7,7 @@ import os
 import sys
 from contextlib import suppress
 from itertools import pairwise
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -65,30 +65,28 @@ def options(
     """What is said before a verb."""
 
 
-app.command("demo", cls=Verb, short_help="Convert, align and compare on scenes made here.")(demo.demo)
-app.command("align", cls=Verb, short_help="Align a B-cos student to a teacher, without labels.")(align.align)
-app.command("finetune", cls=Verb, short_help="Fine-tune a teacher or student on labels.")(finetune.finetune)
-app.command("explain", cls=Verb, short_help="Write a student's own explanations of images.")(explain.explain)
-app.command("attribute", cls=Verb, short_help="Write the maps of attribution methods, side by side.")(
-    attribute.attribute
-)
-app.command("neighbours", cls=Verb, short_help="Write an image's nearest images, and why they are near.")(
-    neighbours.neighbours
-)
-app.command("ground", cls=Verb, short_help="Write which pixels a LLaVA model's words come from.")(ground.ground)
-app.command("evaluate", cls=Verb, short_help="Evaluate teachers and students on data sets.")(evaluate.evaluate)
-app.command("report", cls=Verb, short_help="Write the paper's tables and figures from results.")(report.report)
-app.command("sweep", cls=Verb, short_help="Align once for each point of a grid, and evaluate.")(sweep.sweep)
-app.command("app", cls=Verb, short_help="Open a page to explore explanations.")(explorer.app)
-app.command("export", cls=Verb, short_help="Write a student as one ONNX or torch.export graph.")(export.export)
-app.command("publish", cls=Verb, short_help="Write a student with its model card, and push it.")(publish.publish)
-app.command("bcosify", cls=Verb, short_help="Convert a teacher to a B-cos ViT, not aligned.")(bcosify.bcosify)
-app.command("convert-checkpoint", cls=Verb, short_help="Translate one of the authors' checkpoints.")(
-    convert_checkpoint.convert_checkpoint
-)
-app.command("teachers", cls=Verb, short_help="List the paper's teachers, students and the zoo.")(teachers.teachers)
-app.command("bench", cls=Verb, short_help="Measure how fast an alignment runs here.")(bench.bench)
-app.command("doctor", cls=Verb, short_help="Print versions, devices and what is missing.")(doctor.doctor)
+VERBS: dict[Any, str] = {
+    demo.demo: "Convert, align and compare on scenes made here.",
+    align.align: "Align a B-cos student to a teacher, without labels.",
+    finetune.finetune: "Fine-tune a teacher or student on labels.",
+    explain.explain: "Write a student's own explanations of images.",
+    attribute.attribute: "Write the maps of attribution methods, side by side.",
+    neighbours.neighbours: "Write an image's nearest images, and why they are near.",
+    ground.ground: "Write which pixels a LLaVA model's words come from.",
+    evaluate.evaluate: "Evaluate teachers and students on data sets.",
+    report.report: "Write the paper's tables and figures from results.",
+    sweep.sweep: "Align once for each point of a grid, and evaluate.",
+    explorer.app: "Open a page to explore explanations.",
+    export.export: "Write a student as one ONNX or torch.export graph.",
+    publish.publish: "Write a student with its model card, and push it.",
+    bcosify.bcosify: "Convert a teacher to a B-cos ViT, not aligned.",
+    convert_checkpoint.convert_checkpoint: "Translate one of the authors' checkpoints.",
+    teachers.teachers: "List the paper's teachers, students and the zoo.",
+    bench.bench: "Measure how fast an alignment runs here.",
+    doctor.doctor: "Print versions, devices and what is missing.",
+}
+for verb, words in VERBS.items():
+    app.command(verb.__name__.replace("_", "-"), cls=Verb, short_help=words)(verb)
 app.add_typer(study.app, name="study")
 
 
