@@ -1,4 +1,4 @@
-"""Settings that are checked when built, every mistake told in one sentence: the base of trainings and evaluations."""
+"""Settings that are checked when built, every mistake told in one sentence: the base of what commands are asked for."""
 
 from __future__ import annotations
 
