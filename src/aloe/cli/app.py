@@ -47,8 +47,8 @@ def app(
             raise
         raise UserError('The explorer needs gradio: pip install "aloe-vit[app]".') from error
     listening = listen(host, port)  # said before any work, where it cannot be
-    found, towers = load_models(models or [], text_tower)
-    explorer = Explorer(found, towers=towers, options=method_options(set_ or []), device=choose_device(device))
+    entries, towers = load_models(models or [], text_tower)
+    explorer = Explorer(entries, towers=towers, options=method_options(set_ or []), device=choose_device(device))
     explorer.warm_up()
     local = is_loopback(host)
     page = build_app(explorer, images[0] if images and len(images) == 1 else images, limit=limit, local=local)

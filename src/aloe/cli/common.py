@@ -46,18 +46,18 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
     from aloe.core.errors import UserError
     from aloe.core.files import parse_yaml
 
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key.strip():
             raise UserError(f"--set takes key=value, got {pair!r}.")
-        if key.strip() in found:
+        if key.strip() in values:
             raise UserError(f"--set {key.strip()} is given twice; leave one out.")
         try:
-            found[key.strip()] = parse_yaml(value)
+            values[key.strip()] = parse_yaml(value)
         except ValueError as error:
             raise UserError(f"--set takes key=value with a YAML value, got {pair[:80]!r}.") from error
-    return found
+    return values
 
 
 def split_options(pairs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:

@@ -86,11 +86,11 @@ def evaluate(
 
 def _by_block(rows: list[dict[str, Any]]) -> list[str]:
     """The cosines after every block, where they were measured."""
-    found = [row for row in rows if row["task"] == "cosine"]
-    heads = list(dict.fromkeys(k for row in found for k in row["details"] if k.startswith(("after_block", "pooled"))))
-    lines = [(row["data"], row["name"], *(row["details"].get(k, "") for k in heads)) for row in found]
+    cosines = [row for row in rows if row["task"] == "cosine"]
+    heads = list(dict.fromkeys(k for row in cosines for k in row["details"] if k.startswith(("after_block", "pooled"))))
+    lines = [(row["data"], row["name"], *(row["details"].get(k, "") for k in heads)) for row in cosines]
     short = (k.replace("after_block_", "block ").replace("_", " ") for k in heads)
-    return ["", table(lines, ("cosine on", "model", *short)), ""] if found else []
+    return ["", table(lines, ("cosine on", "model", *short)), ""] if cosines else []
 
 
 def _left_out(rows: list[dict[str, Any]]) -> list[str]:

@@ -80,6 +80,6 @@ def _page(model: str, output: Path, asked: ExportSettings, json: bool) -> None:
     say(done.row(), "\n".join(words), json)
 
 
-def _differences(found: dict[str, float]) -> str:
-    rows = [(name, f"{value:.1e}") for name, value in found.items()]
+def _differences(differences: dict[str, float]) -> str:
+    rows = [(name, f"{value:.1e}") for name, value in differences.items()]
     return table(rows, ("output", "largest difference from PyTorch, relative"))

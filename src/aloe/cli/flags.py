@@ -164,11 +164,11 @@ class _Flag:
             return ""
         inside = [info for kind in get_args(self.field.annotation) for info in get_args(kind)[1:]]  # of Count | None
         bounds = [*self.field.metadata, *(bound for info in inside for bound in info.metadata)]
-        found = {name: getattr(bound, name) for bound in bounds for name in _SIGNS if hasattr(bound, name)}
+        limits = {name: getattr(bound, name) for bound in bounds for name in _SIGNS if hasattr(bound, name)}
         low, high = (
-            "".join(_SIGNS[n].format(found[n]) for n in names if n in found) for names in (("ge", "gt"), ("le", "lt"))
+            "".join(_SIGNS[n].format(limits[n]) for n in names if n in limits) for names in (("ge", "gt"), ("le", "lt"))
         )
-        return f"  [{low}x{high}]" if found else ""
+        return f"  [{low}x{high}]" if limits else ""
 
     def read(self, value: Any) -> Any:
         """What was typed as the field's value."""

@@ -44,14 +44,18 @@ def ground(
     loaded = load_vision_language(model, vision=asked.vision, tower=asked.tower, dtype=kinds[asked.precision])
     loaded = loaded.to(choose_device(device))
     how = {"words": wanted, "limit": asked.max_new_tokens, **asked.model_dump(include={"answer", "against", "variant"})}
-    found = run(loaded, picture, prompt, **how)
-    numbers = write_grounding(found, output_dir)
+    grounding = run(loaded, picture, prompt, **how)
+    numbers = write_grounding(grounding, output_dir)
     header = ("word", "value", "pixels", "prompt", "answer", "constants", "rest", "image %")
     rows = [
         (w.span.text, w.value, w.image, w.prompt, w.before, w.constants, w.rest, round(100 * w.image_share, 1))
-        for w in found.words
+        for w in grounding.words
     ]
-    text = [found.answer, table(rows, header), f"{len(rows)} pictures, index.html and grounding.json in {output_dir}"]
-    if found.student:
-        text.insert(0, f"student: {found.student}")
+    text = [
+        grounding.answer,
+        table(rows, header),
+        f"{len(rows)} pictures, index.html and grounding.json in {output_dir}",
+    ]
+    if grounding.student:
+        text.insert(0, f"student: {grounding.student}")
     say({**numbers, "output_dir": str(output_dir)}, "\n".join(text), json)

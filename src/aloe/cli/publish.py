@@ -73,7 +73,7 @@ def publish(
         allow_unaligned=allow_unaligned,
         space=SpaceSettings(runtime, texts, text_tower, space_images) if space else None,
     )
-    found = {
+    summary = {
         "repo_id": repo_id,
         "folder": str(done.folder),
         "files": done.files,
@@ -81,7 +81,7 @@ def publish(
         "notes": done.notes,
         **({"space": done.space.row(), "space_url": done.space_url} if done.space is not None else {}),
     }
-    say(found, "\n".join(_words(done)), json)
+    say(summary, "\n".join(_words(done)), json)
 
 
 def _words(done: Any) -> Iterator[str]:

@@ -236,13 +236,13 @@ def power(
     counts = whole_numbers(trials, "--trials", "25,50,100", 1)
     rows, words = [], []
     for count in counts:
-        found = (
+        estimate = (
             participants_needed(difference, count, goal=goal, **options)
             if participants is None
             else power_of(difference, participants, count, **options)
         )
-        rows.append({"trials": count} if found is None else asdict(found))
-        cells = ("too many", "", "") if found is None else (found.participants, found.power, found.error)
+        rows.append({"trials": count} if estimate is None else asdict(estimate))
+        cells = ("too many", "", "") if estimate is None else (estimate.participants, estimate.power, estimate.error)
         words.append((count, *cells))
     head = ("trials", "participants", "power", "standard error")
     say({"difference": difference, "rows": rows}, table(words, head), json)

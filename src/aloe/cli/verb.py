@@ -35,10 +35,10 @@ class Verb(TyperCommand):
             if type(error).__name__ == "NoSuchOption" and (verbs := _verbs_with(ctx, option, self.name)):
                 raise UserError(f"{ctx.info_name} has no option {option}; {verbs}.") from None
             raise
-        found = self.make_parser(ctx).parse_args(args=typed)[0]
+        parsed = self.make_parser(ctx).parse_args(args=typed)[0]
         for parameter in self.params:
             value = ctx.params.get(parameter.name)
-            _check_digits(found.get(str(parameter.name)), value, _shown(parameter))
+            _check_digits(parsed.get(str(parameter.name)), value, _shown(parameter))
             ctx.params[parameter.name] = _read(value, _shown(parameter))
         return rest
 
@@ -76,5 +76,5 @@ def _shown(parameter: Any) -> str:
 
 def _verbs_with(ctx: Any, option: str | None, own: str | None) -> str:
     commands: dict[str, Any] = getattr(ctx.find_root().command, "commands", {})
-    found = [name for name, c in commands.items() if name != own and any(option in p.opts for p in c.params)]
-    return f"aloe {', '.join(found)} {'has' if len(found) == 1 else 'have'} one" if found else ""
+    verbs = [name for name, c in commands.items() if name != own and any(option in p.opts for p in c.params)]
+    return f"aloe {', '.join(verbs)} {'has' if len(verbs) == 1 else 'have'} one" if verbs else ""
