@@ -7,10 +7,8 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from pathlib import Path
 
 import pytest
@@ -22,7 +20,6 @@ from aloe.train import trainer as training
 from aloe.train.checkpoints import checkpoints
 from aloe.train.progress import JsonlLog, read_log
 from pictures import write_pictures
-from places import TESTS
 from several import ended, started
 from train.align.test_run import losses, same_weights, tiny
 
@@ -73,22 +70,20 @@ def test_killed_at_25_random_moments_the_run_is_the_same(images, tmp_path):
 
 @pytest.mark.slow
 def test_sigterm_writes_a_checkpoint_and_exits_with_143(images, tmp_path):
-    code = f"""
-import sys
-sys.path.insert(0, {str(TESTS)!r})
-import torch; torch.set_num_threads(1)
-from train.align.test_run import tiny
-tiny({str(images)!r}, {str(tmp_path / "run")!r}, steps=2000, save_every=1000)
-"""
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
-    log = tmp_path / "run" / "log.jsonl"
-    while process.poll() is None and not (log.is_file() and log.stat().st_size):
+    log, said = tmp_path / "run" / "log.jsonl", tmp_path / "said"
+
+    def run() -> None:
+        torch.set_num_threads(1)
+        with said.open("w") as file, redirect_stderr(file):
+            tiny(images, tmp_path / "run", steps=2000, save_every=1000)
+
+    process = started(run)
+    while process.is_alive() and not (log.is_file() and log.stat().st_size):
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate()
-    assert process.returncode == 143, err[-1500:]
+    process.terminate()
+    assert ended(process) == 143
     (kept,) = checkpoints(tmp_path / "run")
-    assert f"Stopped at step {kept.name.split('-')[1]} with a checkpoint" in " ".join(err.split())
+    assert f"Stopped at step {kept.name.split('-')[1]} with a checkpoint" in " ".join(said.read_text().split())
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
