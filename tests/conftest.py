@@ -62,10 +62,15 @@ def _randomize(name: str, parameter: nn.Parameter, zero_bias: bool) -> None:
             parameter.normal_(0, 0.5)
 
 
-def pytest_collection_finish() -> None:
-    """What is imported by now is no garbage: every training looks for some, half a second among all modules of the tests."""
-    gc.collect()
-    gc.freeze()
+def pytest_runtest_setup() -> None:
+    """What was imported is no garbage: every training looks for some, half a second among all modules of the tests."""
+    if len(sys.modules) > _kept["modules"] + 100:
+        gc.collect()
+        gc.freeze()
+        _kept["modules"] = len(sys.modules)
+
+
+_kept = {"modules": 0}
 
 
 @pytest.fixture(params=FAMILIES)
