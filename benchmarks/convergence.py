@@ -1,10 +1,11 @@
 """Crops and processor seconds until a student's held-out pooled cosine reaches 0.90, 0.95 and 0.97, by recipe, in one run.
 
-python benchmarks/convergence.py TEACHER IMAGES -o RUNS [--crops 25600] [--recipes default,authors,small] [--seeds 0]
+python benchmarks/convergence.py TEACHER IMAGES -o RUNS [--crops 25600] [--recipes before,default,authors,small] [--seeds 0]
 
 Every recipe sees the same number of crops with its schedule run to the end. Interrupted, the same command goes on; `RUNS`
-keeps one alignment per recipe and seed, and `convergence.json` the table. The authors' batch of 1024 would be a few steps
-here: theirs is as large as leaves 100 steps, at most 1024, at their rate of 3e-4, with the same stem as the others.
+keeps one alignment per recipe and seed, and `convergence.json` the table. `default` is the recipe `short`, and `before` the
+same at 1e-3 whatever the student, as it was at first. The authors' batch of 1024 would be a few steps here: theirs is as
+large as leaves 100 steps, at most 1024, at their rate of 3e-4, with the same stem as the others.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from aloe.train.align.run import align
+from aloe.train.align.settings import AlignSettings
 from aloe.train.progress import read_log
 
 LEVELS = (0.90, 0.95, 0.97)
@@ -25,12 +27,14 @@ NAME = "convergence.json"
 
 
 def settings_of(recipe: str, crops: int) -> dict[str, Any]:
-    """The settings of one of the three recipes for that many crops."""
+    """The settings of one of the four recipes for that many crops."""
     if recipe == "authors":
         batch = min(1024, max(1, crops // 100))
         values = {"learning_rate": 3e-4, "after_block": "paper", "calibrate": False, "warmup": 0.03, "decay": 0.18}
         return {**values, "schedule": "warmup-constant-cosine", "batch_size": batch, "steps": crops // batch}
-    return {"recipe": {"default": "short"}.get(recipe, recipe), "batch_size": 64, "steps": crops // 64}
+    recipe, rate = {"default": ("short", {}), "before": ("short", {"learning_rate": 1e-3})}.get(recipe, (recipe, {}))
+    batch = AlignSettings.resolve(recipe).batch_size
+    return {"recipe": recipe, **rate, "batch_size": batch, "steps": crops // batch}
 
 
 def measure(
@@ -75,7 +79,7 @@ def main() -> None:
     parser.add_argument("images")
     parser.add_argument("--output-dir", "-o", type=Path, required=True)
     parser.add_argument("--crops", type=int, default=25_600)
-    parser.add_argument("--recipes", default="default,authors,small")
+    parser.add_argument("--recipes", default="before,default,authors,small")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--holdout", type=int, default=256)
     chosen = parser.parse_args()

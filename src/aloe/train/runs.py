@@ -39,6 +39,8 @@ LOCK_NAME = f".{RUN_NAME}.lock"
 # May change between the parts of one run: they do not enter the result.
 _FREE = {"workers", "prefetch", "keep_checkpoints", "report_to", "log_every", "save_every", "evaluate_every"}
 # Settings that runs of earlier versions do not know: left out where they are off, so that those runs go on.
+FIRST_DEFAULTS = {"learning_rate": 1e-3}
+"""Defaults of the first version that are others now, by which keys of runs are made."""
 LATER = {"stem_steps": 0, "block_steps": 0, "matmul_precision": "highest", "optimizer": "adamw"}
 
 
@@ -155,6 +157,15 @@ def _known(home: Path, record: dict[str, Any]) -> str:
     elif home.exists() and not (home.is_dir() and all(p.name.startswith(f".{RUN_NAME}") for p in home.iterdir())):
         raise UserError(f"{home} is not empty and holds no run of aloe; give another --output-dir.")
     return "new"
+
+
+def learning_rate_of(home: Path) -> float | None:
+    """The rate of the training that `home` holds, None where none was begun; what is damaged, `claim` says."""
+    try:
+        rate = read_json(home / RUN_NAME)["learning_rate"]
+        return float(rate) if _begun(home) else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def _begun(home: Path) -> bool:

@@ -14,6 +14,7 @@ from aloe.core.errors import UserError
 from aloe.data.sources import SceneImages
 from aloe.evaluation.results import ResultLog
 from aloe.report.sweep_rows import SweepRow, read_sweep
+from aloe.train.align.settings import usual_rate
 from aloe.train.stopping import Diverged
 from conftest import build_teacher
 
@@ -144,6 +145,24 @@ def test_a_setting_that_is_varied_may_differ_from_the_one_it_was_fixed_at(home, 
     job = make(home, copy, vary={"steps": [2]}, settings={k: v for k, v in SETTINGS.items() if k != "steps"})
     assert [job.state(run) for run in job.runs] == ["finished"]  # cosine on all images
     assert len(job.run(progress=False)) == 1
+
+
+def test_the_usual_rate_follows_the_batch_and_more_batches_add_to_a_sweep(home, tmp_path):
+    settings = {k: v for k, v in SETTINGS.items() if k != "batch_size"}
+    for batches in ([4], [2, 4]):
+        make(home, tmp_path / "sweep", vary={"batch_size": batches}, settings=settings).run(progress=False)
+    known = {
+        row.configuration["batch_size"]: row.configuration["learning_rate"] for row in read_sweep(tmp_path / "sweep")
+    }
+    assert known == {2: usual_rate(16, 2, 2), 4: usual_rate(16, 2, 4)}
+
+
+def test_a_rate_that_was_the_default_leaves_a_run_the_name_that_it_had(home, tmp_path):
+    of_then, other = (
+        make(home, tmp_path, settings={**SETTINGS, "learning_rate": rate}).runs[0] for rate in (1e-3, 2e-3)
+    )
+    without = {k: v for k, v in of_then.configuration.items() if k != "learning_rate"}
+    assert runs.Run(of_then.point, without).key == of_then.key != other.key
 
 
 def test_a_run_that_diverges_is_a_row_and_the_sweep_goes_on(home, tmp_path, monkeypatch):

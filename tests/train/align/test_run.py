@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import shutil
 import signal
 import tarfile
 from pathlib import Path
@@ -23,7 +24,7 @@ from aloe.train import trainer as trainer_module
 from aloe.train.align import run as run_module
 from aloe.train.align import teaching as teaching_module
 from aloe.train.align.run import align
-from aloe.train.align.settings import AlignSettings
+from aloe.train.align.settings import AlignSettings, usual_rate
 from aloe.train.checkpoints import checkpoints
 from aloe.train.progress import JsonlLog, read_log
 from aloe.train.sealed import SealedTrainer
@@ -315,6 +316,28 @@ def test_two_accumulated_batches_of_4_are_one_of_8(images, tmp_path, optimizer):
     assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
     assert one["grad_norm"] == pytest.approx(two["grad_norm"], rel=1e-3)
     assert one["loss_pooled"] == pytest.approx(two["loss_pooled"], rel=1e-4)
+
+
+def test_the_usual_rate_is_recorded_and_counts_all_images_of_a_step(images, tmp_path):
+    settings = {"steps": 2, "gradient_accumulation": 2, "schedule": "warmup-constant-cosine", "warmup": 0, "decay": 0}
+    tiny(images, tmp_path / "run", **settings)
+    rate = usual_rate(16, 2, 8)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["learning_rate"] == rate
+    assert {row["learning_rate"] for row in read_log(tmp_path / "run") if "loss" in row} == {rate}
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_run_that_an_earlier_version_began_keeps_its_rate(images, tmp_path, trained):
+    tiny(images, tmp_path / "run", learning_rate=1e-3)
+    if trained:
+        tiny(images, tmp_path / "run")  # finished with the default of then
+    else:
+        for path in (tmp_path / "run").iterdir():
+            if path.name != "run.json":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        tiny(images, tmp_path / "run")
+    rate = json.loads((tmp_path / "run" / "run.json").read_text())["learning_rate"]
+    assert rate == (1e-3 if trained else usual_rate(16, 2, 4))
 
 
 def test_the_logged_loss_is_the_sum_of_the_points(images, tmp_path):

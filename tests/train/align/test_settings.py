@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aloe.core.errors import UserError
-from aloe.train.align.settings import AlignSettings
+from aloe.train.align.settings import AlignSettings, usual_rate
 
 recipes, resolve = AlignSettings.recipes, AlignSettings.resolve
 
@@ -28,6 +28,22 @@ def test_recipes_load():
         with pytest.raises(UserError, match="resolutions"):
             resolve(overrides={"resolutions": wrong})
     assert (paper.learning_rate, paper.batch_size * 8, paper.weight_decay) == (3e-4, 1024, 0)
+
+
+@pytest.mark.parametrize(
+    ("width", "blocks", "images", "rate"),
+    [(128, 6, 64, 6e-3), (384, 12, 16, 5e-4), (768, 3, 32, 7.1e-4), (768, 12, 128, 7.1e-4), (1024, 24, 128, 2.7e-4)],
+)
+def test_a_run_without_a_rate_has_the_usual_one(width, blocks, images, rate):
+    assert usual_rate(width, blocks, images) == rate
+    assert resolve("short").with_rate(width, blocks, images).learning_rate == rate
+    for recipe, own in (("small", 6e-3), ("paper", 3e-4)):
+        assert resolve(recipe).with_rate(width, blocks, images).learning_rate == own
+    assert resolve("short", None, {"learning_rate": 0.1}).with_rate(width, blocks, images).learning_rate == 0.1
+
+
+def test_the_usual_rate_does_not_grow_below_the_width_and_depth_where_it_was_measured():
+    assert usual_rate(16, 2, 64) == usual_rate(128, 6, 64) > usual_rate(256, 6, 64)
 
 
 def test_flags_win_over_the_file_and_the_file_over_the_recipe(tmp_path):

@@ -76,6 +76,7 @@ def measure(
     settings = settings.model_copy(update={"steps": rounds + 1, "holdout": 0, "evaluate_every": rounds + 2})
     student: Any = bcosify(teacher, settings.stem, settings.b, seed=settings.seed)
     resolution = settings.resolution or student.config.resolution
+    settings = settings.with_rate(teacher.width, teacher.num_layers, settings.batch_size)
     check_pair(student.config, teacher, resolution)
     blocks = resolve_blocks(settings.after_block, teacher.num_layers)
     with tempfile.TemporaryDirectory() as home:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from aloe.core.files import read_mapping
 from aloe.core.settings import Checked, Count, Seed
 from aloe.report.sweep_rows import value_in_words
 from aloe.train.align.settings import AlignSettings
+from aloe.train.runs import images_per_step
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -83,6 +84,11 @@ class Point:
     fraction: float
     settings: AlignSettings
     axes: tuple[str, ...] = ()
+
+    def with_rate(self, width: int, blocks: int) -> Point:
+        """This run with the learning rate that it has for a student of that width and number of blocks."""
+        settings = self.settings.with_rate(width, blocks, images_per_step(self.settings, 1))
+        return replace(self, settings=settings)
 
     @property
     def words(self) -> str:

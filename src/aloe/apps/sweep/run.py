@@ -39,7 +39,7 @@ from aloe.train.align.points import check_pair, resolve_blocks
 from aloe.train.align.run import align
 from aloe.train.align.settings import AlignSettings
 from aloe.train.checkpoints import checkpoints
-from aloe.train.runs import LATER, record
+from aloe.train.runs import FIRST_DEFAULTS, LATER, record
 from aloe.train.stopping import Diverged
 
 
@@ -53,7 +53,7 @@ class Run:
     @cached_property
     def key(self) -> str:
         """Of what differs from the defaults, so that a setting which a later version adds leaves old runs what they are."""
-        defaults = AlignSettings.model_construct().model_dump(mode="json")
+        defaults = {**AlignSettings.model_construct().model_dump(mode="json"), **FIRST_DEFAULTS}
         return row_key({k: v for k, v in self.configuration.items() if k not in defaults or defaults[k] != v})
 
     @property
@@ -85,6 +85,8 @@ class Sweep:
         self.teacher = load_teacher(teacher)
         for point in points:
             self._check(point)
+        width, blocks = self.teacher.width, self.teacher.num_layers
+        points = [point.with_rate(width, blocks) for point in points]
         facts = {"teacher": self.teacher.name, "teacher_fingerprint": self._fingerprint()}
         self.runs = [Run(point, self._configuration(point, facts)) for point in points]
 
@@ -153,7 +155,8 @@ class Sweep:
         evaluation = {**plan.evaluate, "train_images": plan.train_images, "test_images": plan.test_images}
         check_ours(self.home)
         with self.folder.alone():
-            claim(self.home, [run.configuration for run in self.runs], {*plan.vary, "seed"}, evaluation)
+            known = [run.configuration for run in self.runs]
+            claim(self.home, known, {*plan.vary, *_differing(known), "seed"}, evaluation)
         with self.folder.taken("models") as mine:
             for model in (self.teacher_name, *plan.beside) if mine else ():
                 if tasks := [t for t in plan.tasks if t != "cosine" or not isinstance(load_any(model), Teacher)]:
@@ -208,7 +211,7 @@ class Sweep:
         changes: dict[str, Any] = {"asked": [*dict.fromkeys([*(before.asked if before else []), *self._asked()])]}
         try:
             part = nested(self.source, point.fraction, point.settings.seed)
-            settings = {**point.given, "recipe": point.recipe}
+            settings = {**point.given, "recipe": point.recipe, "learning_rate": point.settings.learning_rate}
             align(self.teacher, part, home, device=options["device"], progress=options["progress"], **settings)
         except Diverged as error:
             changes = {"status": "diverged", "reason": str(error)}
@@ -269,6 +272,12 @@ class Sweep:
 
     def _fingerprint(self) -> str:
         return fingerprint(self.teacher.model, self.teacher.mean, self.teacher.std)
+
+
+def _differing(configurations: Sequence[Mapping[str, Any]]) -> set[str]:
+    """What is not equal in all runs: the axes, and what follows from one, as the usual rate does from the batch."""
+    first = configurations[0]
+    return {name for found in configurations for name, value in found.items() if first.get(name) != value}
 
 
 class _Clock:

@@ -79,7 +79,8 @@ def find_rate(
     Raises:
         UserError: as `align`; or a loss that is not finite at the lowest rate.
     """
-    resolved = AlignSettings.resolve(recipe, config, settings).model_copy(update={"steps": STEPS})
+    changes = {"steps": STEPS, "learning_rate": LOW}
+    resolved = AlignSettings.resolve(recipe, config, settings).model_copy(update=changes)
     parts = Parts.of(teacher, images, resolved, student, progress=False)
     count = COUNT if resolved.objective == "standardized" else CALIBRATED
     sample = sample_images(parts.train, parts.resolution, resolved.seed, count)

@@ -5,6 +5,7 @@ What the folder holds, and who may write to it, is told in `aloe.train.runs`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -42,7 +43,15 @@ from aloe.train.align.stem import warmed_up
 from aloe.train.align.trainer import AlignmentModel, AlignmentTrainer, alignment_bar
 from aloe.train.arguments import training_arguments
 from aloe.train.checkpoints import checkpoints
-from aloe.train.runs import claim, hold_out, record, sample_images, starting_point
+from aloe.train.runs import (
+    claim,
+    hold_out,
+    images_per_step,
+    learning_rate_of,
+    record,
+    sample_images,
+    starting_point,
+)
 
 
 @dataclass
@@ -133,6 +142,7 @@ def align(
         check_output(images, home)
     parts = Parts.of(teacher, images, resolved, student, progress)
     taught_by, converted, resolution = parts.teacher, parts.student, parts.resolution
+    resolved = _with_rate(resolved, home, converted.config)
     train, held_out = parts.train, parts.held_out
     arguments = training_arguments(
         resolved,
@@ -171,6 +181,14 @@ def align(
             bar=alignment_bar() if progress else None,
         )
         return trainer.run(converted, stage="aligned", start=start)
+
+
+def _with_rate(settings: AlignSettings, home: Path, config: Any) -> AlignSettings:
+    """The settings with a rate: the given one, that of the training that `home` holds, or the usual one."""
+    if settings.learning_rate is None and (begun := learning_rate_of(home)) is not None:
+        return settings.model_copy(update={"learning_rate": begun})
+    images = images_per_step(settings, int(os.environ.get("WORLD_SIZE", "1")))
+    return settings.with_rate(config.hidden_size, config.num_hidden_layers, images)
 
 
 def _split(source: Any, settings: AlignSettings) -> tuple[Any, ImageSource | None]:

@@ -17,11 +17,24 @@ OF_CONVERSION = ("stem", "b", "stem_steps", "block_steps", "calibrate")
 """Settings that an alignment which goes on from a student does not read."""
 
 
+def usual_rate(width: int, blocks: int, images: int) -> float:
+    """The learning rate of a student of that width and number of blocks, for that many images per step.
+
+    6e-3 for a width of 128, 6 blocks and 64 images, the best of a range there, and for anything smaller; in proportion to
+    1 / width, as AdamW's steps of a matrix ask for (Yang et al. 2022, "Tensor Programs V"), to 1 / blocks, and to the root
+    of the images. What it was measured against: docs/alignment.md, "The rate".
+    """
+    return float(f"{6e-3 * (128 / max(width, 128)) * (6 / max(blocks, 6)) * (images / 64) ** 0.5:.2g}")
+
+
 class AlignSettings(TrainSettings):
     """What an alignment does."""
 
     recipe_package: ClassVar[str] = "aloe.train.align"
 
+    learning_rate: float | None = Field(  # type: ignore[assignment]
+        None, gt=0, description="the highest of the schedule; default: by width, blocks and batch"
+    )
     calibrate: bool = Field(True, description="rescale the converted units before training")
     objective: Literal["cosine", "mse", "standardized", "siglip", "infonce"] = "cosine"
     after_block: Literal["default", "paper", "all"] | list[int] = Field(
@@ -60,6 +73,12 @@ class AlignSettings(TrainSettings):
         import numpy as np
 
         return int(np.random.default_rng([self.seed, step]).choice(self.resolutions))
+
+    def with_rate(self, width: int, blocks: int, images: int) -> Self:
+        """These settings with a rate, where they have none: `usual_rate` of the student and of the images per step."""
+        if self.learning_rate is not None:
+            return self
+        return self.model_copy(update={"learning_rate": usual_rate(width, blocks, images)})
 
     @model_validator(mode="after")
     def _something_to_align(self) -> Self:
