@@ -39,13 +39,16 @@ def test_the_demo_writes_its_page_and_resumes(tmp_path, monkeypatch):
     assert (first.localisation is None) == ("Not measured: fewer than four classes" in html)
 
 
-def test_a_demo_that_an_earlier_version_began_goes_on_with_its_recipe(tmp_path):
-    assert demo._recipe(tmp_path) == "small"
-    for objective, recipe in (("cosine", "short"), ("standardized", "small")):
-        (tmp_path / "run.json").write_text(json.dumps({"objective": objective}))
-        assert demo._recipe(tmp_path) == recipe
-    (tmp_path / "run.json").write_text("[")
-    assert demo._recipe(tmp_path) == "small"
+def test_a_demo_that_an_earlier_version_began_goes_on_with_its_settings(tmp_path):
+    new = {"recipe": "small", "after_block": "all"}
+    assert demo._settings(tmp_path) == new
+    for objective, recipe, rate in (("cosine", "short", 1e-3), ("standardized", "small", 6e-3)):
+        record = {"objective": objective, "after_block": "default", "learning_rate": rate}
+        (tmp_path / "run.json").write_text(json.dumps(record))
+        assert demo._settings(tmp_path) == {"recipe": recipe, "after_block": "default", "learning_rate": rate}
+    for damaged in ("[", "[]", "{}"):
+        (tmp_path / "run.json").write_text(damaged)
+        assert demo._settings(tmp_path) == new
 
 
 @pytest.mark.parametrize("sure", [True, False])

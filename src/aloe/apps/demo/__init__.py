@@ -86,13 +86,13 @@ def run_demo(output_dir: Path, *, steps: int = 240, device: str = "cpu", progres
             device=device,
             progress=progress,
             steps=steps,
-            recipe=_recipe(output_dir / "student"),
             batch_size=64,
             holdout=120,
             evaluate_every=max(1, steps // 2),
             save_every=max(1, steps // 4),
             log_every=max(1, steps // 40),
             crop_scale=(0.35, 1.0),
+            **_settings(output_dir / "student"),
         )
     with _timed(seconds, "comparison", progress):
         rows = _compare({"teacher": teacher, "converted": converted, "aligned": aligned}, teacher, train, test, device)
@@ -105,13 +105,17 @@ def run_demo(output_dir: Path, *, steps: int = 240, device: str = "cpu", progres
     return DemoResult(page, rows, seconds, localisation)
 
 
-def _recipe(student: Path) -> str:
-    """`small`; a demo that an earlier version began goes on with its own."""
+def _settings(student: Path) -> dict[str, Any]:
+    """Recipe `small` at all blocks; a demo that an earlier version began goes on with its own."""
     try:
         record = json.loads((student / "run.json").read_text())
-    except (OSError, ValueError):
-        return "small"
-    return "short" if record.get("objective") == "cosine" else "small"
+        return {
+            "recipe": "short" if record["objective"] == "cosine" else "small",
+            "after_block": record["after_block"],
+            "learning_rate": record["learning_rate"],
+        }
+    except (OSError, ValueError, TypeError, KeyError):
+        return {"recipe": "small", "after_block": "all"}
 
 
 def _compare(
