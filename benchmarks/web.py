@@ -56,7 +56,9 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 def random_student() -> torch.nn.Module:
     """A ViT-S/16 student at 224 pixels with 1000 classes, whose weights nothing has trained."""
     torch.manual_seed(0)
-    return BcosViTForImageClassification(BcosViTConfig(384, 12, 6, 1536, num_labels=1000)).eval()
+    return BcosViTForImageClassification(
+        BcosViTConfig(hidden_size=384, num_attention_heads=6, intermediate_size=1536, num_labels=1000)
+    ).eval()
 
 
 def main() -> None:

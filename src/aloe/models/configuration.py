@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from math import isfinite
 from numbers import Integral
 from typing import Any
@@ -30,14 +31,8 @@ REALS = (
     *("b", "b_conv", "layer_norm_eps", "conv_norm_eps", "stem_norm_eps", "logit_scale", "logit_bias"),
     *("rope_theta", "initializer_range"),
 )
-CONV_STEM_WIDTHS = (
-    64,
-    128,
-    128,
-    256,
-    256,
-    512,
-)  # stride 2 where the width grows: total stride 16 (docs/method.md section 4)
+# Stride 2 where the width grows: total stride 16 (docs/method.md section 4).
+CONV_STEM_WIDTHS = (64, 128, 128, 256, 256, 512)
 
 
 class BcosViTConfig(PreTrainedConfig):
@@ -77,77 +72,45 @@ class BcosViTConfig(PreTrainedConfig):
 
     model_type = "bcos_vit"
 
-    def __init__(
-        self,
-        hidden_size: int = 768,
-        num_hidden_layers: int = 12,
-        num_attention_heads: int = 12,
-        intermediate_size: int = 3072,
-        hidden_act: str = "gelu",
-        layer_norm_eps: float = 1e-6,
-        image_size: int = 224,
-        patch_size: int = 16,
-        b: float = 2.0,
-        stem: str = "patch",
-        stem_widths: list[int] | None = None,
-        stem_kernel: int = 3,
-        use_cls_token: bool = True,
-        num_register_tokens: int = 0,
-        position_embedding: str = "learned",
-        position_interpolation: str = "bicubic",
-        rope_theta: float = 100.0,
-        mlp: str = "mlp",
-        layer_scale: bool = False,
-        pooling: str = "cls",
-        encoding: str = "unit",
-        image_mean: list[float] | None = None,
-        image_std: list[float] | None = None,
-        bcos_variant: str = "cosine",
-        b_conv: float | None = None,
-        conv_norm_eps: float = 0.0,
-        stem_norm: str = "rms",
-        stem_norm_eps: float = 1e-6,
-        pre_norm: bool = False,
-        logit_scale: float = 1.0,
-        logit_bias: float = 0.0,
-        initializer_range: float = 0.02,
-        teacher: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        self.hidden_size = hidden_size
-        self.num_hidden_layers = num_hidden_layers
-        self.num_attention_heads = num_attention_heads
-        self.intermediate_size = intermediate_size
-        self.hidden_act = hidden_act
-        self.layer_norm_eps = layer_norm_eps
-        self.image_size = image_size
-        self.patch_size = patch_size
-        self.b = b
-        self.stem = stem
-        self.stem_widths = (stem_widths or conv_stem_widths(patch_size)) if stem == "conv" else None
-        self.stem_kernel = stem_kernel
-        self.use_cls_token = use_cls_token
-        self.num_register_tokens = num_register_tokens
-        self.position_embedding = position_embedding
-        self.position_interpolation = position_interpolation
-        self.rope_theta = rope_theta
-        self.mlp = mlp
-        self.layer_scale = layer_scale
-        self.pooling = pooling
-        self.encoding = encoding
-        self.image_mean, self.image_std = image_mean, image_std
-        self.bcos_variant = bcos_variant
-        self.b_conv = b_conv
-        self.conv_norm_eps = conv_norm_eps
-        self.stem_norm = stem_norm
-        self.stem_norm_eps = stem_norm_eps
-        self.pre_norm = pre_norm
-        self.logit_scale = logit_scale
-        self.logit_bias = logit_bias
-        self.initializer_range = initializer_range
-        self.teacher = teacher or {}
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-6
+    image_size: int = 224
+    patch_size: int = 16
+    b: float = 2.0
+    stem: str = "patch"
+    stem_widths: list[int] | None = None
+    stem_kernel: int = 3
+    use_cls_token: bool = True
+    num_register_tokens: int = 0
+    position_embedding: str = "learned"
+    position_interpolation: str = "bicubic"
+    rope_theta: float = 100.0
+    mlp: str = "mlp"
+    layer_scale: bool = False
+    pooling: str = "cls"
+    encoding: str = "unit"
+    image_mean: list[float] | None = None
+    image_std: list[float] | None = None
+    bcos_variant: str = "cosine"
+    b_conv: float | None = None
+    conv_norm_eps: float = 0.0
+    stem_norm: str = "rms"
+    stem_norm_eps: float = 1e-6
+    pre_norm: bool = False
+    logit_scale: float = 1.0
+    logit_bias: float = 0.0
+    initializer_range: float = 0.02
+    teacher: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        widths = self.stem_widths or conv_stem_widths(self.patch_size) if self.stem == "conv" else None
+        self.stem_widths, self.teacher = widths, self.teacher or {}
         self._check_types()
-        super().__init__(**kwargs)
+        super().__post_init__(**kwargs)
         self._check()
 
     @property
