@@ -7,7 +7,7 @@ makes students by them; nothing else in the package knows a teacher's parameter 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aloe.core.errors import UserError
@@ -104,6 +104,12 @@ def _embedding(projection: str) -> Fold:
     return Fold(f"{projection}.weight", f"{projection}.bias")
 
 
+_EARLIER_ATTENTION = (
+    (".attention.attention.query.", ".attention.q_proj."),
+    (".attention.attention.key.", ".attention.k_proj."),
+    (".attention.attention.value.", ".attention.v_proj."),
+    (".attention.output.dense.", ".attention.o_proj."),
+)
 _VIT = Family(
     name="ViT",
     model_types=("vit",),
@@ -117,10 +123,7 @@ _VIT = Family(
     student={"pooling": "cls"},
     aliases=(
         ("encoder.layer.", "layers."),
-        (".attention.attention.query.", ".attention.q_proj."),
-        (".attention.attention.key.", ".attention.k_proj."),
-        (".attention.attention.value.", ".attention.v_proj."),
-        (".attention.output.dense.", ".attention.o_proj."),
+        *_EARLIER_ATTENTION,
         (".intermediate.dense.", ".mlp.fc1."),
         (".output.dense.", ".mlp.fc2."),
     ),
@@ -145,13 +148,7 @@ _DINOV2 = Family(
     towers=("dinov2",),
     blocks=("encoder.layer",),
     student={"pooling": "cls", "layer_scale": True},
-    aliases=(
-        (".attention.attention.query.", ".attention.q_proj."),
-        (".attention.attention.key.", ".attention.k_proj."),
-        (".attention.attention.value.", ".attention.v_proj."),
-        (".attention.output.dense.", ".attention.o_proj."),
-        (".mlp.weights_out.", ".mlp.down_proj."),
-    ),
+    aliases=(*_EARLIER_ATTENTION, (".mlp.weights_out.", ".mlp.down_proj.")),
     tensors={
         "embeddings.patch_embedding.weight": _embedding("embeddings.patch_embeddings.projection"),
         "embeddings.cls_token": Copy("embeddings.cls_token"),
@@ -161,14 +158,13 @@ _DINOV2 = Family(
     },
 )
 
-_DINOV2_REGISTERS = Family(
+_DINOV2_REGISTERS = replace(
+    _DINOV2,
     name="DINOv2 with registers",
     model_types=("dinov2_with_registers",),
     model_class="Dinov2WithRegistersModel",
     towers=("dinov2_with_registers",),
-    blocks=("encoder.layer",),
     student={**_DINOV2.student, "position_interpolation": "bicubic-antialias"},
-    aliases=_DINOV2.aliases,
     tensors={**_DINOV2.tensors, "embeddings.register_tokens": Copy("embeddings.register_tokens")},
 )
 
@@ -217,17 +213,14 @@ _SIGLIP = Family(
     },
 )
 
-_SIGLIP2 = Family(
+_SIGLIP2 = replace(
+    _SIGLIP,
     name="SigLIP2 (NaFlex)",
     model_types=("siglip2", "siglip2_vision_model"),
     model_class="Siglip2VisionModel",
     classifier_class="Siglip2ForImageClassification",
-    towers=_SIGLIP.towers,
-    blocks=_SIGLIP.blocks,
-    mean=HALF,
-    std=HALF,
+    asks_to_interpolate=False,
     student={**_SIGLIP.student, "position_interpolation": "bilinear-antialias"},
-    tensors=_SIGLIP.tensors,
 )
 
 _CLIP = Family(

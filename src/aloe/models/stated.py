@@ -51,7 +51,7 @@ def plain_fields(values: Mapping[str, Any], where: str) -> dict[str, Any]:
         if isinstance(value, dict) and field.endswith("_config"):
             kept[field] = plain_fields(value, where)
             continue
-        if wrong := next((v for v in _numbers(value) if not _finite(v)), None):
+        if wrong := next((v for v in _numbers(value) if not math.isfinite(v)), None):
             raise UserError(f"{where}: {field} of config.json holds {wrong}, which is no finite number.")
         if field.endswith("eps") and isinstance(value, int | float) and value < 0:
             raise UserError(f"{where}: {field} of config.json must be at least 0, got {value}.")
@@ -159,10 +159,6 @@ def _numbers(value: Any) -> Iterator[Any]:
             yield from _numbers(inner)
     elif isinstance(value, float):
         yield value
-
-
-def _finite(value: float) -> bool:
-    return math.isfinite(value)
 
 
 def vision_of(values: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ normalisation. `timm.py` reads these tables; it is never installed here. A `Layo
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aloe.models.families import HALF, IMAGENET_MEAN, IMAGENET_STD, OPENAI_MEAN, OPENAI_STD
@@ -71,17 +71,8 @@ NORMALISATIONS = (
 # Arguments in a config.json that its tensors' names and shapes tell as well, or that matter in training alone.
 TOLD_BY_TENSORS = frozenset(
     (
-        *(
-            "img_size",
-            "patch_size",
-            "in_chans",
-            "num_classes",
-            "embed_dim",
-            "depth",
-            "mlp_ratio",
-            "qkv_bias",
-            "init_values",
-        ),
+        *("img_size", "patch_size", "in_chans", "num_classes", "embed_dim", "depth"),
+        *("mlp_ratio", "qkv_bias", "init_values"),
         *("class_token", "no_embed_class", "reg_tokens", "num_reg_tokens", "pre_norm", "final_norm", "global_pool"),
         *("dynamic_img_size", "dynamic_img_pad", "strict_img_size", "weight_init", "fix_init", "head_init_scale"),
         *("drop_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate"),
@@ -165,11 +156,11 @@ _DINOV2 = Layout(
     },
 )
 
-_DINOV2_REGISTERS = Layout(
+_DINOV2_REGISTERS = replace(
+    _DINOV2,
     architectures=r"vit_(small|base|large|so400m|giant)_patch14_reg\d_(dinov2|tipsv2)",
     config_class="Dinov2WithRegistersConfig",
     model_class="Dinov2WithRegistersModel",
-    config=_DINOV2.config,
     tensors={**_DINOV2.tensors, "embeddings.register_tokens": Copy("reg_token")},
 )
 
