@@ -256,8 +256,7 @@ def check_source(source: ImageSource, sample: int = 64, max_bad_fraction: float 
     images = len(source)
     spaced = np.linspace(0, images - 1, min(sample, images)).round().astype(int).tolist()
     unreadable = _unreadable(source, spaced)
-    if len(unreadable) > math.floor(max_bad_fraction * images):
-        raise _past(max_bad_fraction, len(unreadable), images, unreadable)
+    _refuse_past(max_bad_fraction, unreadable, images)
     if chance_of(len(unreadable), len(spaced), max_bad_fraction, images) < HOPELESS:
         drawn = np.random.default_rng(0).choice(images, len(spaced), replace=False).tolist()
         again = _unreadable(source, drawn)

@@ -62,7 +62,6 @@ class HubImages:
             raise UserError(f"Column {label} of {where} holds no labels: give whole numbers, strings or a ClassLabel.")
         classed = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
         usual = [name for name in ("label",) if name in features and _holds_labels(features[name])]
-        self.undecided = ""
         self.left_out: list[str] = []
         if not label and len(classed) > 1:
             others = f"#{column or images[0]},{classed[1]}"

@@ -234,9 +234,8 @@ class StoredImages:
         read = {os.path.splitext(name)[0] for name in files if is_read_name(name)}
         beside = [name for name in files if not is_read_name(name) and os.path.splitext(name)[0] in read]
         if beside:  # a camera's raw file and its JPEG, for one
-            self.left_out.append(
-                f"{len(beside)} files of other formats beside an image of the same name: {_first_names(beside)}"
-            )
+            some = first_few([shown(name) for name in beside], 3)
+            self.left_out.append(f"{len(beside)} files of other formats beside an image of the same name: {some}")
             files = sorted(set(files) - set(beside))
         self._files = files
         self._start = 0 if files == [inner] else len(start)
@@ -293,10 +292,6 @@ class StoredImages:
 
 
 _EXTENSIONS = ", ".join(EXTENSIONS)
-
-
-def _first_names(names: Sequence[str]) -> str:
-    return ", ".join(map(shown, names[:3])) + (", ..." if len(names) > 3 else "")
 
 
 def _expanded(path: str | Path, lost: list[str]) -> Iterator[Path]:

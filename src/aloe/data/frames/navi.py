@@ -11,7 +11,7 @@ intrinsics, which agrees with moving the points along by nearest neighbours to h
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,8 @@ class NaviFrames:
             mask=depth > 0,
             name=view.image,
         ).cropped(*object_square(depth > 0))
-        return _resized_nearest(frame, SIDE)
+        nearest = F.interpolate(frame.image[None], (SIDE, SIDE), mode="nearest-exact")[0]  # as in Probe3D
+        return replace(frame.resized(SIDE), image=nearest)
 
     def state(self) -> str:
         annotations = [f"{view.size} {view.focal} {view.pose.tolist()}" for view in self.views]
@@ -159,13 +160,6 @@ def _square(x: Tensor) -> Tensor:
     x = F.interpolate(x[None], size, mode="nearest-exact")[0]
     top, left = round((size[0] - SIDE) / 2), round((size[1] - SIDE) / 2)
     return x[:, top : top + SIDE, left : left + SIDE]
-
-
-def _resized_nearest(frame: Frame, side: int) -> Frame:
-    """`Frame.resized`, but the image by nearest too, as in Probe3D."""
-    image = F.interpolate(frame.image[None], (side, side), mode="nearest-exact")[0]
-    resized = frame.resized(side)
-    return Frame(**{**resized.__dict__, "image": image})
 
 
 def _views(files: Files) -> list[View]:

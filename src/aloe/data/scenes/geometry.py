@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,12 +71,12 @@ class Primitive:
 def intersect(primitive: Primitive, origin: Array, direction: Array) -> Array:
     """First t > EPSILON (n,) at which origin (3,1 or n) + t direction (3,n), both local, enters; inf where none."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return _INTERSECT[primitive.kind](primitive, origin, direction)
+        return _SOLIDS[primitive.kind][0](primitive, origin, direction)
 
 
 def local_normal(primitive: Primitive, point: Array) -> Array:
     """Outward normal (3,n), of any length, at local surface points (3,n)."""
-    return _NORMAL[primitive.kind](primitive, point)
+    return _SOLIDS[primitive.kind][1](primitive, point)
 
 
 def dot(a: Array, b: Array) -> Array:
@@ -168,10 +169,6 @@ def _frustum(p: Primitive, o: Array, d: Array, capped: bool = True) -> Array:
     return best
 
 
-def _shell(p: Primitive, o: Array, d: Array) -> Array:
-    return _frustum(p, o, d, capped=False)
-
-
 def _capsule(p: Primitive, o: Array, d: Array) -> Array:
     flat = d[0] * d[0] + d[1] * d[1]
     plan, level = o[0] * d[0] + o[1] * d[1], o[0] * o[0] + o[1] * o[1] - 1
@@ -250,9 +247,8 @@ def _normal_sphere(p: Primitive, x: Array) -> Array:
 
 
 def _normal_frustum(p: Primitive, x: Array) -> Array:
-    side = np.stack([x[0], x[1], (1 - p.k) * (1 + (p.k - 1) * x[2])])
     cap = np.where(x[2] > 1 - 1e-7, 1.0, np.where(x[2] < 1e-7, -1.0, 0.0))
-    return np.where(cap == 0, side, np.stack([0 * cap, 0 * cap, cap]))
+    return np.where(cap == 0, _normal_shell(p, x), np.stack([0 * cap, 0 * cap, cap]))
 
 
 def _normal_shell(p: Primitive, x: Array) -> Array:
@@ -272,21 +268,13 @@ def _normal_polyhedron(p: Primitive, x: Array) -> Array:
     return p.planes[face, :3].T
 
 
-_INTERSECT: dict[str, Callable[[Primitive, Array, Array], Array]] = {
-    "plane": _plane,
-    "sphere": _sphere,
-    "frustum": _frustum,
-    "shell": _shell,
-    "capsule": _capsule,
-    "torus": _torus,
-    "polyhedron": _polyhedron,
-}
-_NORMAL: dict[str, Callable[[Primitive, Array], Array]] = {
-    "plane": _normal_plane,
-    "sphere": _normal_sphere,
-    "frustum": _normal_frustum,
-    "shell": _normal_shell,
-    "capsule": _normal_capsule,
-    "torus": _normal_torus,
-    "polyhedron": _normal_polyhedron,
+# Of every canonical solid: what `intersect` and `local_normal` call.
+_SOLIDS: dict[str, tuple[Callable[[Primitive, Array, Array], Array], Callable[[Primitive, Array], Array]]] = {
+    "plane": (_plane, _normal_plane),
+    "sphere": (_sphere, _normal_sphere),
+    "frustum": (_frustum, _normal_frustum),
+    "shell": (partial(_frustum, capped=False), _normal_shell),
+    "capsule": (_capsule, _normal_capsule),
+    "torus": (_torus, _normal_torus),
+    "polyhedron": (_polyhedron, _normal_polyhedron),
 }

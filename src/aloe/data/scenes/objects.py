@@ -112,10 +112,8 @@ def _frame(axis: Point) -> Array:
 
 
 _UP: Point = (0, 0, 1)
-_TURN = {
-    "cup": 0.8,
-    "donut": 0.9,
-}  # radians either way; others turn freely. Keeps handle and hole in sight.
+# Radians either way; others turn freely. Keeps handle and hole in sight.
+_TURN = {"cup": 0.8, "donut": 0.9}
 
 
 def _cactus(rng: Rng, paint: list[Material]) -> list[Primitive]:
