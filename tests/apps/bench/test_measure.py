@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -51,7 +52,7 @@ def test_numbers_of_one_alignment(images):
     assert found.memory > 4.5 * weights  # teacher, student, two moments, gradients; activations come on top
     assert found.largest_batch is None
     assert (found.batch_size, found.processes, found.resolution, found.steps) == (4, 1, 32, 2)
-    assert json.loads(json.dumps(found.as_row()))["name"] == "vit"
+    assert json.loads(json.dumps(asdict(found)))["name"] == "vit"
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
 
 

@@ -10,7 +10,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -55,9 +55,6 @@ class Measured:
     utilisation: dict[str, float]
     memory: int
     largest_batch: int | None
-
-    def as_row(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def measure(

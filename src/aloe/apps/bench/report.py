@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from aloe.apps.bench.measure import measure
 from aloe.apps.bench.sizes import SIZES, check_sizes, generated_photos, random_teacher
 from aloe.core.errors import UserError
 from aloe.core.names import chosen as chosen_name
+from aloe.core.progress import say
 from aloe.data.sources import open_source
 from aloe.evaluation.results import ResultLog, Row, row_key, versions
 from aloe.models.teachers import Teacher, load_teacher
@@ -61,9 +63,9 @@ def bench_all(
     for name in names:
         for case in checked:
             if progress and _first_process():
-                _say(f"Measuring {name}, {case.precision} ...")
+                say(f"Measuring {name}, {case.precision} ...")
             model = _teacher(name, teacher is not None, case.resolution)
-            row = measure(model, source, case, rounds=rounds, device=device).as_row()
+            row = asdict(measure(model, source, case, rounds=rounds, device=device))
             del model
             gc.collect()  # trainers are cycles; the next size needs the memory
             facts = {k: row[k] for k in ("name", "device", "precision", "compiled", "resolution", "batch_size")}
@@ -110,9 +112,3 @@ def _first_process() -> bool:
 
 def _short(rate: float) -> str:
     return f"{rate:.0f}" if rate >= 100 else f"{rate:.1f}" if rate >= 10 else f"{rate:.2f}"
-
-
-def _say(words: str) -> None:
-    from rich.console import Console
-
-    Console(stderr=True).print(words, highlight=False)

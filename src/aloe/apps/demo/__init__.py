@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from aloe.apps.demo.localisation import Localisation, localise
 from aloe.apps.demo.page import write_page
 from aloe.attribution.inherent import explain
 from aloe.core.errors import UserError
+from aloe.core.progress import say
 from aloe.data.draws import ImageDataset, collate_images
 from aloe.data.scenes import CLASSES, SceneDataset
 from aloe.data.scenes.files import write_scenes
@@ -185,18 +188,11 @@ def _scenes() -> tuple[torch.Tensor, torch.Tensor]:
     return images, torch.tensor([int(scene.label) for scene in scenes])
 
 
-class _timed:
+@contextmanager
+def _timed(seconds: dict[str, float], name: str, progress: bool) -> Iterator[None]:
     """Notes how long a block took and says what is going on."""
-
-    def __init__(self, seconds: dict[str, float], name: str, progress: bool) -> None:
-        self.seconds, self.name, self.progress = seconds, name, progress
-
-    def __enter__(self) -> None:
-        if self.progress:
-            from rich.console import Console
-
-            Console(stderr=True).print(f"{self.name} ...", highlight=False)
-        self.start = time.perf_counter()
-
-    def __exit__(self, *_: Any) -> None:
-        self.seconds[self.name] = round(time.perf_counter() - self.start, 1)
+    if progress:
+        say(f"{name} ...")
+    start = time.perf_counter()
+    yield
+    seconds[name] = round(time.perf_counter() - start, 1)

@@ -6,9 +6,7 @@ asks the models about it.
 
 from __future__ import annotations
 
-import struct
 import threading
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -22,7 +20,7 @@ from torch import Tensor
 
 from aloe.attribution.methods import METHODS, attribute, check_options, find_method, unsupported
 from aloe.core.errors import UserError
-from aloe.data.decode import FORMATS, decode_image
+from aloe.data.decode import BROKEN, FORMATS, decode_image
 from aloe.data.transforms import ResizeCenterCrop, to_tensor
 from aloe.evaluation.backbones import load_any
 from aloe.evaluation.results import describe
@@ -220,21 +218,7 @@ def _check_size(data: bytes, name: str) -> None:
             width, height = image.size
     except Image.DecompressionBombError:
         raise UserError(f"{name} has too many pixels; an image may have {MAX_PIXELS / 1e6:.0f} million.") from None
-    except _BROKEN:
+    except BROKEN:
         return  # `decode_image` says what is wrong
     if width * height > MAX_PIXELS:
         raise UserError(f"{name} has {width} x {height} pixels; an image may have {MAX_PIXELS / 1e6:.0f} million.")
-
-
-# What Pillow raises on a damaged header.
-_BROKEN = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    ArithmeticError,
-    struct.error,
-    zlib.error,
-)

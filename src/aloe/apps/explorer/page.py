@@ -28,12 +28,7 @@ from aloe.metrics.deletion import FILLS
 
 UPLOADS, SHOWN = 12, 40  # of each visitor, images of a folder that are offered
 FIRST_METHODS = ("inherent", "attnlrp")
-FILL_WORDS = {
-    "zero": "zero input",
-    "black": "black",
-    "mean": "mean colour",
-    "blur": "blurred",
-}
+FILL_WORDS = {"zero": "zero input", "black": "black", "mean": "mean colour", "blur": "blurred"}
 Update = tuple[Any, ...]
 
 
@@ -56,9 +51,8 @@ def build_app(
     """
     page = Page(explorer, _offered(explorer, images, limit))
     app, blocks = FastAPI(openapi_url=None), page.blocks()
-    blocks.has_launched = (
-        True  # gradio checks the paths of requests only then, and not at all in an app that is mounted
-    )
+    # Gradio checks the paths of requests only where this is true, and not at all in an app that is mounted.
+    blocks.has_launched = True
     gr.mount_gradio_app(
         app,
         blocks,

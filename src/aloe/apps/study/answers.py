@@ -9,7 +9,6 @@ import sqlite3
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import asdict, fields
-from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -97,7 +96,7 @@ def _rows(path: Path) -> list[tuple[str, Any]]:
         rows: Iterable[tuple[int, Any]] = json_lines(text.encode())
     else:
         table = read_table(path, [field.name for field in fields(Answer)], "answer of a study")
-        rows = ((number, _plain(row)) for number, row in table)
+        rows = ((line, {name: from_spreadsheets(cell) for name, cell in row.items()}) for line, row in table)
     return [(f"line {number} of {path}", row) for number, row in rows]
 
 
@@ -111,11 +110,6 @@ def _is_database(path: Path) -> bool:
     if first.startswith(_OTHERS):
         raise UserError(f"{path} holds no answers of a study; give {_ACCEPTED}.")
     return first == _SQLITE
-
-
-def _plain(row: Any) -> Any:
-    """A row of a CSV file without the apostrophes that keep its words from being computed."""
-    return {name: from_spreadsheets(value) for name, value in row.items()} if isinstance(row, dict) else row
 
 
 def _stored(path: Path) -> list[dict[str, Any]]:
@@ -135,9 +129,8 @@ def _answer(row: Any, place: str) -> Answer:
     elif not isinstance(row, dict):
         problem = "it is no object with names and values"
     else:
-        kinds = _kinds()
-        missing = [name for name in kinds if name not in row]
-        values = {name: _value(row[name], kind) for name, kind in kinds.items() if name in row}
+        missing = [name for name in _KINDS if name not in row]
+        values = {name: _value(row[name], kind) for name, kind in _KINDS.items() if name in row}
         wrong = [name for name, value in values.items() if value is _WRONG]
         if missing:
             problem = f"it has no {', '.join(missing)}"
@@ -152,11 +145,7 @@ def _answer(row: Any, place: str) -> Answer:
     return Answer(**values)
 
 
-@cache
-def _kinds() -> dict[str, Any]:
-    return get_type_hints(Answer)
-
-
+_KINDS = get_type_hints(Answer)
 _WRONG = object()  # in place of a value that is not of its kind
 
 

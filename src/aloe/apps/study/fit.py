@@ -76,7 +76,10 @@ def fit(answers: Sequence[Answer], *, ties: Ties = "half", samples: int = SAMPLE
     methods = sorted({method for answer in counted for method in (answer.left, answer.right)})
     each = win_matrices(counted, methods, ties)
     wins = each.sum(0)
-    _check_connected(wins + wins.T, methods, "were never compared, not even through others")
+    reached = _reach(wins + wins.T)[0]
+    if lost := [method for method, reachable in zip(methods, reached, strict=True) if not reachable]:
+        words = f"{', '.join(lost)} and {methods[0]} were never compared, not even through others"
+        raise UserError(f"{words}; more answers are needed.")
     scores = bradley_terry(wins)
     check_product({"samples": samples, "rates of winning": len(methods) ** 2}, 10 * MAX_HELD)
     rng, drawn = np.random.default_rng(seed), np.empty((samples, len(methods)))
@@ -92,7 +95,7 @@ def fit(answers: Sequence[Answer], *, ties: Ties = "half", samples: int = SAMPLE
     done = Fit(methods, scores, low, high, wins, rate_low, rate_high, len(each), len(counted), undecided)
     if len(each) < 2:
         done.notes.append("One participant alone has no interval: it says nothing of how much others would differ.")
-    if not _reaches_all(wins):
+    if not _reach(wins).all():
         done.notes.append(
             "Some methods won, or lost, every comparison with the others; their scores have no bound but the fit's prior."
         )
@@ -130,19 +133,8 @@ def bradley_terry(wins: np.ndarray, start: np.ndarray | None = None) -> np.ndarr
     return scores - scores.mean()
 
 
-def _check_connected(compared: np.ndarray, methods: Sequence[str], problem: str) -> None:
-    reached = _reach(compared)[0]
-    if not reached.all():
-        lost = [method for method, reachable in zip(methods, reached, strict=True) if not reachable]
-        raise UserError(f"{', '.join(lost)} and {methods[0]} {problem}; more answers are needed.")
-
-
-def _reaches_all(wins: np.ndarray) -> bool:
-    """Whether every method beats every other, at least through others: then all scores are finite without a prior."""
-    return bool(_reach(wins).all())
-
-
 def _reach(edges: np.ndarray) -> np.ndarray:
+    """Which methods beat which, at least through others: where all beat all, scores are finite without a prior."""
     reach = (edges > 0) | np.eye(len(edges), dtype=bool)
     for _ in range(len(edges)):
         reach = reach @ reach

@@ -29,8 +29,9 @@ def serve_study(
     if len(secret) < 16:
         raise UserError("The secret of the admin page needs at least 16 characters; unset it to have one made up.")
     store = Store(db)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listening = socket.create_server((host, port), family=_family(host), backlog=512)
+        listening = socket.create_server((host, port), family=family, backlog=512)
     except OSError as error:
         store.close()
         raise UserError(f"Nothing can listen at {host}:{port} ({error.strerror}); try another --port.") from error
@@ -41,7 +42,3 @@ def serve_study(
     app = create_app(store, secret, invited_only=invited_only)
     config = uvicorn.Config(app, access_log=False, log_level="warning", server_header=False, timeout_keep_alive=30)
     uvicorn.Server(config).run(sockets=[listening])
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
