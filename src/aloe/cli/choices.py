@@ -3,44 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pkgutil import resolve_name
 
-
-def _recipes() -> list[str]:
-    from aloe.train.align.settings import AlignSettings
-
-    return AlignSettings.recipes()
-
-
-def _finetune_recipes() -> list[str]:
-    from aloe.train.finetune.settings import FinetuneSettings
-
-    return FinetuneSettings.recipes()
-
-
-def _tasks() -> list[str]:
-    from aloe.evaluation.settings import TASK_NAMES
-
-    return list(TASK_NAMES)
-
-
-def _methods() -> list[str]:
-    from aloe.report.methods import LOOKS
-
-    return list(LOOKS)
-
-
-def _zoo() -> list[str]:
-    from aloe.models.zoo_models import ZOO
-
-    return [model.id for model in ZOO]
-
-
-CHOICES: dict[str, Callable[[], list[str]]] = {
-    "recipes": _recipes,
-    "finetune-recipes": _finetune_recipes,
-    "tasks": _tasks,
-    "methods": _methods,
-    "zoo": _zoo,
+CHOICES: dict[str, Callable[[], list[str]]] = {  # modules are imported when a choice is asked for, and not before
+    "recipes": lambda: resolve_name("aloe.train.align.settings:AlignSettings").recipes(),
+    "finetune-recipes": lambda: resolve_name("aloe.train.finetune.settings:FinetuneSettings").recipes(),
+    "tasks": lambda: list(resolve_name("aloe.evaluation.settings:TASK_NAMES")),
+    "methods": lambda: list(resolve_name("aloe.report.methods:LOOKS")),
+    "zoo": lambda: [model.id for model in resolve_name("aloe.models.zoo_models:ZOO")],
 }
 
 
