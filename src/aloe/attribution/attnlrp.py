@@ -31,10 +31,8 @@ from aloe.bcos.functional import gate
 from aloe.core.errors import UserError
 
 VARIANTS = ("full", "cp")
-GAMMA, CONV_GAMMA = (
-    0.05,
-    0.25,
-)  # of teachers; in the middle of the grids of LXT's ViT example (docs/attribution.md)
+# Of teachers; in the middle of the grids of LXT's ViT example (docs/attribution.md).
+GAMMA, CONV_GAMMA = 0.05, 0.25
 _PRODUCTS = (torch.mul, torch.multiply, Tensor.mul, Tensor.multiply, Tensor.__mul__, Tensor.__rmul__)
 _MATRIX_PRODUCTS = (torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__)
 

@@ -111,9 +111,7 @@ def _tried(handle: int, path: Path, end: float) -> bool:
 if sys.platform == "win32":
     import msvcrt
 
-    _FAR = (
-        1 << 30
-    )  # of the byte that is locked, behind the words of who holds it: Windows lets nobody else read that byte
+    _FAR = 1 << 30  # the byte that is locked, behind the words of who holds it: Windows lets nobody else read it
 
     def _lock(handle: int, path: Path, shared: bool = False) -> bool:
         os.lseek(handle, _FAR, os.SEEK_SET)

@@ -19,10 +19,8 @@ from torch import Tensor
 from aloe.draw.gallery import row
 
 GREY = 150  # of pixels that are not known
-_NEAR, _FAR = (
-    (0.96, 105.0),
-    (0.22, -75.0),
-)  # lightness and hue in degrees: pale yellow by orange and magenta to dark blue
+# Lightness and hue in degrees: pale yellow by orange and magenta to dark blue.
+_NEAR, _FAR = (0.96, 105.0), (0.22, -75.0)
 _CHROMA = 0.19  # in the middle; less towards the ends, and where the screen has no such colour
 
 

@@ -90,7 +90,6 @@ class Teacher(Backbone):
             stated = {"id2label": config.id2label} if getattr(config, "id2label", None) else {}
             names = label_table(stated, self.classifier.out_features, self.name)
             set_labels(self.config, names or {i: f"LABEL_{i}" for i in range(self.classifier.out_features)})
-        self._warm = False
 
     @property
     def title(self) -> str:  # type: ignore[override]

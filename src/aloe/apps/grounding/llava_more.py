@@ -67,9 +67,8 @@ def load_llava_more(name: str, *, tower: str | Path | None = None, dtype: Any = 
     _fit(name, tensors, {key: tuple(value.shape) for key, value in state.items()})
     kind = dtype if isinstance(dtype, torch.dtype) else tensors["lm_head.weight"].dtype
     llava: Any = LlavaForConditionalGeneration
-    model = llava.from_pretrained(
-        None, config=config, state_dict=tensors, dtype=kind
-    )  # without a second copy of 9B weights
+    # Without a second copy of 9B weights.
+    model = llava.from_pretrained(None, config=config, state_dict=tensors, dtype=kind)
     model.generation_config.eos_token_id = [1, 107]  # </s> and <end_of_turn>, its declared stops
     return VisionLanguage(model.eval(), tokenizer, view, template=TEMPLATE)
 
