@@ -18,6 +18,7 @@ from aloe.core.progress import tracked
 from aloe.models.headers import shapes_of
 from aloe.models.hub import explain_hub_errors
 from aloe.models.labels import STATED as LABELS
+from aloe.models.pretrained import read_pretrained
 from aloe.models.stated import hold_against, mismatch, stated
 from aloe.models.teachers import Teacher
 
@@ -125,14 +126,10 @@ def load_text_tower(source: str | Path, *, dtype: torch.dtype = torch.float32) -
                 f"{name} is a {model_type} model without a text tower; give a SigLIP or SigLIP2 checkpoint with both towers."
             )
         config = CONFIG_MAPPING[model_type].from_dict({k: v for k, v in values.items() if k not in LABELS})
-        hold_against(values, shapes_of(name), name)
-        model, report = getattr(transformers, BOTH_TOWERS[model_type]).from_pretrained(
-            name,
-            config=config,
-            use_safetensors=True,
-            dtype=dtype,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
+        shapes = shapes_of(name)
+        hold_against(values, shapes, name)
+        model, report = read_pretrained(
+            getattr(transformers, BOTH_TOWERS[model_type]), name, config, shapes, dtype=dtype
         )
     if report["mismatched_keys"]:
         raise UserError(mismatch(name, report["mismatched_keys"]))

@@ -13,6 +13,7 @@ from aloe.core.errors import UserError
 from aloe.core.files import read_object, read_words
 from aloe.models.headers import shapes_of
 from aloe.models.hub import explain_hub_errors
+from aloe.models.pretrained import read_pretrained
 from aloe.models.saving import load
 from aloe.models.stated import hold_against, mismatch, stated
 from aloe.models.text import load_tokenizer
@@ -41,15 +42,10 @@ def load_vision_language(
         else:
             check_config(name, values)
             tokenizer, view = load_tokenizer(name), view_of(name)
-            llava: Any = LlavaForConditionalGeneration
-            hold_against(values, shapes_of(name), name)
-            options: dict[str, Any] = {
-                "use_safetensors": True,
-                "output_loading_info": True,
-                "ignore_mismatched_sizes": True,
-            }
-            options["config"] = LlavaConfig.from_dict(values)
-            model, report = llava.from_pretrained(name, dtype=dtype or "auto", **options)
+            shapes, config = shapes_of(name), LlavaConfig.from_dict(values)
+            hold_against(values, shapes, name)
+            llava = LlavaForConditionalGeneration
+            model, report = read_pretrained(llava, name, config, shapes, dtype=dtype or "auto")
             if report["mismatched_keys"]:
                 raise UserError(mismatch(name, report["mismatched_keys"]))
             missing = sorted(report["missing_keys"])
