@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,11 +53,12 @@ def build(
     from aloe.apps.study.build import build_study
     from aloe.apps.study.settings import StudySettings
     from aloe.core.errors import UserError
+    from aloe.core.files import read_words
     from aloe.evaluation.backbones import load_any
 
     values, options = split_options(settings)
     if consent is not None:
-        values["consent"] = _text(consent)
+        values["consent"] = read_words(consent).strip()
     if student is None and teacher is None:
         raise UserError("Give a model to explain: --student, --teacher, or both.")
     chosen = StudySettings.of(**values)
@@ -127,16 +129,9 @@ def export(
     json: Json = False,
 ) -> None:
     """Write the answers to a file, without links and codes; also while the study is served."""
-    from aloe.apps.study.answers import FORMATS, stored_answers
-    from aloe.core.errors import UserError
-    from aloe.core.files import write_whole
+    from aloe.apps.study.answers import stored_answers
 
-    form = FORMATS.get(output.suffix.removeprefix("."))
-    if form is None:
-        raise UserError(f"{output.name} ends in neither .csv nor .jsonl.")
-    answers = stored_answers(db)
-    write_whole(output, form(answers))
-    say({"output": str(output), "answers": len(answers)}, f"{len(answers)} answers in {output}", json)
+    _write(output, lambda: stored_answers(db), "answers", json)
 
 
 @app.command(cls=Verb, short_help="Fit scores to answers; write tables and plots.")
@@ -191,22 +186,15 @@ def simulate(
     json: Json = False,
 ) -> None:
     """Rehearse a study: write the answers that people of known preferences would give."""
-    from aloe.apps.study.answers import FORMATS
     from aloe.apps.study.settings import StudySettings
     from aloe.apps.study.simulate import Preferences
     from aloe.apps.study.simulate import simulate as draw
-    from aloe.core.errors import UserError
-    from aloe.core.files import write_whole
     from aloe.core.typed import named_numbers
 
-    form = FORMATS.get(output.suffix.removeprefix("."))
-    if form is None:
-        raise UserError(f"{output.name} ends in neither .csv nor .jsonl.")
     of = named_numbers(scores, "--scores", "inherent=0.97,intgrad=0.41")
     settings = StudySettings.of(methods=tuple(of), trials=trials, ties=ties > 0, seed=seed, repeats=min(4, trials // 2))
-    answers = draw(settings, images, participants, Preferences(of, spread, tie=ties, careless=careless), seed)
-    write_whole(output, form(answers))
-    say({"output": str(output), "answers": len(answers)}, f"{len(answers)} simulated answers in {output}", json)
+    people = Preferences(of, spread, tie=ties, careless=careless)
+    _write(output, lambda: draw(settings, images, participants, people, seed), "simulated answers", json)
 
 
 @app.command(cls=Verb, short_help="Say how many participants find a difference.")
@@ -248,12 +236,20 @@ def power(
     say({"difference": difference, "rows": rows}, table(words, head), json)
 
 
+def _write(output: Path, answers: Callable[[], Any], what: str, as_json: bool) -> None:
+    """Make answers, write them in the form that the file's ending names, and say so."""
+    from aloe.apps.study.answers import FORMATS
+    from aloe.core.errors import UserError
+    from aloe.core.files import write_whole
+
+    form = FORMATS.get(output.suffix.removeprefix("."))
+    if form is None:
+        raise UserError(f"{output.name} ends in neither .csv nor .jsonl.")
+    made = answers()
+    write_whole(output, form(made))
+    say({"output": str(output), "answers": len(made)}, f"{len(made)} {what} in {output}", as_json)
+
+
 def _counter(done: int, total: int) -> None:
     if sys.stderr.isatty():
         typer.echo(f"\r{done} of {total} images", err=True, nl=done == total)
-
-
-def _text(path: Path) -> str:
-    from aloe.core.files import read_words
-
-    return read_words(path).strip()
