@@ -35,7 +35,8 @@ def fine_share(maps: Tensor) -> Tensor:
     power = torch.fft.fft2((values - mean) * window).abs().square()
     rows, columns = (torch.fft.fftfreq(n, dtype=values.dtype).abs() > FINE for n in (height, width))
     fine = (power * (rows[:, None] | columns)).sum((1, 2))
-    return torch.where(_varies(values), fine / power.sum((1, 2)), torch.nan)
+    varies = values.amax((1, 2)) > values.amin((1, 2))
+    return torch.where(varies, fine / power.sum((1, 2)), torch.nan)
 
 
 def seams(maps: Tensor, patch: int) -> Tensor:
@@ -63,7 +64,3 @@ def seams(maps: Tensor, patch: int) -> Tensor:
         across.append(jumps.index_select(axis, border.nonzero()[:, 0]).flatten(1))
         elsewhere.append(jumps.index_select(axis, (~border).nonzero()[:, 0]).flatten(1))
     return torch.cat(across, 1).mean(1) / torch.cat(elsewhere, 1).mean(1)
-
-
-def _varies(values: Tensor) -> Tensor:
-    return values.amax((1, 2)) > values.amin((1, 2))

@@ -112,7 +112,7 @@ def _measure(trainer: AlignmentTrainer, name: str, resolution: int, rounds: int,
     peaks = {**dict.fromkeys(calls, rate), "full_step": product_flops / beside_full}
     return Measured(
         name=name,
-        device=_device_name(where),
+        device=torch.cuda.get_device_name(where) if where.type == "cuda" else where.type,
         precision=settings.precision,
         compiled=settings.compile_teacher,
         resolution=resolution,
@@ -229,7 +229,3 @@ class _Parts:
 def _local(tensor: Tensor) -> Tensor:
     split: Any = getattr(tensor, "to_local", None)
     return tensor if split is None else split()
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -16,7 +16,7 @@ from aloe.core.names import chosen as chosen_name
 from aloe.core.progress import say
 from aloe.data.sources import open_source
 from aloe.evaluation.results import ResultLog, Row, row_key, versions
-from aloe.models.teachers import Teacher, load_teacher
+from aloe.models.teachers import load_teacher
 from aloe.train.align.settings import AlignSettings
 
 BENCH_NAME = "bench.jsonl"
@@ -64,7 +64,7 @@ def bench_all(
         for case in checked:
             if progress and _first_process():
                 say(f"Measuring {name}, {case.precision} ...")
-            model = _teacher(name, teacher is not None, case.resolution)
+            model = random_teacher(name, case.resolution or 224) if teacher is None else load_teacher(name)
             row = asdict(measure(model, source, case, rounds=rounds, device=device))
             del model
             gc.collect()  # trainers are cycles; the next size needs the memory
@@ -100,10 +100,6 @@ def lines(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[Any, ...]], 
         "MiB: tensors at the worst moment of a step, one process.",
     ]
     return (*header, *(("largest batch",) if batches else ())), cells, notes
-
-
-def _teacher(name: str, given: bool, resolution: int | None) -> Teacher:
-    return load_teacher(name) if given else random_teacher(name, resolution or 224)
 
 
 def _first_process() -> bool:

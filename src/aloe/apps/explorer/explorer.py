@@ -123,8 +123,9 @@ class Explorer:
     def warm_up(self) -> None:
         """One explanation of a grey image by every model, so that the first visitor does not wait for what loads late."""
         for entry in self.entries.values():
+            fastest = "inherent" if "inherent" in entry.methods else "inputxgrad"
             with self.lock:
-                attribute(entry.model, torch.full((1, 3, entry.side, entry.side), 0.5), None, _fastest(entry))
+                attribute(entry.model, torch.full((1, 3, entry.side, entry.side), 0.5), None, fastest)
 
     def open(self, data: bytes | Path | Image.Image, name: str) -> Picture:
         """An image, decoded with the limits of an upload (but for one that was decoded before).
@@ -189,10 +190,6 @@ def _titled(models: Mapping[str, Backbone]) -> dict[str, Backbone]:
         words = short if stage in short.lower() else f"{short} ({title_of(stage)})"
         titled[words if words not in titled else f"{name} ({title_of(stage)})"] = model
     return titled
-
-
-def _fastest(entry: Entry) -> str:
-    return "inherent" if "inherent" in entry.methods else "inputxgrad"
 
 
 def _own_tower(model: Any) -> TextTower | None:

@@ -9,7 +9,7 @@ import gradio as gr
 import numpy as np
 
 from aloe.apps.explorer.alike import Answer, Features, PairView
-from aloe.apps.explorer.explorer import Explorer, Picture
+from aloe.apps.explorer.explorer import Explorer
 from aloe.apps.explorer.payload import png, thumbnail
 from aloe.apps.explorer.requests import box_of, data_of, says, words_of
 from aloe.apps.explorer.sessions import Sessions
@@ -88,15 +88,12 @@ def _mistake(error: UserError) -> tuple[Any, Any]:
 
 def pair_payload(pair: PairView) -> dict[str, Any]:
     """Both images with their maps, and what they add up to."""
-    sides = {
-        a.side: {**image_payload(p, pair), **answer_payload(a)}
-        for a, p in zip(pair.answers(), pair.pictures, strict=True)
-    }
+    pixels = pair.entry.side
+    sides: dict[str, Any] = {}
+    for answer, picture in zip(pair.answers(), pair.pictures, strict=True):
+        image = {"name": picture.name, "picture": png(np.asarray(picture.crops[pixels])), "pixels": pixels}
+        sides[answer.side] = {**image, **answer_payload(answer)}
     return {"model": pair.entry.title, "cosine": float(pair.found.cosine[0]), **sides}
-
-
-def image_payload(picture: Picture, pair: PairView) -> dict[str, Any]:
-    return {"name": picture.name, "picture": png(np.asarray(picture.crops[pair.entry.side])), "pixels": pair.entry.side}
 
 
 def answer_payload(answer: Answer) -> dict[str, Any]:

@@ -89,7 +89,8 @@ def propagate(
             entering = states.pop().requires_grad_()
             hidden = entering
             for layer, (args, kwargs) in zip(layers[start : start + group], calls[start:], strict=False):
-                hidden = _hidden(layer(hidden, *args, **kwargs))
+                output = layer(hidden, *args, **kwargs)
+                hidden = output[0] if isinstance(output, tuple) else output
             gradients = backward(hidden, entering, gradients, together)
     return Relevance(values.detach(), gradients)
 
@@ -198,7 +199,3 @@ def _values(head: Any, normed: Tensor, goals: Sequence[Sequence[Goal]], softcap:
 def cap(logits: Tensor, softcap: float | None) -> Tensor:
     """c tanh(logits / c), or the logits as they are."""
     return logits if softcap is None else torch.tanh(logits / softcap) * softcap
-
-
-def _hidden(output: Any) -> Tensor:
-    return output[0] if isinstance(output, tuple) else output

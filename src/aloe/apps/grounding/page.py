@@ -34,7 +34,8 @@ def write_grounding(found: Grounding, folder: Path) -> dict[str, Any]:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; give a folder as --output-dir.")
     numbers = found.row()
-    names = [f"{n + 1:02}_{_file_name(w.span.text)}.png" for n, w in enumerate(found.words)]
+    plain = [re.sub(r"[^\w-]+", "_", word.span.text).strip("_")[:40] or "word" for word in found.words]
+    names = [f"{number:02}_{name}.png" for number, name in enumerate(plain, 1)]
     for name, word, line in zip(names, found.words, numbers["words"], strict=True):
         save_png(word_picture(found, word), folder / name)
         line["picture"] = name
@@ -113,10 +114,6 @@ def _panel(grounding: Grounding, word: WordGrounding) -> dict[str, Any]:
 
 def _title(word: WordGrounding) -> str:
     return word.span.text if word.against is None else f"{word.span.text}, not {word.against}"
-
-
-def _file_name(text: str) -> str:
-    return re.sub(r"[^\w-]+", "_", text).strip("_")[:40] or "word"
 
 
 def _data_uri(array: np.ndarray) -> str:

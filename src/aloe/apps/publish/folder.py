@@ -78,7 +78,7 @@ def publish(
         UserError: anything in the arguments, the student or the folder that the user can mend, or what the hub says.
     """
     check_repo_id(repo_id)
-    source, home = Path(student), _home(output_dir, repo_id)
+    source, home = Path(student), Path(output_dir or Path("published") / repo_id.split("/")[1]).resolve()
     _check_home(home, source, repo_id)
     if space is not None:
         check_space(home, space)
@@ -120,10 +120,6 @@ def publish(
     if page is not None:
         space_url = push_folder(page.folder, list(page.files), repo_id, kind="space", private=private, api=api)
     return Publication(repo_id, home, files, url, notes, page, space_url)
-
-
-def _home(output_dir: str | Path | None, repo_id: str) -> Path:
-    return Path(output_dir if output_dir is not None else Path("published") / repo_id.split("/")[1]).resolve()
 
 
 def _check_home(home: Path, student: Path, repo_id: str) -> None:

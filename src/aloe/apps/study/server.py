@@ -58,7 +58,9 @@ def create_app(store: Store, secret: str, *, invited_only: bool = False) -> Fast
 
     @app.exception_handler(Refused)
     async def refused(request: Request, error: Refused) -> Response:
-        return page("message.html", 413 if isinstance(error, TooLarge) else 409, words=str(error), link=_link(request))
+        token = request.path_params.get("token")
+        status, link = 413 if isinstance(error, TooLarge) else 409, f"/s/{token}" if token else None
+        return page("message.html", status, words=str(error), link=link)
 
     @app.exception_handler(AnyHTTPException)
     async def failed(_request: Request, error: AnyHTTPException) -> Response:
@@ -221,12 +223,6 @@ def _see(path: str) -> RedirectResponse:
 def _set_cookie(response: Response, request: Request, name: str, value: str) -> None:
     secure = request.url.scheme == "https"
     response.set_cookie(name, value, _MONTH, httponly=True, samesite="lax", secure=secure)
-
-
-def _link(request: Request) -> str | None:
-    """Where the session of a refused form goes on."""
-    token = request.path_params.get("token")
-    return f"/s/{token}" if token else None
 
 
 def _counts(rows: list[dict[str, Any]]) -> dict[str, Any]:

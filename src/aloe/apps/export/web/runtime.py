@@ -75,7 +75,8 @@ def find_runtime(given: str | Path | None, webgpu: bool = False) -> Path:
             if all(os.path.isfile(place / name) for name in needed):
                 return place
         raise UserError(f"{home} does not hold {PACKAGE}'s files ({next(iter(needed))} and its like): {how}.")
-    place = _cache() / f"{PACKAGE}-{VERSION}"
+    cache = os.environ.get("ALOE_CACHE") or Path.home() / ".cache" / "aloe"
+    place = Path(cache) / f"{PACKAGE}-{VERSION}"
     if changed := _changed(place, _needed(webgpu=True)):
         if (place / changed).exists():
             announce(f"{place / changed} is not the file that was released, and is fetched again.")
@@ -169,10 +170,6 @@ def _changed(place: Path, digests: dict[str, str]) -> str:
         except (OSError, UserError):
             return name
     return ""
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("ALOE_CACHE") or Path.home() / ".cache" / "aloe")
 
 
 def _fetch(place: Path, how: str) -> None:
