@@ -120,9 +120,5 @@ def _inputs(subject: Subject, images: Tensor) -> Tensor:
 
 
 def _patches(subject: Subject, row: Tensor, images: Tensor) -> Tensor:
-    return row[:, -_count(subject, images) :].unflatten(1, subject.grid(images))
-
-
-def _count(subject: Subject, images: Tensor) -> int:
     rows, columns = subject.grid(images)
-    return rows * columns
+    return row[:, -rows * columns :].unflatten(1, (rows, columns))

@@ -96,7 +96,10 @@ def lime(
     inputs = subject.prepare(images).detach()
     fixed, value = _fixed(subject, inputs, target)
     height, width = images.shape[-2:]
-    segment = _segments(height, width, segments) if square is None else _squares(height, width, square)
+    if square is None:
+        segment = _numbered(*(torch.arange(n) * min(segments, n) // n for n in (height, width)))
+    else:
+        segment = _numbered(torch.arange(height) // square, torch.arange(width) // square)
     count = int(segment.max()) + 1
     generator = torch.Generator().manual_seed(seed)
     present = torch.stack([torch.bernoulli(torch.full((count,), 0.5), generator=generator) for _ in range(samples)])
@@ -161,15 +164,8 @@ def _rows_of(target: Target, rows: Tensor, count: int) -> Target:
     return [listed[int(r)] for r in rows]
 
 
-def _segments(height: int, width: int, count: int) -> Tensor:
-    """(H, W) number of the square segment of every pixel."""
-    rows, columns = (torch.arange(n) * min(count, n) // n for n in (height, width))
-    return rows[:, None] * (int(columns.max()) + 1) + columns
-
-
-def _squares(height: int, width: int, side: int) -> Tensor:
-    """(H, W) number of the square of `side` pixels that a pixel lies in."""
-    rows, columns = (torch.arange(n) // side for n in (height, width))
+def _numbered(rows: Tensor, columns: Tensor) -> Tensor:
+    """(H, W) number of every pixel's segment, from the row of segments (H,) and the column of segments (W,) it lies in."""
     return rows[:, None] * (int(columns.max()) + 1) + columns
 
 

@@ -95,7 +95,8 @@ def student_config(teacher: Teacher, stem: str, b: float) -> BcosViTConfig:
     """The configuration of the student of a teacher; with a conv stem its patch size is 16 where the teacher's is 14."""
     source: Any = teacher.config
     family = teacher.family
-    patch = _student_patch(teacher.patch_size, stem)
+    # A conv stem has total stride 16, 8, 4 or 2; patch 14 pairs with 16 on the same token grid (docs/method.md 4).
+    patch = 16 if stem != "patch" and teacher.patch_size == 14 else teacher.patch_size
     gated = bool(getattr(source, "use_swiglu_ffn", False) or getattr(source, "use_gated_mlp", False))
     labels: dict[str, Any] = {}
     if teacher.classifier is not None:
@@ -174,11 +175,6 @@ def _activation(name: str) -> str:
     if activation not in ACTIVATIONS:
         raise UserError(f"The teacher's activation {name!r} has no B-cos form here; known: {', '.join(ACTIVATIONS)}.")
     return activation
-
-
-def _student_patch(patch: int, stem: str) -> int:
-    """A conv stem has total stride 16, 8, 4 or 2; patch 14 pairs with 16 on the same token grid (docs/method.md 4)."""
-    return 16 if stem != "patch" and patch == 14 else patch
 
 
 def _intermediate_size(teacher: Teacher, gated: bool) -> int:

@@ -49,19 +49,16 @@ class BcosConvStem(nn.Sequential):
             "norm_eps": config.conv_norm_eps,
         }
         for width in config.stem_widths or []:
+            kernel, stride = (config.stem_kernel, 2) if width > before else (3, 1)
             layers.append(
                 nn.Sequential(
-                    BcosConv2d(before, width, *_kernel_and_stride(before, width, config), **unit),
+                    BcosConv2d(before, width, kernel, stride, **unit),
                     ScaleNorm2d(width, config.stem_norm_eps, centred=config.stem_norm == "variance"),
                     GatedActivation("relu"),
                 )
             )
             before = width
         super().__init__(*layers)
-
-
-def _kernel_and_stride(before: int, width: int, config: BcosViTConfig) -> tuple[int, int]:
-    return (config.stem_kernel, 2) if width > before else (3, 1)
 
 
 class BcosViTEmbeddings(nn.Module):

@@ -16,19 +16,13 @@ from aloe.core.errors import UserError
 from aloe.models.backbone import Backbone
 
 
-def depth_of(model: Backbone) -> int:
-    """How many blocks a model has."""
-    config: Any = model.config
-    return int(config.num_hidden_layers)
-
-
 def choose_blocks(model: Backbone, wanted: str | Sequence[int] = "last") -> tuple[int, ...]:
     """Block numbers from `last`, `four` (after each quarter of the network), or a list.
 
     Raises:
         UserError: a block that the model does not have, or `four` of a model with fewer than four.
     """
-    depth = depth_of(model)
+    depth = model.num_layers
     if wanted == "last":
         return (depth,)
     if wanted == "four":
