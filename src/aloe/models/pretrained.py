@@ -37,7 +37,11 @@ def is_weight_file(source: str | Path) -> bool:
 def read_pretrained(
     model_class: Any, name: str, config: Any, shapes: Mapping[str, tuple[int, ...]], **options: Any
 ) -> tuple[Any, Mapping[str, Any]]:
-    """A model of transformers and its report of names; where wrappers have changed those, it reads without their levels."""
+    """A model of transformers and its report of names; where wrappers have changed those, it reads without their levels.
+
+    Raises:
+        UserError: weights of other sizes than config.json asks for.
+    """
     options |= {
         "config": config,
         "use_safetensors": True,
@@ -47,6 +51,8 @@ def read_pretrained(
     model, report = model_class.from_pretrained(name, **options)
     if report["missing_keys"] and (mapping := renaming(list(shapes))):
         model, report = model_class.from_pretrained(name, key_mapping=mapping, **options)
+    if report["mismatched_keys"]:
+        raise UserError(mismatch(name, report["mismatched_keys"]))
     return model, report
 
 
@@ -88,8 +94,6 @@ def read_transformers(name: str, label: str, values: dict[str, Any], dtype: torc
     model, report = read_pretrained(model_class, name, config if classifies else vision, shapes, dtype=dtype, **options)
     if report["missing_keys"]:
         raise UserError(missing_weights(name, sorted(report["missing_keys"]), list(shapes)))
-    if report["mismatched_keys"]:
-        raise UserError(mismatch(name, report["mismatched_keys"]))
     check_finite(model, name)
     processor, where = read_processor(name), f"{name}: its image processor"
     mean, std = normalisation(processor, family.mean, family.std, where)

@@ -19,7 +19,7 @@ from aloe.models.labels import set_labels
 from aloe.models.modeling import BcosViTForImageClassification, BcosViTModel
 from aloe.models.pretrained import is_weight_file, missing_weights, read_pretrained, stated_classes
 from aloe.models.published import is_published, load_published
-from aloe.models.stated import hold_against, mismatch, stated
+from aloe.models.stated import hold_against, stated
 from aloe.models.unwrap import common_prefix
 from aloe.models.zoo_models import locate
 
@@ -57,8 +57,6 @@ def load(source: str | Path, **options: Any) -> BcosViTModel | BcosViTForImageCl
         model, report = read_pretrained(model_class, name, config, shapes, **options)
     if report["missing_keys"] and common_prefix(list(shapes)):
         raise UserError(missing_weights(name, sorted(report["missing_keys"]), list(shapes)))
-    if report["mismatched_keys"]:
-        raise UserError(mismatch(name, report["mismatched_keys"]))
     for kind in ("missing_keys", "unexpected_keys"):
         if report[kind]:
             raise UserError(f"{name}: {kind.replace('_', ' ')} in the weights, first {sorted(report[kind])[0]!r}.")

@@ -17,8 +17,9 @@ from torch import Tensor
 from aloe.apps.grounding.model import TOWERS, VisionLanguage
 from aloe.apps.grounding.view import view_of
 from aloe.core.errors import UserError
-from aloe.models.headers import check_header, shapes_of, weight_files
+from aloe.models.headers import shapes_of
 from aloe.models.hub import explain_hub_errors
+from aloe.models.importer import read_tensors
 from aloe.models.stated import hold_against, stated
 from aloe.models.text import load_tokenizer
 
@@ -57,7 +58,7 @@ def load_llava_more(name: str, *, tower: str | Path | None = None, dtype: Any = 
     home = str(tower or values["mm_vision_tower"])
     config = translate_config(values, _tower_config(home))
     tokenizer, view = load_tokenizer(name), view_of(home, pad=values["image_aspect_ratio"] == "pad")
-    tensors = translate_tensors(_tensors(Path(_folder(name))), config, name)
+    tensors = translate_tensors(read_tensors(_folder(name), name), config, name)
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(config)
     if not any(key.startswith("model.vision_tower.") for key in tensors):
@@ -177,17 +178,6 @@ def _folder(name: str) -> str:
 
     with explain_hub_errors(name):
         return snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model"])
-
-
-def _tensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder's safetensors files."""
-    from safetensors.torch import load_file
-
-    if not (files := weight_files(str(folder))):
-        raise UserError(f"{folder} has no model.safetensors; only safetensors are loaded, never pickled weights.")
-    for file in files:
-        check_header(file)
-    return {key: value for file in files for key, value in load_file(file).items()}
 
 
 def _tower_config(home: str) -> Any:

@@ -15,7 +15,7 @@ from aloe.models.headers import shapes_of
 from aloe.models.hub import explain_hub_errors
 from aloe.models.pretrained import read_pretrained
 from aloe.models.saving import load
-from aloe.models.stated import hold_against, mismatch, stated
+from aloe.models.stated import hold_against, stated
 from aloe.models.text import load_tokenizer
 
 
@@ -46,10 +46,7 @@ def load_vision_language(
             hold_against(values, shapes, name)
             llava = LlavaForConditionalGeneration
             model, report = read_pretrained(llava, name, config, shapes, dtype=dtype or "auto")
-            if report["mismatched_keys"]:
-                raise UserError(mismatch(name, report["mismatched_keys"]))
-            missing = sorted(report["missing_keys"])
-            if missing:
+            if missing := sorted(report["missing_keys"]):
                 raise UserError(f"{name}: weights are missing from the checkpoint, first {missing[0]!r}.")
             vision_language = VisionLanguage(model.eval(), tokenizer, view, template=_template(name))
     return vision_language if vision is None else vision_language.with_student(load(vision), aligned_blocks(vision))
