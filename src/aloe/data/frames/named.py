@@ -13,7 +13,12 @@ from pathlib import Path
 from aloe.core.errors import UserError
 from aloe.core.files import expanded
 from aloe.data.frames.frame import FramePairs, FrameSplits
+from aloe.data.frames.navi import navi_pairs
+from aloe.data.frames.nyuv2 import nyuv2_splits
 from aloe.data.frames.pair_settings import PairSettings
+from aloe.data.frames.rendered import rendered_pairs, rendered_splits
+from aloe.data.frames.rgbd import rgbd_pairs, rgbd_splits
+from aloe.data.frames.scannet import scannet_pairs
 
 
 def open_frames(spec: str) -> FrameSplits:
@@ -24,16 +29,10 @@ def open_frames(spec: str) -> FrameSplits:
     """
     kind, path = _parsed(spec)
     if kind == "rendered":
-        from aloe.data.frames.rendered import rendered_splits
-
         return rendered_splits(spec)
     if kind == "rgbd":
-        from aloe.data.frames.rgbd import rgbd_splits
-
         return rgbd_splits(path)
     if kind == "nyuv2":
-        from aloe.data.frames.nyuv2 import nyuv2_splits
-
         return nyuv2_splits(path)
     raise UserError(f"{spec!r} serves view pairs for correspondence, not depth and normals; use {_SPLITS} for those.")
 
@@ -64,20 +63,12 @@ def open_pairs(
     if options and kind != "rgbd":
         raise UserError(f"The pairs of {kind} are fixed: {', '.join(options)} can be chosen for rgbd=PATH only.")
     if kind == "rendered":
-        from aloe.data.frames.rendered import rendered_pairs
-
         return rendered_pairs(spec)
     if kind == "rgbd":
-        from aloe.data.frames.rgbd import rgbd_pairs
-
         return rgbd_pairs(path, PairSettings.of(**options))
     if kind == "navi":
-        from aloe.data.frames.navi import navi_pairs
-
         return navi_pairs(path)
     if kind == "scannet":
-        from aloe.data.frames.scannet import scannet_pairs
-
         return scannet_pairs(path)
     raise UserError(f"{spec!r} has no camera poses, so it serves depth and normals only; use {_PAIRS} for pairs.")
 
