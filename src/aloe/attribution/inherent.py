@@ -22,7 +22,7 @@ from aloe.bcos.dynamic import explanation_mode
 from aloe.core.bounds import counted
 from aloe.core.errors import UserError
 from aloe.core.names import nearest
-from aloe.core.torch_state import in_plain_torch, trackable, uncompiled
+from aloe.core.torch_state import evaluating, in_plain_torch, trackable, uncompiled
 from aloe.models.unwrap import unwrapped
 
 if TYPE_CHECKING:
@@ -149,26 +149,21 @@ def check_student(model: nn.Module) -> nn.Module:
 
 def explain_batch(model: nn.Module, images: Tensor, target: Target) -> Explanation:
     """`explain` of one batch of pixels (B, 3, H, W) that is on the model's device, in its dtype and checked."""
-    training = [m for m in model.modules() if m.training]
-    model.eval()
-    try:
-        with (
-            uncompiled(model),
-            explanation_mode(),
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            torch.autocast(images.device.type, enabled=False),
-        ):
-            x = model.base_model.encode(images.detach().clone()).requires_grad_()  # type: ignore[union-attr, operator]
-            frozen = {name: p.detach() for name, p in model.named_parameters()}
-            options = {"output_hidden_states": True, "return_dict": True}
-            outputs = torch.func.functional_call(model, frozen, (x,), options)
-            value, constant = target_value(outputs, model.config, target)  # type: ignore[attr-defined]
-            embedded = outputs.hidden_states[0]
-            weights, at_tokens = torch.autograd.grad(value.sum(), (x, embedded))
-    finally:
-        for module in training:
-            module.training = True
+    with (
+        evaluating(model),
+        uncompiled(model),
+        explanation_mode(),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast(images.device.type, enabled=False),
+    ):
+        x = model.base_model.encode(images.detach().clone()).requires_grad_()  # type: ignore[union-attr, operator]
+        frozen = {name: p.detach() for name, p in model.named_parameters()}
+        options = {"output_hidden_states": True, "return_dict": True}
+        outputs = torch.func.functional_call(model, frozen, (x,), options)
+        value, constant = target_value(outputs, model.config, target)  # type: ignore[attr-defined]
+        embedded = outputs.hidden_states[0]
+        weights, at_tokens = torch.autograd.grad(value.sum(), (x, embedded))
     embeddings: Any = model.base_model.embeddings  # type: ignore[union-attr]
     constants = embeddings.constants(*embeddings.grid(*images.shape[-2:])).detach()
     logits = getattr(outputs, "logits", None)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from aloe.attribution.targets import Target, target_value
 from aloe.core.errors import UserError
-from aloe.core.torch_state import uncompiled
+from aloe.core.torch_state import evaluating, uncompiled
 from aloe.models.teachers import Teacher
 
 
@@ -133,21 +133,8 @@ def opened(model: nn.Module) -> Iterator[Subject]:
         UserError: neither a teacher nor a B-cos student.
     """
     check_model(model)
-    training = [m for m in model.modules() if m.training]
-    configs = list({id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}.values())
-    configs = [c for c in configs if hasattr(c, "_attn_implementation")]
-    before = [c._attn_implementation for c in configs]
-    try:
-        model.eval()
-        for config in configs:
-            config._attn_implementation = "sdpa"
-        with uncompiled(model), torch.inference_mode(False), torch.enable_grad():
-            yield _TeacherSubject(model) if isinstance(model, Teacher) else _StudentSubject(model)
-    finally:
-        for config, name in zip(configs, before, strict=True):
-            config._attn_implementation = name
-        for module in training:
-            module.training = True
+    with evaluating(model, attention="sdpa"), uncompiled(model), torch.inference_mode(False), torch.enable_grad():
+        yield _TeacherSubject(model) if isinstance(model, Teacher) else _StudentSubject(model)
 
 
 def check_model(model: nn.Module) -> None:

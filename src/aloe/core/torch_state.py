@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import wraps
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from aloe.core.errors import UserError
 
@@ -79,6 +79,28 @@ def check_fast(precision: str, device: str) -> None:
         fast = any(getattr(torch.cpu, name, bool)() for name in names)
     if precision != "float32" and not fast:
         raise UserError(f"This {kind} has no fast {precision} products; leave --precision out.")
+
+
+@contextmanager
+def evaluating(*modules: nn.Module, attention: str | None = None) -> Iterator[None]:
+    """Within the block modules are in eval mode, and transformers computes their attention in the way that is named; both are
+    put back on leaving, also by an exception."""
+    every = list({id(m): m for module in modules for m in module.modules()}.values())
+    training = [m for m in every if m.training]
+    found = (getattr(m, "config", None) for m in every) if attention else ()
+    configs: list[Any] = list({id(c): c for c in found if hasattr(c, "_attn_implementation")}.values())
+    before = [config._attn_implementation for config in configs]
+    try:
+        for module in training:
+            module.training = False
+        for config in configs:
+            config._attn_implementation = attention
+        yield
+    finally:
+        for config, name in zip(configs, before, strict=True):
+            config._attn_implementation = name
+        for module in training:
+            module.training = True
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from aloe.attribution.attnlrp import VARIANTS, LrpRules
 from aloe.core.errors import UserError
+from aloe.core.torch_state import evaluating
 
 TEXT_TOWERS = ("gemma2", "llama", "qwen2")
 ACTIVATIONS = ("gelu", "gelu_pytorch_tanh", "silu", "relu")
@@ -128,33 +129,22 @@ def check_decoder(decoder: nn.Module) -> None:
 def explained(*modules: nn.Module) -> Iterator[None]:
     """Within the block the modules are in eval mode, with step-by-step attention and constant parameters; autograd is on and
     autocast off. Everything is put back on leaving, also by an exception."""
-    every = list({id(m): m for module in modules for m in module.modules()}.values())
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    training = [m for m in every if m.training]
-    configs: list[Any] = list({id(c): c for m in every if (c := getattr(m, "config", None)) is not None}.values())
-    configs = [c for c in configs if hasattr(c, "_attn_implementation")]
-    before = [c._attn_implementation for c in configs]
     devices = {p.device.type for module in modules for p in module.parameters()}
     try:
-        for module in training:
-            module.training = False
         for parameter in parameters:
             parameter.requires_grad_(False)
-        for config in configs:
-            config._attn_implementation = "eager"  # Gemma-2's soft cap has no other, and the rules see its steps
         with ExitStack() as stack:
+            # Gemma-2's soft cap has no other attention, and the rules see its steps.
+            stack.enter_context(evaluating(*modules, attention="eager"))
             for device in devices:
                 stack.enter_context(torch.autocast(device, enabled=False))
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
             yield
     finally:
-        for config, name in zip(configs, before, strict=True):
-            config._attn_implementation = name
         for parameter in parameters:
             parameter.requires_grad_()
-        for module in training:
-            module.training = True
 
 
 def _run(decoder: Any, embeddings: Tensor, mask: Tensor | None, group: int) -> tuple[list[Tensor], list[Any], Tensor]:
