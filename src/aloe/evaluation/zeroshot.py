@@ -26,7 +26,6 @@ def class_embeddings(
     templates: str | Path | Sequence[str] = "single",
     *,
     batch_size: int = 256,
-    progress: str | None = None,
 ) -> Tensor:
     """Unit embeddings (C, D) of C class names, on the tower's device.
 
@@ -38,7 +37,7 @@ def class_embeddings(
     """
     prompts = read_templates(templates)
     texts = [fill(prompt, name) for name in classes for prompt in prompts]
-    each = F.normalize(tower.encode(texts, batch_size=batch_size, progress=progress), dim=-1)
+    each = F.normalize(tower.encode(texts, batch_size=batch_size), dim=-1)
     return F.normalize(each.unflatten(0, (len(classes), len(prompts))).mean(dim=1), dim=-1)
 
 

@@ -138,9 +138,7 @@ def load_text_tower(source: str | Path, *, dtype: torch.dtype = torch.float32) -
     return TextTower(model.text_model, load_tokenizer(name), scale, bias, name)
 
 
-def text_tower_for(
-    model: Teacher | nn.Module, source: str | Path | None = None, *, dtype: torch.dtype = torch.float32
-) -> TextTower:
+def text_tower_for(model: Teacher | nn.Module, source: str | Path | None = None) -> TextTower:
     """The text tower at `source`, or by default that of the teacher (the model itself, or the one a student was made from).
 
     Raises:
@@ -155,7 +153,7 @@ def text_tower_for(
                 f"The text tower of {source or 'an unnamed teacher'} is not here; name the teacher's folder or hub id with"
                 " --text-tower (SigLIP and SigLIP2 have one)."
             )
-    tower = load_text_tower(source, dtype=dtype)
+    tower = load_text_tower(source)
     if tower.width != config.hidden_size:
         raise UserError(
             f"The text tower of {tower.name} has width {tower.width} but the model's pooled output {config.hidden_size}; "

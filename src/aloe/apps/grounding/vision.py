@@ -112,21 +112,17 @@ def through_student(student: Any, images: Tensor, reading: Reading) -> tuple[Ten
     return tokens.detach(), pull
 
 
-def through_tower(
-    tower: nn.Module, pixels: Tensor, reading: Reading, *, variant: str = "full", gamma: float | None = None
-) -> tuple[Tensor, Pull]:
+def through_tower(tower: nn.Module, pixels: Tensor, reading: Reading, *, variant: str = "full") -> tuple[Tensor, Pull]:
     """Visual tokens (1, tokens, D) of one image, and the way back by AttnLRP, with the gamma rules of teachers.
 
     Args:
         tower: a vision tower of transformers with constant parameters, in eval mode.
         pixels: (1, 3, H, W), normalised.
-        gamma: of linear layers and convolutions; default: `attribution.attnlrp`'s.
     """
-    gammas = default_gammas(False) if gamma is None else {"gamma": gamma, "conv_gamma": gamma}
     x = pixels.detach().float().requires_grad_()
     if next(tower.parameters()).dtype != torch.float32:  # which its embeddings would cast the pixels to
         tower = copy.deepcopy(tower).float()
-    with LrpRules(variant, **gammas):
+    with LrpRules(variant, **default_gammas(False)):
         tokens = read(tower(x, output_hidden_states=True, return_dict=True), reading, int(reading.has_cls))
 
     def pull(gradients: Tensor) -> PixelRelevance:

@@ -170,16 +170,14 @@ def register(
     return moved, turned.float()[:, nearest] * filled
 
 
-def visible_share(
-    points: Tensor, pose: Tensor, depth: Tensor, intrinsics: Tensor, same_depth: float = SAME_DEPTH
-) -> float:
+def visible_share(points: Tensor, pose: Tensor, depth: Tensor, intrinsics: Tensor) -> float:
     """Share of the camera points (3, N) of one view that another view sees: moved by `pose` (first camera to second), in
-    front, inside its depth map (H, W), and at the depth found there within `same_depth` of it."""
+    front, inside its depth map (H, W), and at the depth found there within `SAME_DEPTH` of it."""
     if points.shape[1] == 0:
         return 0.0
     error = depth_error(points, pose, depth, intrinsics)
     z = transform(pose, points)[2]
-    return float((error.abs() <= same_depth * z).double().mean())
+    return float((error.abs() <= SAME_DEPTH * z).double().mean())
 
 
 def depth_error(points: Tensor, pose: Tensor, depth: Tensor, intrinsics: Tensor) -> Tensor:
