@@ -20,11 +20,11 @@ OF_CONVERSION = ("stem", "b", "stem_steps", "block_steps", "calibrate")
 def usual_rate(width: int, blocks: int, images: int) -> float:
     """The learning rate of a student of that width and number of blocks, for that many images per step.
 
-    6e-3 for a width of 128, 6 blocks and 64 images, the best of a range there, and for anything smaller; in proportion to
+    6e-3 for 6 blocks of width 128 and 64 images, the best of a range there, and for anything smaller; in proportion to
     1 / width, as AdamW's steps of a matrix ask for (Yang et al. 2022, "Tensor Programs V"), to 1 / blocks, and to the root
     of the images. What it was measured against: docs/alignment.md, "The rate".
     """
-    return float(f"{6e-3 * (128 / max(width, 128)) * (6 / max(blocks, 6)) * (images / 64) ** 0.5:.2g}")
+    return float(f"{6e-3 * 6 * 128 / max(blocks * width, 6 * 128) * (images / 64) ** 0.5:.2g}")
 
 
 class AlignSettings(TrainSettings):
