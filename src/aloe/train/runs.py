@@ -38,9 +38,9 @@ LOCK_NAME = f".{RUN_NAME}.lock"
 
 # May change between the parts of one run: they do not enter the result.
 _FREE = {"workers", "prefetch", "keep_checkpoints", "report_to", "log_every", "save_every", "evaluate_every"}
-# Settings that runs of earlier versions do not know: left out where they are off, so that those runs go on.
 FIRST_DEFAULTS = {"learning_rate": 1e-3}
 """Defaults of the first version that are others now, by which keys of runs are made."""
+# Settings that runs of earlier versions do not know: left out where they are off, so that those runs go on.
 LATER = {"stem_steps": 0, "block_steps": 0, "matmul_precision": "highest", "optimizer": "adamw"}
 
 

@@ -13,6 +13,7 @@ from aloe.apps.sweep.run import Sweep
 from aloe.core.errors import UserError
 from aloe.data.sources import SceneImages
 from aloe.evaluation.results import ResultLog
+from aloe.report.files import write_report
 from aloe.report.sweep_rows import SweepRow, read_sweep
 from aloe.train.align.settings import usual_rate
 from aloe.train.stopping import Diverged
@@ -147,14 +148,21 @@ def test_a_setting_that_is_varied_may_differ_from_the_one_it_was_fixed_at(home, 
     assert len(job.run(progress=False)) == 1
 
 
-def test_the_usual_rate_follows_the_batch_and_more_batches_add_to_a_sweep(home, tmp_path):
+def test_a_sweep_has_one_usual_rate_and_takes_more_batches_one_at_a_time(home, tmp_path):
     settings = {k: v for k, v in SETTINGS.items() if k != "batch_size"}
-    for batches in ([4], [2, 4]):
-        make(home, tmp_path / "sweep", vary={"batch_size": batches}, settings=settings).run(progress=False)
+    for batch in (4, 2):
+        make(home, tmp_path / "sweep", vary={"batch_size": [batch]}, settings=settings).run(progress=False)
     known = {
-        row.configuration["batch_size"]: row.configuration["learning_rate"] for row in read_sweep(tmp_path / "sweep")
+        (row.configuration["batch_size"], row.configuration["learning_rate"]) for row in read_sweep(tmp_path / "sweep")
     }
-    assert known == {2: usual_rate(16, 2, 2), 4: usual_rate(16, 2, 4)}
+    rate = usual_rate(16, 2, 128)  # of the recipe's batch
+    assert known == {(4, rate), (2, rate)}
+    assert "batch_size" in json.dumps(write_report([tmp_path / "sweep"], tmp_path / "report").summary())
+    for run in (tmp_path / "sweep" / runs.RUNS).iterdir():
+        assert json.loads((run / "run.json").read_text())["learning_rate"] == rate
+    of_then = make(home, tmp_path / "sweep", vary={"batch_size": [2]}, settings={**settings, "learning_rate": 1e-3})
+    with pytest.raises(UserError, match="learning_rate was"):
+        of_then.run(progress=False)
 
 
 def test_a_rate_that_was_the_default_leaves_a_run_the_name_that_it_had(home, tmp_path):

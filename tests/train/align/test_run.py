@@ -326,6 +326,13 @@ def test_the_usual_rate_is_recorded_and_counts_all_images_of_a_step(images, tmp_
     assert {row["learning_rate"] for row in read_log(tmp_path / "run") if "loss" in row} == {rate}
 
 
+def test_a_run_that_goes_on_from_a_student_takes_a_third_of_the_usual_rate(images, tmp_path):
+    student = tiny(images, tmp_path / "run", steps=1)
+    tiny(images, tmp_path / "more", steps=1, student=student)
+    rate = json.loads((tmp_path / "more" / "run.json").read_text())["learning_rate"]
+    assert rate == pytest.approx(usual_rate(16, 2, 4) / 3, rel=0.05)
+
+
 @pytest.mark.parametrize("trained", [True, False])
 def test_a_run_that_an_earlier_version_began_keeps_its_rate(images, tmp_path, trained):
     tiny(images, tmp_path / "run", learning_rate=1e-3)

@@ -32,7 +32,14 @@ def test_recipes_load():
 
 @pytest.mark.parametrize(
     ("width", "blocks", "images", "rate"),
-    [(128, 6, 64, 6e-3), (384, 12, 16, 5e-4), (768, 3, 32, 1.4e-3), (768, 12, 128, 7.1e-4), (1024, 24, 128, 2.7e-4)],
+    [
+        (128, 6, 64, 6e-3),
+        (384, 12, 16, 5e-4),
+        (768, 3, 32, 1.4e-3),
+        (768, 12, 128, 7.1e-4),
+        (1024, 24, 128, 2.7e-4),
+        (1024, 24, 1024, 2.7e-4),
+    ],
 )
 def test_a_run_without_a_rate_has_the_usual_one(width, blocks, images, rate):
     assert usual_rate(width, blocks, images) == rate
@@ -44,6 +51,7 @@ def test_a_run_without_a_rate_has_the_usual_one(width, blocks, images, rate):
 
 def test_the_usual_rate_does_not_grow_below_the_size_where_it_was_measured():
     assert usual_rate(16, 2, 64) == usual_rate(128, 6, 64) == usual_rate(256, 3, 64) > usual_rate(256, 6, 64)
+    assert usual_rate(1024, 24, 1024) == usual_rate(1024, 24, 128)  # nor with larger batches
 
 
 def test_flags_win_over_the_file_and_the_file_over_the_recipe(tmp_path):

@@ -69,6 +69,11 @@ class SweepPlan(Checked):
             points.setdefault(point.settings.model_dump_json() + f"{point.fraction}", point)
         return list(points.values())
 
+    def images_per_step(self) -> int:
+        """Images per step before any axis: the usual rate, where none is given, is of these and the same in all runs."""
+        before: dict[str, Any] = {name: self.settings.get(name) for name in ("batch_size", "gradient_accumulation")}
+        return images_per_step(AlignSettings.resolve(self.recipe, None, before), 1)
+
     def _point(self, values: dict[str, Any], seed: int) -> Point:
         given = {"holdout": 0, **self.settings, **values, "seed": seed}
         fraction = _fraction(given.pop(FRACTION, 1.0))
@@ -85,10 +90,9 @@ class Point:
     settings: AlignSettings
     axes: tuple[str, ...] = ()
 
-    def with_rate(self, width: int, blocks: int) -> Point:
-        """This run with the learning rate that it has for a student of that width and number of blocks."""
-        settings = self.settings.with_rate(width, blocks, images_per_step(self.settings, 1))
-        return replace(self, settings=settings)
+    def with_rate(self, width: int, blocks: int, images: int) -> Point:
+        """This run with the learning rate that it has for a student of that size, see `AlignSettings.with_rate`."""
+        return replace(self, settings=self.settings.with_rate(width, blocks, images))
 
     @property
     def words(self) -> str:

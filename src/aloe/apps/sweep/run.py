@@ -85,8 +85,8 @@ class Sweep:
         self.teacher = load_teacher(teacher)
         for point in points:
             self._check(point)
-        width, blocks = self.teacher.width, self.teacher.num_layers
-        points = [point.with_rate(width, blocks) for point in points]
+        size = (self.teacher.width, self.teacher.num_layers, plan.images_per_step())
+        points = [point.with_rate(*size) for point in points]
         facts = {"teacher": self.teacher.name, "teacher_fingerprint": self._fingerprint()}
         self.runs = [Run(point, self._configuration(point, facts)) for point in points]
 
@@ -155,8 +155,7 @@ class Sweep:
         evaluation = {**plan.evaluate, "train_images": plan.train_images, "test_images": plan.test_images}
         check_ours(self.home)
         with self.folder.alone():
-            known = [run.configuration for run in self.runs]
-            claim(self.home, known, {*plan.vary, *_differing(known), "seed"}, evaluation)
+            claim(self.home, [run.configuration for run in self.runs], {*plan.vary, "seed"}, evaluation)
         with self.folder.taken("models") as mine:
             for model in (self.teacher_name, *plan.beside) if mine else ():
                 if tasks := [t for t in plan.tasks if t != "cosine" or not isinstance(load_any(model), Teacher)]:
@@ -272,12 +271,6 @@ class Sweep:
 
     def _fingerprint(self) -> str:
         return fingerprint(self.teacher.model, self.teacher.mean, self.teacher.std)
-
-
-def _differing(configurations: Sequence[Mapping[str, Any]]) -> set[str]:
-    """What is not equal in all runs: the axes, and what follows from one, as the usual rate does from the batch."""
-    first = configurations[0]
-    return {name for found in configurations for name, value in found.items() if first.get(name) != value}
 
 
 class _Clock:

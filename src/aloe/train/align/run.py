@@ -5,7 +5,6 @@ What the folder holds, and who may write to it, is told in `aloe.train.runs`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import get_int_from_env
 from torch import nn
 from transformers import set_seed
 
@@ -35,7 +35,7 @@ from aloe.train.align.blocks import taught_blocks
 from aloe.train.align.calibrate import IMAGES as CALIBRATED
 from aloe.train.align.calibrate import calibrate
 from aloe.train.align.points import check_pair, resolve_blocks
-from aloe.train.align.settings import OF_CONVERSION, AlignSettings
+from aloe.train.align.settings import OF_CONVERSION, AlignSettings, usual_rate
 from aloe.train.align.stage import Stage
 from aloe.train.align.statistics import COUNT
 from aloe.train.align.stem import FOLDER as STEM
@@ -52,6 +52,9 @@ from aloe.train.runs import (
     sample_images,
     starting_point,
 )
+
+CONTINUED = 1 / 3
+"""The share of the usual rate for an alignment that goes on from a student."""
 
 
 @dataclass
@@ -142,7 +145,7 @@ def align(
         check_output(images, home)
     parts = Parts.of(teacher, images, resolved, student, progress)
     taught_by, converted, resolution = parts.teacher, parts.student, parts.resolution
-    resolved = _with_rate(resolved, home, converted.config)
+    resolved = _with_rate(resolved, home, converted.config, 1 if student is None else CONTINUED)
     train, held_out = parts.train, parts.held_out
     arguments = training_arguments(
         resolved,
@@ -183,12 +186,15 @@ def align(
         return trainer.run(converted, stage="aligned", start=start)
 
 
-def _with_rate(settings: AlignSettings, home: Path, config: Any) -> AlignSettings:
-    """The settings with a rate: the given one, that of the training that `home` holds, or the usual one."""
-    if settings.learning_rate is None and (begun := learning_rate_of(home)) is not None:
-        return settings.model_copy(update={"learning_rate": begun})
-    images = images_per_step(settings, int(os.environ.get("WORLD_SIZE", "1")))
-    return settings.with_rate(config.hidden_size, config.num_hidden_layers, images)
+def _with_rate(settings: AlignSettings, home: Path, config: Any, share: float) -> AlignSettings:
+    """The settings with a rate: the given one, that of the training that `home` holds, or a share of the usual one."""
+    if settings.learning_rate is not None:
+        return settings
+    if (rate := learning_rate_of(home)) is None:
+        processes = get_int_from_env(["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"], 1)
+        images = images_per_step(settings, processes)  # as accelerate counts, which has not started yet
+        rate = float(f"{share * usual_rate(config.hidden_size, config.num_hidden_layers, images):.2g}")
+    return settings.model_copy(update={"learning_rate": rate})
 
 
 def _split(source: Any, settings: AlignSettings) -> tuple[Any, ImageSource | None]:

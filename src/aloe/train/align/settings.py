@@ -22,9 +22,9 @@ def usual_rate(width: int, blocks: int, images: int) -> float:
 
     6e-3 for 6 blocks of width 128 and 64 images, the best of a range there, and for anything smaller; in proportion to
     1 / width, as AdamW's steps of a matrix ask for (Yang et al. 2022, "Tensor Programs V"), to 1 / blocks, and to the root
-    of the images. What it was measured against: docs/alignment.md, "The rate".
+    of the images, of 128 at most. What it was measured against: docs/alignment.md, "The rate".
     """
-    return float(f"{6e-3 * 6 * 128 / max(blocks * width, 6 * 128) * (images / 64) ** 0.5:.2g}")
+    return float(f"{6e-3 * 6 * 128 / max(blocks * width, 6 * 128) * (min(images, 128) / 64) ** 0.5:.2g}")
 
 
 class AlignSettings(TrainSettings):
