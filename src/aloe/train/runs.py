@@ -139,6 +139,8 @@ def starting_point(home: Path) -> Path | None:
 def _known(home: Path, record: dict[str, Any]) -> str:
     """What the folder is to this run, as `claim` says it; nothing is written."""
     path = home / RUN_NAME
+    # Listed before the record is looked for, which another process of this run may write at this moment.
+    strange = home.exists() and not (home.is_dir() and all(p.name.startswith(f".{RUN_NAME}") for p in home.iterdir()))
     if path.is_file():
         try:
             earlier = dict(read_json(path))
@@ -154,7 +156,7 @@ def _known(home: Path, record: dict[str, Any]) -> str:
             )
         if not keys:
             return "finished" if (home / "model.safetensors").is_file() else "resume"
-    elif home.exists() and not (home.is_dir() and all(p.name.startswith(f".{RUN_NAME}") for p in home.iterdir())):
+    elif strange:
         raise UserError(f"{home} is not empty and holds no run of aloe; give another --output-dir.")
     return "new"
 

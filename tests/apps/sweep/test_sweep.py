@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
+from aloe.apps.sweep import folder as folder_module
 from aloe.apps.sweep import run as runs
 from aloe.apps.sweep.plan import SweepPlan
 from aloe.apps.sweep.run import Sweep
@@ -236,6 +238,17 @@ def test_a_wrong_word_is_one_sentence_and_leaves_nothing(aloe, home, tmp_path, m
     assert err.startswith("aloe: ")
     assert err.count("\n") == 1
     assert not (tmp_path / "new" / "runs").exists()
+
+
+def test_a_plan_that_another_worker_writes_at_this_moment_is_ours(tmp_path, monkeypatch):
+    listed = Path.iterdir
+
+    def write_and_list(folder):
+        (tmp_path / "sweep.json").write_text("{}")
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", write_and_list)
+    folder_module.check_ours(tmp_path)
 
 
 def test_a_folder_of_something_else_is_refused(aloe, home, tmp_path):

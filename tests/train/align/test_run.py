@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from aloe.core.errors import UserError
 from aloe.data.transforms import ResizeCenterCrop, to_tensor
 from aloe.models.saving import load, save_student
+from aloe.train import runs as runs_module
 from aloe.train import trainer as trainer_module
 from aloe.train.align import run as run_module
 from aloe.train.align import teaching as teaching_module
@@ -175,6 +176,20 @@ def test_another_run_s_folder_is_refused_naming_what_differs(images, tmp_path):
 def test_free_settings_may_change_between_the_parts_of_a_run(images, tmp_path):
     tiny(images, tmp_path / "run", steps=1)
     tiny(images, tmp_path / "run", steps=1, log_every=7, save_every=9, keep_checkpoints=1)
+
+
+def test_a_record_that_another_process_of_the_run_writes_at_this_moment_is_its_own(images, tmp_path, monkeypatch):
+    record = json.dumps({"steps": 4})
+    home, listed = tmp_path / "run", Path.iterdir
+    home.mkdir()
+
+    def write_and_list(folder):
+        (home / "run.json").write_text(record)
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", write_and_list)
+    with runs_module.claim(home, json.loads(record)) as state:
+        assert state == "resume"
 
 
 def test_a_foreign_folder_is_refused_and_untouched(images, tmp_path):

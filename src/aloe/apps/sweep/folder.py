@@ -65,9 +65,9 @@ class SweepFolder:
 
 def check_ours(home: Path) -> None:
     """Raises a UserError for a folder that holds something else than a sweep."""
-    if (home / SHARED_NAME).is_file() or not home.exists():
-        return
-    if not home.is_dir() or any(path.name != LOCKS for path in home.iterdir()):
+    # Listed before the plan is looked for, which another worker may write at this moment.
+    strange = home.exists() and (not home.is_dir() or any(not path.name.startswith(".") for path in home.iterdir()))
+    if strange and not (home / SHARED_NAME).is_file():
         raise UserError(f"{home} is not empty and holds no sweep; give another --output-dir.")
 
 
