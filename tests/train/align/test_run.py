@@ -8,7 +8,6 @@ import json
 import math
 import os
 import shutil
-import signal
 import tarfile
 from pathlib import Path
 
@@ -30,8 +29,9 @@ from aloe.train.checkpoints import checkpoints
 from aloe.train.progress import JsonlLog, read_log
 from aloe.train.sealed import SealedTrainer
 from conftest import build_teacher
+from killed import killed_after
 from pictures import picture, write_pictures
-from several import ended, run_in, started
+from several import run_in
 
 TINY = {"batch_size": 4, "workers": 0, "log_every": 1, "holdout": 0, "device": "cpu", "progress": False}
 
@@ -131,17 +131,7 @@ def test_every_step_has_one_of_the_resolutions(images, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(images, tmp_path):
     """kill -9 right after the first checkpoint of a run in another process."""
-
-    class Kill(trainer_module.JsonlLog):
-        def on_step_end(self, args, state, control, **_):
-            if state.global_step == 3:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    def job():
-        trainer_module.JsonlLog = Kill
-        tiny(images, tmp_path / "cut", save_every=2)
-
-    assert ended(started(job)) == -signal.SIGKILL
+    assert killed_after(3, lambda: tiny(images, tmp_path / "cut", save_every=2))
     (tmp_path / "cut" / ".saving").mkdir()  # as if killed while saving
     whole, resumed = tiny(images, tmp_path / "whole", save_every=2), tiny(images, tmp_path / "cut", save_every=2)
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -34,8 +32,9 @@ from aloe.train.finetune.trainer import LabelledModel
 from aloe.train.progress import JsonlLog, read_log
 from aloe.train.runs import hold_out
 from conftest import build_teacher
+from killed import killed_after
 from pictures import write_pictures
-from several import ended, started, torchrun
+from several import torchrun
 
 TINY = {"steps": 4, "batch_size": 4, "workers": 0, "log_every": 1, "holdout": 0, "device": "cpu", "progress": False}
 NAMES = list(COLOURS)
@@ -282,17 +281,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(images, tmp_path,
 @pytest.mark.slow
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(images, tmp_path):
     """kill -9 right after the first checkpoint of a run in another process."""
-
-    class Kill(trainer_module.JsonlLog):
-        def on_step_end(self, args, state, control, **_):
-            if state.global_step == 3:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    def job():
-        trainer_module.JsonlLog = Kill
-        tiny(images, tmp_path / "cut", save_every=2)
-
-    assert ended(started(job)) == -signal.SIGKILL
+    assert killed_after(3, lambda: tiny(images, tmp_path / "cut", save_every=2))
     (tmp_path / "cut" / ".saving").mkdir()  # as if killed while saving
     whole, resumed = tiny(images, tmp_path / "whole", save_every=2), tiny(images, tmp_path / "cut", save_every=2)
     assert logged(tmp_path / "cut", "loss") == logged(tmp_path / "whole", "loss")

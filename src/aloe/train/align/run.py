@@ -193,7 +193,7 @@ def _with_rate(settings: AlignSettings, home: Path, config: Any, share: float) -
     if (rate := learning_rate_of(home)) is None:
         processes = get_int_from_env(["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"], 1)
         images = images_per_step(settings, processes)  # as accelerate counts, which has not started yet
-        rate = float(f"{share * usual_rate(config.hidden_size, config.num_hidden_layers, images):.2g}")
+        rate = usual_rate(config.hidden_size, config.num_hidden_layers, images, share)
     return settings.model_copy(update={"learning_rate": rate})
 
 

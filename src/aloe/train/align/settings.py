@@ -17,14 +17,14 @@ OF_CONVERSION = ("stem", "b", "stem_steps", "block_steps", "calibrate")
 """Settings that an alignment which goes on from a student does not read."""
 
 
-def usual_rate(width: int, blocks: int, images: int) -> float:
-    """The learning rate of a student of that width and number of blocks, for that many images per step.
+def usual_rate(width: int, blocks: int, images: int, share: float = 1.0) -> float:
+    """The learning rate of a student of that width and number of blocks, for that many images per step, or a share of it.
 
     6e-3 for 6 blocks of width 128 and 64 images, the best of a range there, and for anything smaller; in proportion to
     1 / width, as AdamW's steps of a matrix ask for (Yang et al. 2022, "Tensor Programs V"), to 1 / blocks, and to the root
     of the images, of 128 at most. What it was measured against: docs/alignment.md, "The rate".
     """
-    return float(f"{6e-3 * 6 * 128 / max(blocks * width, 6 * 128) * (min(images, 128) / 64) ** 0.5:.2g}")
+    return float(f"{share * 6e-3 * 6 * 128 / max(blocks * width, 6 * 128) * (min(images, 128) / 64) ** 0.5:.2g}")
 
 
 class AlignSettings(TrainSettings):
