@@ -91,12 +91,48 @@ def bcosify(
     return (student, report) if with_report else student
 
 
+@in_plain_torch
+def with_conv_stem(student: Student, stem: str, *, seed: int = 0) -> Any:
+    """A copy of a student with a new convolutional stem and patch unit, not trained; everything else is the student's.
+
+    Args:
+        student: of any stem. stem: `conv` or `conv-even`, as `bcosify` takes them; patches of 14 pixels become 16, on the
+            same token grid. seed: of the new tensors.
+
+    Raises:
+        UserError: another stem, or a patch size that a convolutional stem does not have.
+    """
+    before: Any = student.config
+    if not stem.startswith("conv") or stem not in STEM_NAMES:
+        raise UserError(f"The new stem of a student must be conv or conv-even, got {stem!r}.")
+    patch = _patch_size(stem, before.patch_size)
+    record = {**before.teacher, "stage": "converted"}
+    if resolution := record.get("resolution"):
+        record["resolution"] = resolution // before.patch_size * patch
+    changes = {
+        "stem": "conv",
+        "stem_kernel": _kernel(stem),
+        "stem_widths": None,
+        "patch_size": patch,
+        "teacher": record,
+    }
+    values = {**before.to_dict(), **changes, "image_size": before.grid_size * patch}
+    reference = next(student.parameters())
+    with torch.random.fork_rng(devices=[]), torch.device(reference.device):
+        torch.manual_seed(seed)
+        changed: Any = type(student)(BcosViTConfig(**values))
+        changed.to(reference.dtype)
+    new = ("embeddings.stem.", "embeddings.patch_embedding.")
+    kept = {k: v for k, v in student.state_dict().items() if not any(part in k for part in new)}
+    changed.load_state_dict({**changed.state_dict(), **kept})
+    return changed.requires_grad_(True).eval()
+
+
 def student_config(teacher: Teacher, stem: str, b: float) -> BcosViTConfig:
     """The configuration of the student of a teacher; with a conv stem its patch size is 16 where the teacher's is 14."""
     source: Any = teacher.config
     family = teacher.family
-    # A conv stem has total stride 16, 8, 4 or 2; patch 14 pairs with 16 on the same token grid (docs/method.md 4).
-    patch = 16 if stem != "patch" and teacher.patch_size == 14 else teacher.patch_size
+    patch = _patch_size(stem, teacher.patch_size)
     gated = bool(getattr(source, "use_swiglu_ffn", False) or getattr(source, "use_gated_mlp", False))
     labels: dict[str, Any] = {}
     if teacher.classifier is not None:
@@ -113,7 +149,7 @@ def student_config(teacher: Teacher, stem: str, b: float) -> BcosViTConfig:
         patch_size=patch,
         b=b,
         stem=stem.removesuffix("-even"),
-        stem_kernel=EVEN_KERNEL if stem == "conv-even" else 3,
+        stem_kernel=_kernel(stem),
         num_register_tokens=teacher.num_register_tokens,
         rope_theta=float(getattr(source, "rope_theta", None) or 100.0),
         mlp="swiglu" if gated else "mlp",
@@ -130,6 +166,15 @@ def student_config(teacher: Teacher, stem: str, b: float) -> BcosViTConfig:
         **overrides,
         **labels,
     )
+
+
+def _patch_size(stem: str, patch: int) -> int:
+    """A conv stem has total stride 16, 8, 4 or 2; patch 14 pairs with 16 on the same token grid (docs/method.md 4)."""
+    return 16 if stem != "patch" and patch == 14 else patch
+
+
+def _kernel(stem: str) -> int:
+    return EVEN_KERNEL if stem == "conv-even" else 3
 
 
 def _import(teacher: Teacher, student: Student, report: ConversionReport) -> dict[str, Tensor]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers as hf
 from safetensors.torch import load_file
 
 from aloe.attribution.inherent import explain
 from aloe.core.errors import UserError
 from aloe.models.configuration import BcosViTConfig
-from aloe.models.convert import bcosify
+from aloe.models.convert import bcosify, with_conv_stem
 from aloe.train import trainer as trainer_module
 from aloe.train.align.settings import AlignSettings
 from aloe.train.align.stem import FOLDER, StemModel, relative_error
@@ -120,3 +121,76 @@ def test_interrupted_in_either_stage_it_goes_on_as_if_nothing_had_happened(folde
 def test_a_patch_stem_has_nothing_to_warm_up():
     with pytest.raises(UserError, match="the stem is patch"):
         AlignSettings.resolve(overrides={"stem_steps": 10})
+
+
+@pytest.fixture(scope="module")
+def aligned(folder, tmp_path_factory):
+    """A student with a patch stem."""
+    return tiny(folder, tmp_path_factory.mktemp("aligned") / "run", steps=1)
+
+
+def test_a_student_s_new_stem_learns_the_student_s_own_tokens(aligned, images):
+    model = StemModel(with_conv_stem(aligned, "conv-even"), aligned)
+    with torch.no_grad():
+        ours, theirs = model(images)
+        wanted = aligned.embeddings.patches(aligned.encode(images))
+    assert ours.shape == theirs.shape
+    assert torch.equal(theirs, wanted)
+    assert all(p.requires_grad for p in aligned.parameters())  # whose tensors they are not
+
+
+def test_a_new_stem_leaves_the_rest_of_the_student_alone(aligned):
+    changed = with_conv_stem(aligned, "conv-even", seed=3)
+    before, after = aligned.state_dict(), changed.state_dict()
+    same = {name for name in before if name in after and torch.equal(before[name], after[name])}
+    assert set(before) - same == {"embeddings.patch_embedding.weight"}
+    assert set(after) - set(before) == {name for name in after if ".stem." in name}
+    assert len(after) > len(before)
+    assert changed.config.stem_name == "conv-even"
+    assert changed.config.grid_size == aligned.config.grid_size
+    assert aligned.config.stem_name == "patch"
+    again = with_conv_stem(aligned, "conv-even", seed=3).state_dict()
+    assert all(torch.equal(again[name], value) for name, value in after.items())
+
+
+def test_patches_of_14_become_16_on_the_same_grid(images):
+    size = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "mlp_ratio": 2}
+    student = bcosify(hf.Dinov2Model(hf.Dinov2Config(**size, image_size=56, patch_size=14)))
+    changed = with_conv_stem(student, "conv")
+    assert (changed.config.patch_size, changed.config.grid_size) == (16, student.config.grid_size)
+    assert changed.config.resolution == student.config.resolution // 14 * 16
+    larger = F.interpolate(images, size=(changed.config.grid_size * 16,) * 2)
+    ours, theirs = StemModel(changed, student)(larger)
+    assert ours.shape == theirs.shape == (3, student.config.grid_size**2, student.config.hidden_size)
+
+
+def test_a_student_aligned_on_with_a_new_stem(aligned, folder, tmp_path):
+    settings = {**CONV, "stem_steps": 30, "steps": 2, "batch_size": 8}
+    student = tiny(folder, tmp_path / "run", student=aligned, **settings)
+    found = losses(tmp_path / "run" / FOLDER)
+    assert len(found) == 30
+    assert sum(found[-5:]) < 0.8 * sum(found[:5])
+    warm = load_file(tmp_path / "run" / FOLDER / "model.safetensors")
+    assert all(torch.equal(warm[n], v) for n, v in aligned.state_dict().items() if "patch_embedding" not in n)
+    assert student.config.stem_name == "conv-even"
+    assert student.config.teacher["stage"] == "aligned"
+    assert student.config.teacher["steps"] == 3
+    assert float(explain(student.double(), torch.rand(1, 3, 32, 32).double()).completeness_error().max()) < 1e-12
+
+
+def test_a_new_stem_that_is_cut_goes_on_as_if_nothing_had_happened(aligned, folder, tmp_path, monkeypatch):
+    cut_and_resumed(folder, tmp_path, monkeypatch, 3, FOLDER, {**CONV, "steps": 4, "student": aligned})
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"stem": "conv"}, "give stem_steps"),
+        ({"stem": "patch"}, "must be conv or conv-even|give stem_steps"),
+        ({"stem": "conv", "stem_steps": 2, "b": 2.0}, "b is of the conversion"),
+    ],
+)
+def test_what_a_new_stem_cannot_be(aligned, folder, tmp_path, settings, words):
+    with pytest.raises(UserError, match=words):
+        tiny(folder, tmp_path / "run", student=aligned, **settings)
+    assert not (tmp_path / "run").exists()

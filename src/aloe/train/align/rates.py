@@ -23,8 +23,8 @@ from aloe.data.draws import FaultLog, collate_draws
 from aloe.models.convert import Student
 from aloe.train.align.calibrate import IMAGES as CALIBRATED
 from aloe.train.align.calibrate import calibrate
-from aloe.train.align.run import Parts
-from aloe.train.align.settings import AlignSettings
+from aloe.train.align.run import Parts, check_given
+from aloe.train.align.settings import OF_CONVERSION, AlignSettings
 from aloe.train.align.statistics import COUNT
 from aloe.train.align.teaching import Teaching
 from aloe.train.align.trainer import AlignmentModel
@@ -79,6 +79,7 @@ def find_rate(
     Raises:
         UserError: as `align`; or a loss that is not finite at the lowest rate.
     """
+    check_given(student, settings, (*OF_CONVERSION, "stem", "stem_steps"))
     changes = {"steps": STEPS, "learning_rate": LOW}
     resolved = AlignSettings.resolve(recipe, config, settings).model_copy(update=changes)
     parts = Parts.of(teacher, images, resolved, student, progress=False)

@@ -25,7 +25,7 @@ from aloe.data.places import check_output, output_folder
 from aloe.data.shards import ShardSource
 from aloe.data.sources import ImageSource, open_source, parts_taken
 from aloe.data.subset import MemoryImages
-from aloe.models.convert import Student, bcosify
+from aloe.models.convert import Student, bcosify, with_conv_stem
 from aloe.models.fingerprint import fingerprint
 from aloe.models.saving import load
 from aloe.models.teachers import Teacher, in_float32, load_teacher
@@ -70,8 +70,16 @@ class Parts:
     held_out: ImageSource | None
 
     @classmethod
-    def of(cls, teacher: Any, images: Any, resolved: AlignSettings, student: Student | None, progress: bool) -> Parts:
-        """See `align` for the arguments, and for what is raised."""
+    def of(
+        cls,
+        teacher: Any,
+        images: Any,
+        resolved: AlignSettings,
+        student: Student | None,
+        progress: bool,
+        stem: str | None = None,
+    ) -> Parts:
+        """See `align` for the arguments, and for what is raised; `stem` is that which a given student gets, if any."""
         source = open_source(images) if isinstance(images, str | Path | Sequence) else images  # before weights
         taught_by: Teacher = _in_float32(teacher)
         if progress and taught_by.note and student is None:
@@ -80,6 +88,8 @@ class Parts:
         converted: Any = student
         if student is None:
             converted = bcosify(taught_by, resolved.stem, resolved.b, seed=resolved.seed)
+        elif stem is not None:
+            converted = with_conv_stem(student, stem, seed=resolved.seed)
         resolution = resolved.resolution or converted.config.resolution
         for side in (resolution, *(resolved.resolutions or [])):
             check_pair(converted.config, taught_by, side)
@@ -127,7 +137,8 @@ def align(
         output_dir: where the run lives; run again with the same arguments to resume.
         recipe: name of a recipe of the package; config: a YAML file over it; settings: single values over both
             (see `AlignSettings`).
-        student: start from this student instead of converting the teacher.
+        student: start from this student instead of converting the teacher. With `stem` and `stem_steps` it gets a new stem,
+            which first learns to give the student's own patch tokens.
         device: `cpu`, `cuda`, ...; default: the best one there is.
         progress: show a progress bar on standard error.
 
@@ -138,12 +149,14 @@ def align(
         UserError: anything in the arguments, data or files that the user can mend; nothing half-written is left.
     """
     resolved, home = AlignSettings.resolve(recipe, config, settings), output_folder(output_dir)
-    if student is not None and (unread := [name for name in OF_CONVERSION if name in settings]):
-        raise UserError(f"{unread[0]} is of the conversion, which a given student has behind it; leave it out.")
+    check_given(student, settings)
+    new_stem = student is not None and "stem" in settings
+    if new_stem and not resolved.stem_steps:
+        raise UserError("A new stem starts from noise: give stem_steps, in which it learns the student's patch tokens.")
     student = None if student is None else in_float32(unwrapped(student), also=(torch.float64,))
     if isinstance(images, str | Path | Sequence):
         check_output(images, home)
-    parts = Parts.of(teacher, images, resolved, student, progress)
+    parts = Parts.of(teacher, images, resolved, student, progress, settings.get("stem") if new_stem else None)
     taught_by, converted, resolution = parts.teacher, parts.student, parts.resolution
     resolved = _with_rate(resolved, home, converted.config, 1 if student is None else CONTINUED)
     train, held_out = parts.train, parts.held_out
@@ -165,9 +178,10 @@ def align(
             return load(home)
         start = starting_point(home)
         data = {"train": train, "held_out": held_out, "resolution": resolution}
-        warms = resolved.stem_steps > 0 and student is None
+        warms = resolved.stem_steps > 0 and (student is None or new_stem)
         if warms and start is None:
-            converted = warmed_up(converted, taught_by, Stage(home / STEM, resolved, device, progress), **data)
+            of_stem = Stage(home / STEM, resolved, device, progress)
+            converted = warmed_up(converted, taught_by if student is None else student, of_stem, **data)
         if (calibrates or measures) and start is None:
             sample = draw() if sample is None else sample
             if calibrates:
@@ -184,6 +198,16 @@ def align(
             bar=alignment_bar() if progress else None,
         )
         return trainer.run(converted, stage="aligned", start=start)
+
+
+def check_given(student: Student | None, settings: dict[str, Any], unread: tuple[str, ...] = OF_CONVERSION) -> None:
+    """Refuse settings of the conversion for a student that is given.
+
+    Raises:
+        UserError: one of `unread` is among the settings.
+    """
+    if student is not None and (found := [name for name in unread if name in settings]):
+        raise UserError(f"{found[0]} is of the conversion, which a given student has behind it; leave it out.")
 
 
 def _with_rate(settings: AlignSettings, home: Path, config: Any, share: float) -> AlignSettings:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-OF_CONVERSION = ("stem", "b", "stem_steps", "block_steps", "calibrate")
+OF_CONVERSION = ("b", "block_steps", "calibrate")
 """Settings that an alignment which goes on from a student does not read."""
 
 
